@@ -1,0 +1,110 @@
+"""Checkpoints: atomic to write, safe to read, the same bytes for the same state."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.files import replacing
+from bench.vit import Encoder, Size
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Flat named tensors, and everything else as one JSON-able dict: config, statistics, leads, rate, units."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write path whole or not at all.
+
+    A flat, sorted dict of tensors and one text: pickle then has no shared object to refer back to, so equal
+    states are equal bytes, whatever path led to them.
+    """
+    tensors = {k: checkpoint.tensors[k].detach().cpu().contiguous().clone() for k in sorted(checkpoint.tensors)}
+    text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
+    with replacing(path) as f:
+        torch.save({"meta": text, "tensors": tensors}, f)
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in path; UserError when it is none."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        meta = json.loads(content["meta"])
+        version = meta.pop("format")
+        tensors = dict(content["tensors"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no checkpoint of ecgbench, or is damaged ({type(error).__name__})") from None
+    if version != FORMAT:
+        raise UserError(f"{path} has checkpoint format {version!r}, this version reads {FORMAT}")
+    return Checkpoint(tensors, meta)
+
+
+def flatten(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, buffers and the optimiser's state as flat named tensors."""
+    out = {f"model/{k}": v for k, v in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            out[f"optimiser/{name}/{key}"] = value
+    return out
+
+
+def restore_(module: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of flatten, in place."""
+    module.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    optimiser.state.clear()
+    for name, parameter in module.named_parameters():
+        prefix = f"optimiser/{name}/"
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if state:  # `step` stays where AdamW keeps it: on the CPU unless the optimiser is fused
+            fused = optimiser.defaults.get("fused")
+            optimiser.state[parameter] = {
+                k: v.clone() if k == "step" and not fused else v.to(parameter.device, copy=True)
+                for k, v in state.items()}
+
+
+def import_published(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """A checkpoint of the published implementation (kweimann/ECG-JEPA), renamed to ours.
+
+    Gives {"encoder": ..., "target_encoder": ..., "predictor": ..., "head": ...} state dicts (those it holds) and
+    its config.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        weights, config = content["model"], content["config"]
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path} does not exist") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no checkpoint of the published implementation ({type(error).__name__})") from None
+    renamed: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        part, rest = name.split(".", 1)
+        for theirs, ours in (("patch_embed.proj", "embed"), ("attn.", ""), ("mlp.", ""), ("attn_ls", "scale1"),
+                             ("mlp_ls", "scale2"), ("query_token", "query"), ("cross_attention_block.", "")):
+            rest = rest.replace(theirs, ours)
+        if rest == "embed.weight" and value.ndim == 3:
+            value = value.flatten(1)
+        if rest in ("registers", "mask_token", "query"):
+            value = value.flatten(0, -2) if rest == "registers" else value.flatten()
+        renamed.setdefault({"attn_pool": "head", "fc": "head"}.get(part, part), {})[rest] = value
+    return renamed, config
+
+
+def published_encoder(config: dict[str, Any]) -> Encoder:
+    """An encoder of the shape that a published config describes."""
+    return Encoder(
+        Size(config["dim"], config["depth"], config["num_heads"]), leads=len(config["channels"]),
+        patch=config["patch_size"], registers=config["num_registers"], dropout=config["dropout"],
+        layer_scale=config["layer_scale_eps"])

@@ -1,0 +1,270 @@
+"""The `ecgbench` command: the one file that ties the parts together."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import UserError
+
+WORK = Path(os.environ.get("ECGBENCH_WORK", "work"))
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, one budget, "
+                       "one evaluation.")
+data_app = typer.Typer(no_args_is_help=True, help="Make, check and look at data.")
+sweep_app = typer.Typer(no_args_is_help=True, help="Run many pre-trainings and their evaluations.")
+app.add_typer(data_app, name="data")
+app.add_typer(sweep_app, name="sweep")
+
+Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGBENCH_WORK].")]
+Results = Annotated[Path, typer.Option(help="Folder of the records, one small JSON file per finished run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
+                                               "optim.steps=1000. May be repeated.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda where there is one.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice. Results are bit for bit the same only "
+                                           "at the same number.")]
+Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
+
+
+def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
+    """The Where of a command's options; sets torch's threads."""
+    import torch
+
+    from bench.pretrain import Where
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; write cpu, cuda, cuda:0 or auto") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable GPU; write --device cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    return Where(work, results, chosen, save_minutes=minutes, place=place)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods that can be pre-trained."""
+    from bench import config
+
+    table = Table("method", "views", "source")
+    for name in config.methods():
+        head = (config.ROOT / "methods" / f"{name}.yaml").read_text().splitlines()[0].removeprefix("# source").strip()
+        views = config.load(name)["views"]
+        table.add_row(name, ", ".join(f"{v['seconds']:g} s" for v in views) or "-", head)
+    Console().print(table)
+
+
+@data_app.command()
+def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+          records: Annotated[int, typer.Option(min=1, help="Number of 10 s records.")] = 600,
+          seed: int = 0) -> None:
+    """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
+    from bench import progress
+    from bench.data import synthetic
+
+    with progress.bar("synthetic ECG", records) as bar:
+        synthetic.write_ptbxl(folder, records=records, seed=seed, progress=lambda done, total: bar(done, ""))
+    print(f"{folder}: {records} records. Next: ecgbench data prepare ptb-xl {folder} --rate 100")
+
+
+@data_app.command()
+def prepare(source: Annotated[str, typer.Argument(help="ptb-xl, or array for your own data.")],
+            folder: Annotated[Path, typer.Argument(help="Where the corpus lies.")],
+            rate: Annotated[int | None, typer.Option(help="Rate in Hz (ptb-xl: 100 or 500).")] = None,
+            name: Annotated[str | None, typer.Option(help="Name of the store, if not the corpus's own.")] = None,
+            jobs: Annotated[int, typer.Option(min=1, help="Processes that read records.")] = os.cpu_count() or 1,
+            skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
+                                                                      "them, and go on.")] = False,
+            work: Work = WORK) -> None:
+    """Turn a corpus into a store: one int16 file, statistics, labels, checksums."""
+    import json
+
+    from bench import progress
+    from bench.data import prepare as preparing
+    from bench.data.sources import open_source
+
+    opened = open_source(source, folder, rate)
+    with progress.bar(f"prepare {name or opened.name}", len(opened.records)) as bar:
+        made = preparing.prepare(opened, work / "stores", name=name, jobs=jobs, skip_bad=skip_bad,
+                                 progress=lambda done, total: bar(done, ""))
+    show(made)
+    report = json.loads((made.folder / "prepare.json").read_text())
+    for what, found in report.items():
+        if found:
+            few = ", ".join(f"{k}: {', '.join(v) if isinstance(v, list) else v}" for k, v in list(found.items())[:5])
+            print(f"{what.replace('_', ' ')}: {len(found)} records ({few}{', ...' if len(found) > 5 else ''}); "
+                  f"all in {made.folder / 'prepare.json'}")
+
+
+@data_app.command()
+def info(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
+         verify: Annotated[bool, typer.Option("--verify", help="Hash every byte, however large the store.")] = False,
+         work: Work = WORK) -> None:
+    """Check a store and say what it holds."""
+    from bench.data.store import open_by_name, open_store
+
+    opened = open_by_name(work / "stores", store)
+    show(open_store(opened.folder, verify=True) if verify else opened)
+
+
+def show(store: Any) -> None:
+    m = store.manifest
+    hours = m["samples"] / m["rate_hz"] / 3600
+    print(f"store {m['name']} ({m['source']} {m['version']}), fingerprint {m['fingerprint']}\n"
+          f"{m['records']:,} records, {hours:,.1f} h, {m['rate_hz']} Hz, {m['units']}, {m['files']['signals.i16']['bytes']:,} bytes")
+    console = Console()
+    print("sd per lead: " + ", ".join(f"{lead} {v:.3f}" for lead, v in zip(m["leads"], m["sd"], strict=True)))
+    folds = store.records.fold
+    tasks = Table("task", "classes", "records", "folds 1-8 / 9 / 10", "positives")
+    for task, classes in m["tasks"].items():
+        labelled = store.records[task] != ""
+        parts = [int((labelled & folds.isin(f)).sum()) for f in (range(1, 9), [9], [10])]
+        positives = store.records[task].str.split(";").explode().value_counts()
+        tasks.add_row(task, str(len(classes)), f"{int(labelled.sum()):,}", " / ".join(f"{p:,}" for p in parts),
+                      ", ".join(f"{c} {positives.get(c, 0)}" for c in classes[:8]) + (", ..." if len(classes) > 8 else ""))
+    if m["tasks"]:
+        console.print(tasks)
+
+
+@data_app.command("plot")
+def plot_command(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
+                 record: Annotated[str | None, typer.Option(help="record_id; the first one by default.")] = None,
+                 views: Annotated[bool, typer.Option("--views", help="Show what every augmentation does to it.")] = False,
+                 masks: Annotated[bool, typer.Option("--masks", help="Show what JEPA and MAE hide of it.")] = False,
+                 out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
+                 work: Work = WORK) -> None:
+    """Draw a record on ECG paper, or its augmented views, or the masks."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    opened = open_by_name(work / "stores", store)
+    print(pictures.draw(opened, record, out, "views" if views else "masks" if masks else "ecg"))
+
+
+@app.command()
+def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.")],
+             corpora: Annotated[list[str], typer.Option("--store", metavar="NAME[=WEIGHT]", help="Store to pre-train on; "
+                                                        "repeat it for a mixture.")],
+             seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
+             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
+             place: Annotated[str, typer.Option(help="Where the stores lie while training: device, host or auto.")] = "auto",
+             ) -> None:
+    """Pre-train one backbone; killed and started again, it continues bit for bit."""
+    from bench import config
+    from bench.pretrain import pretrain as run
+    from slurm import sweep
+
+    if place not in ("auto", "host", "device"):
+        raise UserError(f"--place {place!r} must be auto, host or device")
+    weights = {}
+    for item in corpora:
+        name, given, weight = item.partition("=")
+        try:
+            weights[name] = float(weight) if given else 1.0
+        except ValueError:
+            raise UserError(f"--store {item!r}: the weight must be a number, e.g. {name}=0.7") from None
+    stores = sweep.open_stores(work / "stores", set(weights))
+    made = config.load(method, [*(overrides or []), ("seed", seed), ("data.corpora", weights)])
+    made = sweep.with_fingerprints(made, stores)
+    name = run(made, [stores[n] for n in weights], where(work, results, device, threads, save_minutes, place))
+    print(f"run {name}: {results / name}.json\nNext: ecgbench evaluate {name} --protocol linear --task TASK --store STORE")
+
+
+@app.command()
+def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
+             store: Annotated[str, typer.Option(help="Store with labels.")],
+             task: Annotated[str, typer.Option(help="A task of that store, see `ecgbench data info`.")] = "superdiagnostic",
+             protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
+             seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
+             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0) -> None:
+    """Evaluate a pre-trained backbone on labelled records."""
+    from bench import record
+    from bench.data.store import open_by_name
+    from bench.evaluation import run as evaluation
+    from bench.files import read_json
+
+    opened = open_by_name(work / "stores", store)
+    config = evaluation.config_for(protocol, task, run, opened, seed, overrides or [])
+    name = evaluation.evaluate(config, opened, where(work, results, device, threads, save_minutes))
+    result = read_json(record.path(results, name), "record")["result"]
+    low, high = result["interval"]
+    print(f"evaluation {name}: macro AUROC {result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] on "
+          f"{result['records']['test']} records, best step {result['best_step']}; {results / name}.json")
+
+
+@sweep_app.command("run")
+def sweep_run(spec: Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/sweeps/demo.yaml.")],
+              work: Work = WORK, results: Results = Path("results"), device: Device = "auto", threads: Threads = 0,
+              save_minutes: Minutes = 10.0) -> None:
+    """Run a sweep in this process; whatever has a record is skipped, so interrupting and repeating it is safe."""
+    from slurm import sweep
+
+    sweep.run(spec, where(work, results, device, threads, save_minutes))
+    print(f"done. Next: ecgbench report --results {results}")
+
+
+@app.command()
+def report(results: Results = Path("results"),
+           out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report")) -> None:
+    """Make tables and figures from records alone."""
+    from bench import report as reporting
+
+    for path in reporting.write(results, out):
+        print(path)
+
+
+@app.command()
+def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
+    """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures."""
+    from bench import config
+    from bench.data import prepare as preparing
+    from bench.data.sources import open_source
+    from slurm import sweep
+
+    corpus, results, out = work / "synthetic-ptb-xl", work / "results", work / "report"
+    if not corpus.exists():
+        synth(corpus)
+    if not (work / "stores" / "synthetic").exists():
+        preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic", jobs=os.cpu_count() or 1)
+    sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
+    report(results, out)
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    store = open_by_name(work / "stores", "synthetic")
+    for what in ("ecg", "views", "masks"):
+        print(pictures.draw(store, None, out / "figures" / f"{what}.png", what))
+    print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {out / 'figures'}")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, a signal that a run obeyed its own exit code."""
+    from bench.interrupt import Interrupted
+
+    try:
+        app()
+    except UserError as error:
+        fail(" ".join(str(error).split()))
+    except Interrupted as stop:
+        print(f"ecgbench: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+
+
+def fail(text: str) -> None:
+    print(f"ecgbench: {text}", file=sys.stderr)
+    sys.exit(2)

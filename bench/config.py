@@ -1,0 +1,172 @@
+"""A run is a plain dict: base.yaml <- methods/<name>.yaml <- key=value overrides. Its hash names it."""
+
+import copy
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import UserError, unknown
+
+ROOT = Path(__file__).resolve().parents[1]
+OWNED = {"method", "views"}  # a method's yaml brings them whole; its constructor and views.py check them
+WHOLE = {"data.corpora", "data.fingerprints", "views"}  # keyed by the user's names: any key, replaced whole
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+Config = dict[str, Any]
+
+
+def methods() -> list[str]:
+    """Names of the methods that methods/*.yaml defines, sorted."""
+    return sorted(p.stem for p in (ROOT / "methods").glob("*.yaml"))
+
+
+def load(method: str, overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
+    """The config of a pre-training; overrides are "key=value" texts (YAML values) or (key, value) pairs."""
+    if method not in methods():
+        raise unknown("method", method, methods())
+    base = read_yaml(ROOT / "bench" / "base.yaml")
+    config = merge(base, read_yaml(ROOT / "methods" / f"{method}.yaml"))
+    config = override(config, overrides)
+    validate(config)
+    return config
+
+
+def override(config: Config, overrides: Iterable[str | tuple[str, Any]]) -> Config:
+    """Set existing keys: override(c, ["optim.lr=3e-4"]) or override(c, [("optim.lr", 3e-4)])."""
+    out = copy.deepcopy(config)
+    for item in overrides:
+        if isinstance(item, str):
+            key, found, text = item.partition("=")
+            if not found:
+                raise UserError(f"--set {item!r} has no '='; write key=value, e.g. optim.lr=3e-4")
+            item = (key.strip(), parse(text, key))
+        key, value = item
+        *parents, leaf = key.split(".")
+        node, where = out, ""
+        for parent in parents:
+            if parent not in node or not isinstance(node[parent], dict):
+                raise unknown("key", key, (f"{where}{k}" for k in node))
+            node, where = node[parent], f"{where}{parent}."
+        if leaf not in node and where[:-1] not in WHOLE:
+            raise unknown("key", key, (f"{where}{k}" for k in node))
+        if leaf not in node or key in WHOLE:
+            node[leaf] = numbers(value)
+        elif isinstance(node[leaf], dict) and isinstance(value, dict):
+            node[leaf] = _overlay(node[leaf], numbers(value), f"{key}.")
+        else:
+            node[leaf] = _as_type_of(node[leaf], numbers(value), key)
+    return out
+
+
+def parse(text: str, where: str) -> Any:
+    try:
+        return numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: {text!r} is not YAML ({type(error).__name__})") from None
+
+
+def read_yaml(path: Path) -> Config:
+    """A YAML mapping, with 1e-3 read as the number that it is (PyYAML reads it as text)."""
+    try:
+        value = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a YAML file is needed") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        raise UserError(f"{path} is not valid YAML{'' if line is None else f' (line {line + 1})'}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values, it holds {type(value).__name__}")
+    return numbers(value)
+
+
+def numbers(value: Any) -> Any:
+    """YAML 1.1 takes `1e-3` for text: give back the same value with such texts as floats."""
+    if isinstance(value, dict):
+        return {k: numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [numbers(v) for v in value]
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+
+
+def merge(base: Config, extra: Config) -> Config:
+    """Overlay extra on base. New keys and changed types are errors, so a typo cannot pass silently."""
+    return _overlay(base, extra, "")
+
+
+def _overlay(base: Config, extra: Config, where: str) -> Config:
+    out = copy.deepcopy(base)
+    for key, value in extra.items():
+        name = f"{where}{key}"
+        if name in OWNED | WHOLE:
+            out[key] = _as_type_of(base[key], value, name) if not base[key] else value
+        elif key not in base:
+            raise unknown("key", name, (f"{where}{k}" for k in base))
+        elif isinstance(base[key], dict) and isinstance(value, dict):
+            out[key] = _overlay(base[key], value, f"{name}.")
+        else:
+            out[key] = _as_type_of(base[key], value, name)
+    return out
+
+
+def _as_type_of(old: Any, value: Any, name: str) -> Any:
+    if type(old) is float and type(value) is int:  # 3 and 3.0 must name the same run
+        value = float(value)
+    if type(old) is int and type(value) is float and value.is_integer():  # 1e5 steps
+        value = int(value)
+    if type(value) is not type(old):
+        raise UserError(f"{name} must be {type(old).__name__} (now {old!r}), got {value!r}")
+    if isinstance(value, list) and old and all(type(v) is not list for v in old):
+        value = [_as_type_of(old[0], v, f"{name}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value!r}")
+    return value
+
+
+def validate(config: Config) -> None:
+    """Refuse values that no run can have, naming the key."""
+    optim, data = config["optim"], config["data"]
+    rules = [
+        (optim["steps"] >= 0, "optim.steps", "0 or more"),
+        (optim["batch"] >= 1, "optim.batch", "1 or more"),
+        (optim["accumulate"] >= 1 and optim["batch"] % optim["accumulate"] == 0, "optim.accumulate",
+         f"a divisor of optim.batch ({optim['batch']})"),
+        (optim["lr"] >= 0, "optim.lr", "0 or more"),
+        (0 <= optim["warmup_steps"] < max(1, optim["steps"]) or not optim["steps"], "optim.warmup_steps",
+         f"less than optim.steps ({optim['steps']})"),
+        (optim["clip"] >= 0, "optim.clip", "0 (no clipping) or more"),
+        (optim["precision"] in ("float32", "bfloat16"), "optim.precision", "float32 or bfloat16"),
+        (len(optim["betas"]) == 2, "optim.betas", "two numbers"),
+        (data["rate_hz"] > 0, "data.rate_hz", "a positive rate"),
+        (data["crop_seconds"] > 0, "data.crop_seconds", "a positive duration"),
+        (config["encoder"]["patch"] > 0, "encoder.patch", "1 sample or more"),
+        (0 <= config["encoder"]["dropout"] < 1, "encoder.dropout", "in [0, 1)"),
+        (config["seed"] >= 0, "seed", "0 or more"),
+        (isinstance(data["corpora"], dict), "data.corpora", "a mapping of store to weight"),
+    ]
+    for holds, key, needed in rules:
+        if not holds:
+            value: Any = config
+            for part in key.split("."):
+                value = value[part]
+            raise UserError(f"{key} must be {needed}, got {value!r}")
+    for name, weight in data["corpora"].items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+            raise UserError(f"data.corpora.{name} must be a positive weight, got {weight!r}")
+
+
+def run_id(config: Config) -> str:
+    """12 hex digits of the SHA-256 of the canonical JSON. Nothing about where or when it ran is inside."""
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
+
+
+def canonical(config: Config) -> str:
+    """JSON with sorted keys and no spaces: equal configs, equal text."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,136 @@
+"""Your own data: a folder with dataset.yaml, signals.npy (n, leads, samples) and records.csv.
+
+dataset.yaml:
+    name: my-hospital              # becomes the store's name: letters, digits and dashes
+    rate_hz: 500
+    leads: [I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]
+    units: mV                      # mV, or sd where the signals hold no absolute values
+    scale: 0.001                   # units per step of signals.npy: value = number x scale
+    tasks: [rhythm]                # columns of records.csv with ';'-separated labels; [] for unlabelled data
+    columns: {fold: strat_fold}    # optional: what your csv calls record_id, patient_id, fold
+    folds: true                    # optional: statistics from folds 1-8 alone (default: if there is a fold column)
+    gaps: fill                     # optional: NaN is interpolated (fill) or refused (refuse)
+    constant_leads: keep           # optional: a lead that never changes is kept and listed, or refused (refuse)
+    version: "1"                   # optional
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.config import read_yaml
+from bench.data.signal import lead_order
+from bench.data.sources import Source
+from bench.errors import UserError, unknown
+
+NAME = "array"
+TITLE = "your own data: dataset.yaml, signals.npy, records.csv"
+LICENCE = "yours"
+URL = ""
+ABOUT = "see the head of bench/data/sources/array.py"
+
+NEEDED = {"name": str, "rate_hz": int, "leads": list, "units": str, "scale": float, "tasks": list}
+OPTIONAL = {"columns": dict, "folds": bool, "gaps": str, "constant_leads": str, "version": str}
+TRAINING_FOLDS = list(range(1, 9))  # as PTB-XL: 9 validates, 10 tests
+
+
+def open_source(folder: Path, rate_hz: int | None) -> Source:
+    """The data set in folder, at its own rate (rate_hz must agree when given)."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    path = folder / "dataset.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not an array data set: it holds no dataset.yaml")
+    spec = read_spec(path)
+    if rate_hz not in (None, spec["rate_hz"]):
+        raise UserError(f"{path} says {spec['rate_hz']} Hz, not {rate_hz} Hz")
+    try:
+        order = lead_order(spec["leads"])
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+
+    signals_path = folder / "signals.npy"
+    try:
+        signals = np.load(signals_path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{signals_path} does not exist") from None
+    except (ValueError, EOFError):
+        raise UserError(f"{signals_path} is not a .npy array, or is truncated") from None
+    if signals.ndim != 3 or signals.shape[1] != len(order):
+        raise UserError(f"{signals_path} has shape {signals.shape}; (records, {len(order)} leads, samples) is needed")
+    if signals.dtype.kind not in "if":
+        raise UserError(f"{signals_path} holds {signals.dtype}; integers or floats are needed")
+
+    records = read_records(folder / "records.csv", spec)
+    if len(records) != len(signals):
+        raise UserError(f"{folder}: records.csv has {len(records)} rows, signals.npy {len(signals)} records")
+    tasks = {t: sorted({label for text in records[t] for label in text.split(";") if label}) for t in spec["tasks"]}
+    by_fold = spec.get("folds", bool(records.fold.any()))
+    records["row"] = np.arange(len(records))
+    return Source(
+        name=spec["name"], version=spec.get("version", "1"), rate_hz=spec["rate_hz"], units=spec["units"],
+        # floats need a step of our own: 1 µV, or 1/1000 sd
+        scale=float(spec["scale"]) if signals.dtype.kind == "i" else 0.001, records=records, tasks=tasks,
+        read=functools.partial(read_record, signals_path, float(spec["scale"]), order),
+        gaps=spec.get("gaps", "fill"), constant=spec.get("constant_leads", "keep"),
+        stats_folds=TRAINING_FOLDS if by_fold else [])
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    spec = read_yaml(path)
+    for key in spec:
+        if key not in NEEDED | OPTIONAL:
+            raise unknown(f"key in {path}:", key, NEEDED | OPTIONAL)
+    for key, kind in (NEEDED | OPTIONAL).items():
+        if key not in spec and key in NEEDED:
+            raise UserError(f"{path} has no {key!r}; it needs {', '.join(NEEDED)}")
+        if key in spec and not isinstance(spec[key], (int, float) if kind is float else kind):
+            raise UserError(f"{path}: {key} must be {kind.__name__}, got {spec[key]!r}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", spec["name"]):
+        raise UserError(f"{path}: name {spec['name']!r} must be lower-case letters, digits and dashes")
+    for key, known in (("units", ("mV", "sd")), ("gaps", ("fill", "refuse")), ("constant_leads", ("keep", "refuse"))):
+        if key in spec and spec[key] not in known:
+            raise unknown(f"{key} in {path}:", spec[key], known)
+    if not spec["scale"] > 0 or not spec["rate_hz"] > 0:
+        raise UserError(f"{path}: rate_hz and scale must be positive")
+    return spec
+
+
+def read_records(path: Path, spec: dict[str, Any]) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} is not a readable csv file") from None
+    table = table.rename(columns={theirs: ours for ours, theirs in spec.get("columns", {}).items()})
+    for column in ("record_id", *spec["tasks"], *spec.get("columns", {})):
+        if column not in table:
+            raise UserError(f"{path} has no column {spec.get('columns', {}).get(column, column)!r}; "
+                            f"it has {', '.join(table.columns)}")
+    if table.record_id.duplicated().any():
+        raise UserError(f"{path}: record_id {table.record_id[table.record_id.duplicated()].iloc[0]!r} occurs twice")
+    fold = pd.to_numeric(table["fold"], errors="coerce") if "fold" in table else pd.Series(0, table.index)
+    if fold.isna().any():
+        raise UserError(f"{path}: fold {table.fold[fold.isna()].iloc[0]!r} of record "
+                        f"{table.record_id[fold.isna()].iloc[0]!r} is not a number")
+    return pd.DataFrame({
+        "record_id": table.record_id,
+        "patient_id": table["patient_id"] if "patient_id" in table else "",
+        "fold": fold.astype(int),
+        **{task: table[task] for task in spec["tasks"]},
+    })
+
+
+def read_record(path: Path, scale: float, order: list[int], row: Any) -> np.ndarray:
+    """(12, samples) in the data set's units."""
+    return _signals(path)[row.row][order].astype(np.float64) * scale
+
+
+@functools.lru_cache(maxsize=1)
+def _signals(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)

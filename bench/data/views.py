@@ -1,0 +1,144 @@
+"""Crops and augmentations, batched on the device: pure functions of (batch, settings, generator).
+
+x is (B, C, T), normalised; every function draws its own numbers per record and returns a new tensor.
+Settings are ours unless a source is named.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from bench.errors import UserError, unknown
+
+
+def _uniform(rng: Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=rng, device=rng.device)
+
+
+def _between(rng: Generator, low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * _uniform(rng, *shape)
+
+
+def _at(x: Tensor, position: Tensor) -> Tensor:
+    """x (B, C, T) at positions (B, S), linearly interpolated -> (B, C, S)."""
+    left = position.floor().long().clamp_(0, x.shape[2] - 1)
+    right = (left + 1).clamp_(max=x.shape[2] - 1)
+    part = (position - left)[:, None]
+    expand = (-1, x.shape[1], -1)
+    return torch.lerp(x.gather(2, left[:, None].expand(expand)), x.gather(2, right[:, None].expand(expand)), part)
+
+
+def crop(x: Tensor, samples: int, rng: Generator) -> Tensor:
+    """A window of `samples`, at a random place in each record -> (B, C, samples)."""
+    if samples == x.shape[2]:
+        return x
+    start = (_uniform(rng, len(x)) * (x.shape[2] - samples + 1)).long()
+    return x.unfold(2, samples, 1)[torch.arange(len(x), device=x.device), :, start]
+
+
+def resized_crop(x: Tensor, samples: int, rng: Generator, share: list[float]) -> Tensor:
+    """A random window of a random share [low, high] of `samples`, stretched to `samples` (arXiv 2103.12676)."""
+    length = _between(rng, *share, len(x)) * samples
+    start = _uniform(rng, len(x)) * (x.shape[2] - length)
+    steps = torch.linspace(0, 1, samples, device=x.device)
+    return _at(x, start[:, None] + steps * (length - 1)[:, None])
+
+
+def time_out(x: Tensor, rng: Generator, share: list[float]) -> Tensor:
+    """A random window of a random share [low, high] of the time set to zero (arXiv 2103.12676)."""
+    length = _between(rng, *share, len(x)) * x.shape[2]
+    start = _uniform(rng, len(x)) * (x.shape[2] - length)
+    t = torch.arange(x.shape[2], device=x.device)
+    hidden = (t >= start[:, None]) & (t < (start + length)[:, None])
+    return x.masked_fill(hidden[:, None], 0.0)
+
+
+def gaussian_noise(x: Tensor, rng: Generator, sd: float) -> Tensor:
+    """White noise of the given sd (in sd of the lead) added."""
+    return x + sd * torch.randn(x.shape, generator=rng, device=x.device)
+
+
+def baseline_wander(x: Tensor, rng: Generator, rate_hz: int, amplitude: float) -> Tensor:
+    """A slow drift per lead, three sinusoids of 0.05-0.5 Hz, of at most `amplitude` (in sd of the lead)."""
+    frequency = _between(rng, 0.05, 0.5, len(x), 1, 3, 1)
+    phase = 2 * math.pi * _uniform(rng, len(x), 1, 3, 1)
+    weight = amplitude / 3 * _between(rng, -1, 1, len(x), x.shape[1], 3, 1)
+    t = torch.arange(x.shape[2], device=x.device) / rate_hz
+    return x + (weight * torch.sin(2 * math.pi * frequency * t + phase)).sum(2)
+
+
+def mains_hum(x: Tensor, rng: Generator, rate_hz: int, amplitude: float) -> Tensor:
+    """50 or 60 Hz, one phase per record and a strength per lead of at most `amplitude` (in sd of the lead).
+
+    Above half the rate it is folded back, as sampling without a filter does; where that folds it to nothing
+    (50 Hz at 100 Hz) it is a steady alternation.
+    """
+    mains = torch.where(_uniform(rng, len(x), 1, 1) < 0.5, 50.0, 60.0)
+    phase = 2 * math.pi * _uniform(rng, len(x), 1, 1)
+    weight = amplitude * _uniform(rng, len(x), x.shape[1], 1)
+    t = torch.arange(x.shape[2], device=x.device) / rate_hz
+    return x + weight * torch.sin(2 * math.pi * mains * t + phase)
+
+
+def lead_dropout(x: Tensor, rng: Generator, probability: float) -> Tensor:
+    """Each lead set to zero with the given probability; one lead at least stays."""
+    u = _uniform(rng, len(x), x.shape[1])
+    dropped = (u < probability) & (u < u.amax(1, keepdim=True))
+    return x.masked_fill(dropped[..., None], 0.0)
+
+
+def amplitude_scale(x: Tensor, rng: Generator, factor: list[float]) -> Tensor:
+    """Every record multiplied by a factor drawn from [low, high]."""
+    return x * _between(rng, *factor, len(x), 1, 1)
+
+
+VIEWS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (
+    resized_crop, time_out, gaussian_noise, baseline_wander, mains_hum, lead_dropout, amplitude_scale)}
+
+
+def check(spec: list[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
+    """UserError when a views section cannot be made from crops of crop_seconds."""
+    for i, view in enumerate(spec):
+        if not isinstance(view, dict) or not isinstance(view.get("seconds"), int | float):
+            raise UserError(f"views[{i}] must be a mapping with `seconds`, got {view!r}")
+        if not 0 < view["seconds"] <= crop_seconds:
+            raise UserError(f"views[{i}].seconds is {view['seconds']}, data.crop_seconds is {crop_seconds}")
+        if round(view["seconds"] * rate_hz) % patch:
+            raise UserError(f"views[{i}] of {view['seconds']} s at {rate_hz} Hz does not divide into patches of "
+                            f"{patch} samples; change encoder.patch or seconds")
+        for name in view:
+            if name != "seconds" and name not in VIEWS:
+                raise unknown(f"key in views[{i}]:", name, ["seconds", *VIEWS])
+            if name != "seconds":
+                _setting(name, view[name], f"views[{i}]")
+
+
+def _setting(name: str, value: Any, where: str) -> str:
+    """The function's own parameter that the value sets; UserError when the value is of the wrong form."""
+    parameter = list(inspect.signature(VIEWS[name]).parameters.values())[-1]
+    pair = parameter.annotation == list[float]
+    items = value if pair and isinstance(value, list) and len(value) == 2 else [value]
+    if (pair and len(items) != 2) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in items):
+        raise UserError(f"{where}.{name} must be {'two numbers [low, high]' if pair else 'a number'}, got {value!r}")
+    return parameter.name
+
+
+def make(x: Tensor, spec: list[dict[str, Any]], rate_hz: int, rng: Generator) -> list[Tensor]:
+    """One (B, C, T) tensor per view of the spec; transformations run in the order in which the spec lists them."""
+    out = []
+    for view in spec:
+        samples = round(view["seconds"] * rate_hz)
+        y = x if "resized_crop" in view else crop(x, samples, rng)
+        for name, value in view.items():
+            if name == "seconds":
+                continue
+            needs = inspect.signature(VIEWS[name]).parameters
+            extra = {k: v for k, v in (("samples", samples), ("rate_hz", rate_hz)) if k in needs}
+            y = VIEWS[name](y, rng=rng, **extra, **{_setting(name, value, "views"): value})
+        out.append(y)
+    return out

@@ -1,0 +1,36 @@
+"""SIGTERM, SIGINT and SIGUSR2 ask a run to save and stop; the run looks between two steps."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class Interrupted(Exception):
+    """A run has saved its state and stopped, as a signal asked. The same command continues it."""
+
+    def __init__(self, signum: int, where: str):
+        super().__init__(f"{signal.Signals(signum).name}: saved {where}; the same command continues from there")
+        self.exit_code = 128 + signum
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Callable[[], int]]:
+    """Yield asked(): the number of the signal that came, or 0. Outside the main thread nothing is caught."""
+    received = 0
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal received
+        received = signum
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {s: signal.signal(s, note) for s in SIGNALS}
+    try:
+        yield lambda: received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

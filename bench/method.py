@@ -1,0 +1,79 @@
+"""The contract between the training loop and a self-supervised method."""
+
+import abc
+import importlib
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError, unknown
+from bench.vit import Encoder
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands; everything time-dependent or random in a method is a function of this."""
+
+    index: int  # optimiser steps already taken
+    total: int  # optimiser steps in the whole run
+    rng: torch.Generator  # on the training device, seeded from (seed, index): masks, noise
+    host: torch.Generator  # on the CPU, seeded likewise: numbers that decide shapes (no device sync)
+
+    @property
+    def progress(self) -> float:
+        """0.0 before the first step, 1.0 after the last."""
+        return self.index / self.total
+
+    def uniform(self, low: float, high: float) -> float:
+        """One host number, uniform in [low, high)."""
+        return low + (high - low) * torch.rand((), generator=self.host, dtype=torch.float64).item()
+
+
+class Method(nn.Module, abc.ABC):
+    """One file in methods/, one subclass, hyperparameters as keyword-only arguments."""
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder = encoder  # (B, 12, T) -> (B, N, D); trained by gradient
+
+    @abc.abstractmethod
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and detached scalars to log. May update buffers, never parameters."""
+
+    def after_step(self, step: Step) -> None:
+        """Move EMA copies: called once per optimiser step, with the number of steps then taken."""
+
+    def backbone(self) -> Encoder:
+        """The encoder to evaluate: the trained one, unless the method evaluates its EMA copy."""
+        return self.encoder
+
+
+def build(config: dict, encoder: Encoder) -> Method:
+    """The method that a config's `method` section names, around the given encoder.
+
+    methods/<name>.py must define exactly one Method; its keyword-only arguments are the section's schema.
+    """
+    settings = dict(config)
+    name = settings.pop("name", None)
+    try:
+        module = importlib.import_module(f"methods.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"methods.{name}":
+            raise
+        raise UserError(f"method.name is {name!r}, but there is no methods/{name}.py") from None
+    found = [c for c in vars(module).values()
+             if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]
+    if len(found) != 1:
+        raise UserError(f"methods/{name}.py must define exactly one Method subclass, it defines {len(found)}")
+    signature = inspect.signature(found[0].__init__).parameters.values()
+    known = [p.name for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for key in settings:
+        if key not in known:
+            raise unknown("key", f"method.{key}", (f"method.{k}" for k in known))
+    missing = [p.name for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY
+               and p.default is p.empty and p.name not in settings]
+    if missing:
+        raise UserError(f"method.{missing[0]} is missing in methods/{name}.yaml; {found[0].__name__} needs it")
+    return found[0](encoder, **settings)

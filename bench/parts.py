@@ -1,0 +1,105 @@
+"""Pieces that methods share. A piece that one method needs lives in its file."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.vit import NORM_EPS, Block, Encoder, Size, initialise_, sincos
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_copy(module: M) -> M:
+    """A deep copy without gradients: an EMA teacher before its first step."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * source, in place; buffers are copied."""
+    torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in source.parameters()], 1 - momentum)
+    for t, s in zip(target.buffers(), source.buffers(), strict=True):
+        t.copy_(s)
+
+
+def random_split(batch: int, n: int, keep: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Uniform mask without structure: kept (B, K) and hidden (B, N - K) patch indices, K = round(keep N)."""
+    kept = round(n * keep)
+    if not 0 < kept < n:
+        raise UserError(f"method.keep = {keep} of {n} patches keeps {kept}: some must be kept and some hidden")
+    order = torch.rand(batch, n, generator=rng, device=rng.device).argsort(dim=1)
+    return order[:, :kept], order[:, kept:]
+
+
+def block_split(batch: int, n: int, kept: int, block: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Contiguous hidden blocks of at least `block` patches: kept (B, K) and hidden (B, N - K) indices, sorted.
+
+    The rule of the published JEPA: until n - kept patches are hidden, pick one of the intervals still visible
+    with probability proportional to its length, draw a block length uniformly between `block` and what is
+    left to hide, and place it uniformly inside. An interval that is not longer than the block is hidden
+    whole; a rest shorter than `block` is attached to a block that exists. Here all records of a batch take
+    each turn together, on lists of intervals (B, turns + 1), not on patches.
+    """
+    if not 0 < kept < n:
+        raise UserError(f"{kept} of {n} patches would be kept: some must be kept and some hidden")
+    device = rng.device
+    left = torch.full((batch,), n - kept, device=device)
+    start = torch.zeros(batch, 1, dtype=torch.long, device=device)
+    end = torch.full((batch, 1), n, device=device)
+
+    turn = 0
+    while turn % 4 or bool(left.any()):  # every fourth turn waits for the device
+        u = torch.rand(3, batch, generator=rng, device=device)
+        ends = (end - start).cumsum(1)
+        pick = (ends <= (u[0] * ends[:, -1]).long()[:, None]).sum(1, keepdim=True).clamp_(max=turn)
+        s, e = start.gather(1, pick).squeeze(1), end.gather(1, pick).squeeze(1)
+        length = torch.where(left >= block, block + (u[1] * (left - block + 1)).long(), left)
+        length = torch.minimum(length, e - s)
+        room = e - s - length
+        free = (u[2] * (room + 1)).long()
+        touching = torch.where(s == 0, room, torch.where((e < n) & (u[2] < 0.5), room, 0))
+        offset = torch.where((left >= block) | (room == n - length), free, touching)
+        start = torch.cat([start, (s + offset + length)[:, None]], dim=1)
+        end = torch.cat([end.scatter(1, pick, (s + offset)[:, None]), e[:, None]], dim=1)
+        left = left - length
+        turn += 1
+
+    edges = torch.zeros(batch, n + 1, dtype=torch.int8, device=device)
+    edges.scatter_add_(1, start, torch.ones_like(start, dtype=torch.int8))
+    edges.scatter_add_(1, end, -torch.ones_like(end, dtype=torch.int8))
+    visible = edges[:, :n].cumsum(1, dtype=torch.int8).bool()
+    rows = n * torch.arange(batch, device=device)[:, None]
+    keep = visible.flatten().nonzero().view(batch, kept).sub_(rows)
+    hidden = (~visible).flatten().nonzero().view(batch, n - kept).sub_(rows)
+    return keep, hidden
+
+
+class MaskedDecoder(nn.Module):
+    """Predict hidden positions from visible tokens: MAE's decoder, JEPA's predictor.
+
+    `size` gives width, depth and heads; 0 means half the encoder's width, its depth, its heads, which is
+    what the published JEPA configurations use.
+    """
+
+    def __init__(self, encoder: Encoder, width_out: int, *, width: int, depth: int, heads: int):
+        super().__init__()
+        size = Size(width or encoder.width // 2, depth or encoder.size.depth, heads or encoder.size.heads)
+        self.width = size.width
+        self.embed = nn.Linear(encoder.width, size.width, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(size.width))
+        self.blocks = nn.ModuleList(Block(size.width, size.heads) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(size.width, eps=NORM_EPS, bias=False)
+        self.proj = nn.Linear(size.width, width_out, bias=False)
+        initialise_(self, encoder.init, size.depth)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
+        """tokens (B, K, D) at keep (B, K) -> predictions (B, M, width_out) at hidden (B, M)."""
+        position = sincos(keep.shape[1] + hidden.shape[1], self.width, tokens.device)
+        x = torch.cat([self.embed(tokens) + position[keep], self.mask_token + position[hidden]], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.proj(self.norm(x[:, keep.shape[1]:]))

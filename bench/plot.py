@@ -1,0 +1,295 @@
+"""What is drawn anywhere: AUROC, pre-training curves, an ECG on paper, its views and masks; no pyplot."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.report import Cell
+
+COLUMN, TEXT = 3.5, 7.0  # inches: one column of a journal page, and both
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+PAPER = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+# mm of paper per unit: 10 mm/mV is the clinical standard; 2.5 mm/sd is ours (a lead's sd is about 0.2 mV).
+GAIN = {"mV": 10.0, "sd": 2.5}
+MM_PER_SECOND = 25.0
+
+STYLE = {
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "lines.linewidth": 1.0, "lines.markersize": 5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.titlelocation": "left",
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "0.88", "grid.linewidth": 0.5,
+    "axes.axisbelow": True, "figure.constrained_layout.use": True, "savefig.dpi": 200, "svg.fonttype": "none",
+    "svg.hashsalt": "ecgbench", "pdf.fonttype": 42, "pdf.use14corefonts": False,
+}  # fmt: skip
+styled = matplotlib.style.context(["default", STYLE])  # as a decorator: a user's matplotlibrc changes nothing
+
+# Okabe & Ito's palette without its yellow, which is too light for a line on white.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("X", "o", "s", "D", "^", "v", "P", "<", ">", "p", "h", "*", "d")
+NAMES = ("random", "jepa", "mae", "simclr", "byol", "data2vec", "dino",
+         "vicreg", "moco", "cpc", "lejepa", "cmsc", "stmem")  # fmt: skip
+
+
+Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
+
+
+def look(method: str) -> tuple[str, str]:
+    """(colour, marker) of a method, the same in every figure; a name not listed gets one from its CRC-32."""
+    index = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+    """The files written, `path` with each format's suffix; each is whole or absent, and holds no date."""
+    cleared: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    written = []
+    for suffix in formats:
+        image = io.BytesIO()
+        with matplotlib.style.context(["default", STYLE]):
+            figure.savefig(image, format=suffix, metadata=cleared[suffix])
+        written.append(write_whole(path.with_name(f"{path.name}.{suffix}"), image.getvalue()))
+    return written
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """`path`, which now holds `data`: written beside it, flushed to the disk, then moved into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would keep colleagues out
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@styled
+def auroc(cells: Sequence[Cell]) -> Figure:
+    """A row of panels per table, a panel per protocol, methods on y; mean, 95 % interval, runs as dots."""
+    tables = list(dict.fromkeys((cell.store, cell.task) for cell in cells))
+    labels = list(dict.fromkeys(cell.row.label for cell in cells))
+    panels = [list(dict.fromkeys(c.protocol for c in cells if (c.store, c.task) == t)) for t in tables]
+    columns = max(len(panel) for panel in panels)
+    height = (0.36 if any("(" in label for label in labels) else 0.24) * len(labels) + 0.7
+    figure = Figure(figsize=(COLUMN if columns == 1 else TEXT, height * len(tables) + 0.3))
+    grid = figure.subplots(len(tables), columns, sharex="row", sharey=True, squeeze=False)
+    for table, panel, line in zip(tables, panels, grid, strict=True):
+        for axes in line[len(panel) :]:
+            axes.set_visible(False)
+        for axes, protocol in zip(line, panel, strict=False):
+            _dots(axes, [c for c in cells if (c.store, c.task, c.protocol) == (*table, protocol)], labels)
+            heading = f"{table[0]}, {table[1]}" if axes is line[0] else ""
+            axes.set_title(f"{heading}\n{protocol.replace(' (', f'{chr(10)}(')}")
+    figure.supxlabel("macro AUROC (interval: 95 %, bootstrap of the test fold; small dots: runs)", fontsize=7)
+    return figure
+
+
+def _dots(axes: Axes, cells: Sequence[Cell], labels: Sequence[str]) -> None:
+    for cell in cells:
+        y, mean = labels.index(cell.row.label), np.mean(cell.values) if cell.values else math.nan
+        colour, marker = look(cell.row.method)
+        if cell.interval is None:
+            axes.text(0.02, y, "--", transform=axes.get_yaxis_transform(), va="center", color="0.5")
+            continue
+        axes.plot(cell.interval, (y, y), color=colour, solid_capstyle="butt", linewidth=1.2)
+        axes.plot(mean, y, marker, color=colour, ms=6, mec="white", mew=0.3, zorder=3)
+        axes.plot(cell.values, [y + 0.3] * len(cell.values), ".", color=colour, markersize=3, alpha=0.6)
+        if cell.row.method == "random":  # the line that every method has to cross
+            axes.axvline(float(mean), color="0.6", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
+    axes.set_yticks(range(len(labels)), [label.replace(" (", "\n(") for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="x")
+
+
+@styled
+def pretraining(runs: Sequence[Run]) -> Figure:
+    """Loss against step, a panel per method (their losses do not compare); RankMe; feature sd."""
+    seen = list(dict.fromkeys(method for _, method, _ in runs))
+    trained = [m for m in seen if any(r["curves"].get("loss") for _, method, r in runs if method == m)]
+    rows = math.ceil(len(trained) / 4)
+    columns = math.ceil(len(trained) / max(rows, 1))
+    figure = Figure(figsize=(TEXT, 1.6 * rows + 2.6))
+    heights = [1.6 * rows, 2.6] if rows else [2.6]
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    if rows:
+        grid = parts[0, 0].subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(trained) :]:
+            axes.set_visible(False)
+        for axes, name in zip(grid, trained, strict=False):
+            _curves(axes, [run for run in runs if run[1] == name], "curves", "loss")
+            axes.set_title(name)
+        for axes in grid[::columns]:
+            axes.set_ylabel("loss")
+    bottom = parts[-1, 0]
+    for axes, key in zip(bottom.subplots(1, 2), ("rankme", "feature_sd"), strict=True):
+        _curves(axes, runs, "monitor", key)
+        axes.set_title({"rankme": "RankMe", "feature_sd": "feature sd"}[key])
+        axes.set_ylim(bottom=0)
+    handles = [Line2D([], [], color=look(m)[0], marker=look(m)[1], label=m) for m in seen]
+    if handles:
+        bottom.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
+    return figure
+
+
+def _curves(axes: Axes, runs: Sequence[Run], part: str, key: str) -> None:
+    recipes = list(dict.fromkeys((label, method) for label, method, _ in runs))
+    for label, method in recipes:
+        namesakes = [each for each, name in recipes if name == method]
+        dashes = ("-", "--", ":", "-.")[namesakes.index(label) % 4]
+        colour, marker = look(method)
+        name: str | None = label.removeprefix(method).strip(" ()") if len(namesakes) > 1 else None
+        for result in (r[part] for each, _, r in runs if each == label):
+            steps = result.get("step", [])
+            line = axes.plot(steps, result.get(key, []), dashes, color=colour, linewidth=0.9)[0]
+            if part == "monitor":
+                line.set(marker=marker, markersize=3.5, markevery=max(1, len(steps) // 8))
+                if len(steps) == 1:  # never trained: the level from which the others start
+                    axes.axhline(result[key][0], color=colour, linewidth=0.6, linestyle=":")
+            elif name:
+                line.set_label(name)
+                name = None  # its seeds share one entry
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=6, handlelength=2.4)
+    if not any(result[part].get(key) for _, _, result in runs):
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="0.5")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
+    axes.grid()
+
+
+@styled
+def ecg(
+    signal: np.ndarray, rate_hz: float, leads: Sequence[str] = LEADS, unit: str = "mV", title: str = ""
+) -> Figure:
+    """(12, T) ECG -> ECG paper at true scale: 3 x 4 leads of 2.5 s; below, lead II where 10 s are there."""
+    if unit not in GAIN:
+        raise UserError(f"unit is {unit!r}; known are {', '.join(GAIN)}; write one of them")
+    _check(signal, leads)
+    at = {name.lower(): index for index, name in enumerate(leads)}
+    millimetres = np.asarray(signal, float) * GAIN[unit]
+    part = round(2.5 * rate_hz)
+    whole = millimetres.shape[1] >= 4 * part
+    pieces: list[tuple[int, float, str, np.ndarray]] = []  # row, left edge in mm, lead, trace
+    for row, names in enumerate(PAPER):
+        for column, name in enumerate(names):
+            start = column * part if whole else 0  # columns follow each other in time, as on a recorder
+            trace = millimetres[at[name.lower()], start : start + part]
+            pieces.append((row, column * 2.5 * MM_PER_SECOND, name, trace))
+    if whole:
+        pieces.append((3, 0.0, "II", millimetres[at["ii"], : 4 * part]))
+    baselines, height = _baselines([[p[3] for p in pieces if p[0] == row] for row in range(3 + whole)])
+    left, width = 10.0, 4 * 2.5 * MM_PER_SECOND + 15.0  # a calibration pulse fits the left margin
+    figure = Figure(figsize=(width / 25.4, (height + 10.0) / 25.4), layout=None)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0.0, 0.0, 1.0, height / (height + 10.0)))
+    for step, weight in ((1.0, 0.25), (5.0, 0.7)):
+        axes.vlines(np.arange(0.0, width + 0.1, step), 0, height, color="#f0a8a8", linewidth=weight, zorder=0)
+        axes.hlines(np.arange(0.0, height + 0.1, step), 0, width, color="#f0a8a8", linewidth=weight, zorder=0)
+    for baseline in baselines:
+        pulse = baseline + GAIN[unit] * np.array([0, 0, 1, 1, 0, 0])
+        axes.plot((2.5, 3.5, 3.5, 8.5, 8.5, 9.5), pulse, color="black", linewidth=0.8)
+    for row, x, name, trace in pieces:
+        seconds = np.arange(trace.size) / rate_hz
+        axes.plot(left + x + MM_PER_SECOND * seconds, baselines[row] + trace, color="black", linewidth=0.7)
+        if x:
+            axes.plot((left + x,) * 2, baselines[row] + np.array([-4.0, 4.0]), color="black", linewidth=0.5)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
+        axes.text(left + x + 1.2, baselines[row] + 6.0, name, fontweight="bold", bbox=box, zorder=1)
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    scale = f"{MM_PER_SECOND:g} mm/s, {GAIN[unit]:g} mm/{unit}{' (unit: sd, not mV)' if unit == 'sd' else ''}"
+    y = 1 - 5.0 / (height + 10.0)
+    figure.text(0.01, y, title, va="center", fontsize=9)
+    figure.text(0.99, y, f"{scale}, {rate_hz:g} Hz", va="center", ha="right", fontsize=8)
+    return figure
+
+
+def _baselines(rows: Sequence[Sequence[np.ndarray]]) -> tuple[list[float], float]:
+    """(mm of each row's zero above the bottom, height in mm): 25 mm apart, farther where rows would meet."""
+    # 40 mm is the limit: an artefact may leave its row, but not make the page endless.
+    extents = [np.concatenate(row) for row in rows]
+    above = [float(np.clip(np.nanmax(e, initial=0.0), 10.0, 40.0)) for e in extents]
+    below = [float(np.clip(-np.nanmin(e, initial=0.0), 6.0, 40.0)) for e in extents]
+    depth = [above[0] + 4.0]
+    for i in range(1, len(rows)):
+        depth.append(depth[-1] + max(25.0, below[i - 1] + above[i] + 2.0))
+    height = 5.0 * math.ceil((depth[-1] + below[-1] + 4.0) / 5.0)
+    return [height - d for d in depth], height
+
+
+@styled
+def views(
+    panels: Sequence[tuple[str, np.ndarray]], rate_hz: float, leads: Sequence[str] = ("II", "V1", "V5")
+) -> Figure:
+    """[(name, (12, T) ECG in LEADS' order)], original first -> a row per view over the original in grey."""
+    figure = Figure(figsize=(COLUMN if len(leads) == 1 else TEXT, 0.75 * len(panels) + 0.5))
+    grid = figure.subplots(len(panels), len(leads), sharex=True, sharey="col", squeeze=False)
+    for line, (name, signal) in zip(grid, panels, strict=True):
+        _check(signal, LEADS)
+        for axes, lead in zip(line, leads, strict=True):
+            for trace, colour in ((panels[0][1], "0.75"), (signal, "black")):
+                if trace.shape == signal.shape:
+                    trace = trace[LEADS.index(lead)]
+                    axes.plot(np.arange(trace.size) / rate_hz, trace, color=colour, linewidth=0.7)
+            axes.margins(x=0)
+        line[0].set_title(name)
+    for axes, lead in zip(grid[0], leads, strict=True):
+        axes.set_title(lead, loc="right", fontweight="bold")
+    figure.supxlabel("seconds", fontsize=8)
+    return figure
+
+
+@styled
+def masks(signal: np.ndarray, kept: Sequence[tuple[str, np.ndarray]], rate_hz: float, patch: int) -> Figure:
+    """(12, T) ECG, [(name, (T // patch,) bool: seen)] -> lead II, a row per mask, what is hidden on grey."""
+    _check(signal, LEADS)
+    figure = Figure(figsize=(TEXT, 0.75 * len(kept) + 0.5))
+    grid = figure.subplots(len(kept), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    trace = signal[1]
+    for axes, (name, seen) in zip(grid, kept, strict=True):
+        if len(seen) * patch > trace.size:
+            raise UserError(f"{name}: {len(seen)} patches of {patch} samples; the signal has {trace.size}")
+        axes.plot(np.arange(trace.size) / rate_hz, trace, color="0.65", linewidth=0.7)
+        for index, is_seen in enumerate(seen):
+            start, stop = index * patch, min((index + 1) * patch + 1, trace.size)
+            if is_seen:
+                axes.plot(np.arange(start, stop) / rate_hz, trace[start:stop], color="black", linewidth=0.9)
+            else:
+                axes.axvspan(start / rate_hz, (start + patch) / rate_hz, color="0.9", linewidth=0)
+        axes.set_title(f"{name}: {np.mean(seen):.0%} kept")
+        axes.margins(x=0)
+    figure.supxlabel("seconds (lead II; grey: hidden)", fontsize=8)
+    return figure
+
+
+def _check(signal: np.ndarray, leads: Sequence[str]) -> None:
+    if signal.ndim != 2 or len(signal) != 12 or {x.lower() for x in leads} != {x.lower() for x in LEADS}:
+        raise UserError(f"signal {signal.shape}, leads {', '.join(leads)}; draw (12, T): {', '.join(LEADS)}")

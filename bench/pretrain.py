@@ -1,0 +1,273 @@
+"""The one training loop: from a config and stores to a checkpoint and a record."""
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import checkpoint, method, optim, progress, record, vit
+from bench.checkpoint import Checkpoint
+from bench.config import Config, run_id
+from bench.data import views
+from bench.data.loader import Loader
+from bench.data.signal import LEADS
+from bench.data.store import Store
+from bench.errors import UserError
+from bench.files import locked, write_text
+from bench.interrupt import Interrupted, watched
+
+LOG_POINTS = 200  # lines of metrics in a run, whatever its length; ours
+MONITOR_POINTS = 20  # how often collapse is looked for; ours
+MONITOR_BATCH = 256  # records of the fixed batch that it is looked for on; ours
+WEIGHTS, DROPOUT, DATA, MASKS, HOST, VIEWS, MONITOR = range(7)  # streams of random numbers drawn from one seed
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run works and how often it saves: no part of its identity."""
+
+    work: Path  # checkpoints, predictions, logs
+    results: Path  # records
+    device: torch.device
+    place: str = "auto"  # where the stores lie, see Loader
+    save_steps: int = 1000
+    save_minutes: float = 10.0
+    keep: int = 3  # checkpoints
+
+
+def folder_of(work: Path, name: str) -> Path:
+    return work / "runs" / name
+
+
+def pretrain(config: Config, stores: Sequence[Store], where: Where) -> str:
+    """Run what config says unless it has a record; gives its run_id. A killed run continues where it stood."""
+    name = run_id(config)
+    if record.exists(where.results, name):
+        return name
+    record.check_writable(where.results)
+    folder = folder_of(where.work, name)
+    try:
+        with locked(folder / "lock", f"run {name}"):
+            if not record.exists(where.results, name):
+                origin = record.provenance(where.device)
+                write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
+                result = train(config, stores, folder, where)
+                record.write(where.results, {"kind": "pretrain", "run_id": name, "config": config,
+                                             "result": result, "provenance": origin})
+                (folder / "error.txt").unlink(missing_ok=True)
+    except PermissionError as error:
+        raise UserError(f"cannot write into {where.work} ({error.strerror}: {error.filename})") from None
+    except UserError as error:
+        if folder.is_dir():
+            write_text(folder / "error.txt", f"{error}\n")
+        raise
+    return name
+
+
+def build(config: Config) -> method.Method:
+    """The method around its encoder, with the initial weights that the config's seed gives."""
+    torch.manual_seed(optim.derive(config["seed"], WEIGHTS))
+    return method.build(config["method"], vit.build(config["encoder"]))
+
+
+def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -> dict[str, Any]:
+    """Train to the last step and save final.pt; gives the record's result."""
+    seed, settings, data, device = config["seed"], config["optim"], config["data"], where.device
+    total, patch = settings["steps"], config["encoder"]["patch"]
+    rate_hz = data["rate_hz"]
+    views.check(config["views"], rate_hz, data["crop_seconds"], patch)
+    loader = Loader(stores, [data["corpora"][s.name] for s in stores], folds=data["folds"],
+                    seconds=data["crop_seconds"], batch=settings["batch"], device=device, place=where.place,
+                    seed=optim.derive(seed, DATA))
+    model = build(config).to(device).train()
+    optimiser = optim.adamw(model, settings)
+    window: list[float] = []  # losses since the last line of metrics
+    taken = resume_(folder, model, optimiser, window)
+    if settings["compile"]:
+        for part in model.children():
+            part.compile()
+
+    metrics = Metrics(folder / "metrics.jsonl", taken)
+    log_every, look_every = max(1, total // LOG_POINTS), max(1, total // MONITOR_POINTS)
+    fixed = None
+    if total:
+        fixed = Loader(stores, loader.weights.tolist(), folds=data["folds"], seconds=data["crop_seconds"], seed=seed,
+                       batch=MONITOR_BATCH, device=device, place="host").batch_at(MONITOR)
+        if not taken:
+            metrics.write(step=0, **collapse(model, fixed))
+    meta = {"config": config, "run_id": run_id(config), "leads": list(LEADS), "rate_hz": rate_hz,
+            "stores": {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in stores}}
+
+    def save(path: Path) -> None:
+        checkpoint.save(path, Checkpoint(checkpoint.flatten(model, optimiser),
+                                         {**meta, "step": taken, "window": window}))
+
+    pending: list[Tensor] = []  # losses not yet read from the device
+    saved_at = began = time.monotonic()
+    with watched() as asked, progress.bar(f"pretrain {config['method']['name']} {run_id(config)}", total, taken) as bar:
+        for batch in loader.batches(taken, total):
+            lr = optim.schedule_(optimiser, taken, settings)
+            torch.manual_seed(optim.derive(seed, DROPOUT, taken))
+            now = step_at(seed, taken, total, device)
+            seen = views.make(batch, config["views"], rate_hz, generator(device, seed, VIEWS, taken))
+            optimiser.zero_grad(set_to_none=True)
+            losses = []
+            for part in zip(*(v.chunk(settings["accumulate"]) for v in seen), strict=True):
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
+                    loss, scalars = model(list(part), now)
+                (loss / settings["accumulate"]).backward()
+                losses.append(loss.detach())
+            if settings["clip"]:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
+            optimiser.step()
+            taken += 1
+            model.after_step(step_at(seed, taken, total, device))
+            pending.append(torch.stack(losses).mean())
+
+            signum = asked()
+            log, look = taken % log_every == 0 or taken == total, taken % look_every == 0 or taken == total
+            due = taken % where.save_steps == 0 or time.monotonic() - saved_at > 60 * where.save_minutes or signum
+            if not (log or look or due):
+                continue
+            window += finite(pending, taken, folder)
+            if log:
+                spent, began = time.monotonic() - began, time.monotonic()
+                metrics.write(step=taken, loss=sum(window) / len(window), lr=lr, seconds=spent,
+                              records_per_second=len(window) * settings["batch"] / spent,
+                              **{k: v.item() for k, v in scalars.items()})
+                bar(taken, f"loss {sum(window) / len(window):.4f}")
+                window.clear()
+            if look:
+                metrics.write(step=taken, **collapse(model, fixed))
+            if due and taken < total:
+                save(folder / "checkpoints" / f"step-{taken:08d}.pt")
+                prune(folder / "checkpoints", where.keep)
+                saved_at = time.monotonic()
+                if signum:
+                    raise Interrupted(signum, f"run {run_id(config)} at step {taken} of {total}")
+    if not (folder / "final.pt").is_file():
+        save(folder / "final.pt")
+    metrics.close()
+    lines = metrics.read()
+    trained, looks = [m for m in lines if "loss" in m], [m for m in lines if "rankme" in m]
+    seconds = sum(m["seconds"] for m in trained)
+    return {
+        "steps": total, "records": total * settings["batch"], "seconds": seconds,
+        "records_per_second": total * settings["batch"] / seconds if seconds else 0.0,
+        "parameters": {"backbone": count(model.backbone()), "trained": count(model, trained=True)},
+        "peak_memory_mb": peak_memory_mb(device),
+        "curves": columns(trained), "monitor": columns(looks),
+    }
+
+
+def generator(device: torch.device, *numbers: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(optim.derive(*numbers))
+
+
+def step_at(seed: int, taken: int, total: int, device: torch.device) -> method.Step:
+    """The Step after `taken` optimiser steps: all that is random in a method comes from it."""
+    return method.Step(taken, total, generator(device, seed, MASKS, taken),
+                       generator(torch.device("cpu"), seed, HOST, taken))
+
+
+def resume_(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, window: list[float]) -> int:
+    """Load the newest checkpoint that can be read, in place; gives the steps it had taken (0: none)."""
+    for path in [folder / "final.pt", *sorted((folder / "checkpoints").glob("step-*.pt"), reverse=True)]:
+        if not path.is_file():
+            continue
+        try:
+            state = checkpoint.load(path)
+        except UserError as error:
+            print(f"{error}; going back to the one before", file=sys.stderr)
+            path.unlink()
+            continue
+        checkpoint.restore_(model, optimiser, state.tensors)
+        window += state.meta["window"]
+        return state.meta["step"]
+    return 0
+
+
+def prune(folder: Path, keep: int) -> None:
+    for path in sorted(folder.glob("step-*.pt"))[:-keep]:
+        path.unlink()
+
+
+def finite(pending: list[Tensor], taken: int, folder: Path) -> list[float]:
+    """The pending losses as numbers; a UserError names the first step whose loss is none."""
+    values = torch.stack(pending).tolist()
+    first = taken - len(values)
+    pending.clear()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            kept = max((p.name for p in (folder / "checkpoints").glob("step-*.pt")), default="none yet")
+            raise UserError(f"the loss of step {first + i} is {value}: training stopped; lower optim.lr or set "
+                            f"optim.clip. Last good checkpoint: {kept} in {folder}")
+    return values
+
+
+@torch.no_grad()
+def collapse(model: method.Method, batch: Tensor | None) -> dict[str, float]:
+    """What shows collapse early, from the mean tokens (B, D) of a fixed batch.
+
+    rankme: effective rank, exp of the entropy of the singular values (Garrido et al. 2023, arXiv 2210.02885);
+    feature_sd: sd over the records, mean over the features.
+    """
+    assert batch is not None
+    backbone = model.backbone()
+    training = backbone.training
+    backbone.eval()
+    features = torch.cat([backbone.forward(x).mean(1).double() for x in batch.split(64)])
+    backbone.train(training)
+    if not features.isfinite().all():
+        return {}  # the loss of the next step says so, with its number
+    p = torch.linalg.svdvals(features)
+    p = p / p.sum() + 1e-7  # epsilon: the paper's
+    return {"rankme": torch.exp(-(p * p.log()).sum()).item(), "feature_sd": features.std(0).mean().item()}
+
+
+class Metrics:
+    """metrics.jsonl: lines of numbers by step; those of steps after the one that a run continues from are dropped."""
+
+    def __init__(self, path: Path, taken: int):
+        self.path = path
+        write_text(path, "".join(json.dumps(m) + "\n" for m in self.read() if m["step"] <= taken and taken))
+        self.file = path.open("a", buffering=1)
+
+    def write(self, **values: float) -> None:
+        self.file.write(json.dumps(values) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+    def read(self) -> list[dict[str, Any]]:
+        out = []
+        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+            try:
+                out.append(json.loads(line))
+            except json.JSONDecodeError:  # torn by a kill: what follows was never written
+                break
+        return out
+
+
+def columns(lines: list[dict[str, Any]]) -> dict[str, list]:
+    """Lines -> one list per key, for the record."""
+    keys = dict.fromkeys(k for line in lines for k in line)
+    return {k: [line.get(k) for line in lines] for k in keys if k != "seconds"}
+
+
+def count(module: torch.nn.Module, trained: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

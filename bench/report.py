@@ -1,0 +1,374 @@
+"""Tables and figures as a function of records: means, intervals, differences to random, what is missing."""
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import plot
+from bench.config import Config, canonical
+from bench.errors import UserError
+
+Record = dict[str, Any]
+
+MISSING = "--"
+RANDOM = "random"
+RANDOM_ROW = "random / from scratch"
+FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+NOTE = f"""\
+Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [2.5, 97.5] percentiles of the runs' mean
+over bootstrap resamples of the test records. "vs random": paired difference to the row `{RANDOM_ROW}`,
+same resamples. That row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune`
+is training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
+"""
+
+# What the tables read of a record, by kind; anything else in it may change freely.
+CONFIG = "protocol seed method.name data.corpora data.rate_hz encoder".split()
+EVALUATION = "protocol seed pretrain data.store data.fingerprint task evaluation.name".split()
+NEEDS = {
+    "pretrain": ["result.curves", "result.monitor", *(f"config.{k}" for k in CONFIG)],
+    "evaluate": [*(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe of pre-training, all seeds; `pretrained` holds (seed, run_id), nothing if none ran."""
+
+    method: str
+    label: str
+    config: Config
+    pretrained: tuple[tuple[int, str], ...]
+
+
+@dataclass
+class Cell:
+    """One row under one evaluation recipe: evaluation records, or the commands that make them."""
+
+    store: str
+    task: str
+    row: Row
+    protocol: str
+    runs: list[Record]
+    commands: list[str]
+    random: "Cell | None" = None  # the cell of the untrained backbone in the same column
+
+    @cached_property
+    def values(self) -> list[float]:
+        return [run["result"]["macro_auroc"] for run in self.runs]
+
+    @cached_property
+    def replicates(self) -> np.ndarray:
+        """(R,) mean of the runs, per resample."""
+        return np.mean([run["result"]["replicates"] for run in self.runs], axis=0)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return percentiles(self.replicates) if self.runs else None
+
+    @property
+    def difference(self) -> tuple[float, float, float] | None:
+        """(difference to random, lower, upper), paired by resample."""
+        if self.random is None or not (self.runs and self.random.runs):
+            return None
+        lower, upper = percentiles(self.replicates - self.random.replicates)
+        return float(np.mean(self.values) - np.mean(self.random.values)), lower, upper
+
+    def per_class(self) -> Iterator[tuple[str, int, list[float]]]:
+        """(class, positives in the test fold, AUROC of each run), ..."""
+        for name, first in sorted(self.runs[0]["result"]["per_class"].items()) if self.runs else ():
+            yield name, first["positives"], [run["result"]["per_class"][name]["auroc"] for run in self.runs]
+
+
+def write(results: Path, out: Path) -> list[Path]:
+    """The files written: table.md, table.csv, per_class.csv, figures/; same records, same bytes."""
+    records = read(results)
+    rows = rows_of(records)
+    cells = cells_of(records, rows)
+    curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
+    written = [
+        plot.write_whole(out / "table.md", markdown(cells, rows, records).encode()),
+        plot.write_whole(out / "table.csv", table(cells).encode()),
+        plot.write_whole(out / "per_class.csv", classes(cells).encode()),
+    ]
+    written += plot.save(plot.auroc(cells), out / "figures" / "auroc")
+    return written + plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
+
+
+def read(results: Path) -> list[Record]:
+    """The folder's records, sorted by run_id. UserError where one is broken or two do not compare."""
+    paths = sorted(p for p in results.glob("*.json") if re.fullmatch(r"[0-9a-f]{12}\.json", p.name))
+    if not paths:
+        raise UserError(f"{results} holds no record (<run_id>.json); write: ecgbench pretrain {RANDOM}")
+    records = [read_record(path) for path in paths]
+    configs = [(r["run_id"], r[key]) for r in records for key in ("config", "pretrain_config") if key in r]
+    refuse_mixture("protocol", [(config["protocol"], run) for run, config in configs])
+    prints: dict[str, list[tuple[str, str]]] = {}
+    for run, data in ((run, config["data"]) for run, config in configs):
+        stores = {data["store"]: data["fingerprint"]} if "store" in data else data.get("fingerprints", {})
+        for store, fingerprint in stores.items():
+            prints.setdefault(store, []).append((fingerprint, run))
+    for store in sorted(prints):
+        refuse_mixture(f"the fingerprint of {store}", prints[store])
+    return records
+
+
+def read_record(path: Path) -> Record:
+    """The record; UserError that names the file where it is no JSON, lacks a key or holds NaN."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema"] != 1 or record["kind"] not in NEEDS or record["run_id"] != path.stem:
+            raise ValueError("schema must be 1, kind pretrain or evaluate, and run_id the file's name")
+        for key in ["provenance", *NEEDS[record["kind"]]]:
+            reduce(getitem, key.split("."), record)
+        if record["kind"] == "evaluate":
+            result = record["result"]
+            aurocs = [(each["positives"], each["auroc"]) for each in result["per_class"].values()]
+            if not np.isfinite([result["macro_auroc"], *np.ravel(aurocs), *result["replicates"]]).all():
+                raise ValueError("a number is not finite")
+    except (ValueError, TypeError, KeyError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is no record ({error})"
+        raise UserError(f"{path} {what}; remove it and run that run again") from None
+    return record
+
+
+def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
+    """UserError unless the (value, run_id) pairs have one value."""
+    runs: dict[str, set[str]] = {}
+    for value, run in pairs:
+        runs.setdefault(str(value), set()).add(run)
+    if len(runs) > 1:
+        sets = "; ".join(f"{value}: {' '.join(sorted(ids))}" for value, ids in sorted(runs.items()))
+        raise UserError(f"records differ in {what} ({sets}); move one set to another results folder")
+
+
+def recipe(config: Config) -> str:
+    """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates."""
+    return canonical({key: value for key, value in config.items() if key not in ("seed", "pretrain")})
+
+
+def leaves(config: Config | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("optim.steps", 1000), ... of a recipe; the corpora are one value, fingerprints are left out."""
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        name = f"{prefix}{key}"
+        if name == "views" or isinstance(value, dict) and name != "data.corpora":
+            yield from leaves(value, f"{name}.")
+        elif name not in ("seed", "pretrain") and not name.startswith("data.fingerprint"):
+            yield name, value
+
+
+def text_of(value: Any) -> str:
+    """A config's value as --set takes it."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def labelled(recipes: dict[str, tuple[str, Config]]) -> list[tuple[str, str, dict[str, str]]]:
+    """{recipe: (name, config)} -> [(recipe, label, leaves that tell it from its namesakes)], sorted."""
+    flat = {key: dict(leaves(config)) for key, (_, config) in recipes.items()}
+    found = []
+    for key, (name, _) in recipes.items():
+        peers = [flat[k] for k in recipes if recipes[k][0] == name]
+        names = sorted({leaf for peer in peers for leaf in peer})
+        differing = [leaf for leaf in names if len({text_of(peer.get(leaf, MISSING)) for peer in peers}) > 1]
+        values = [flat[key].get(leaf, MISSING) for leaf in differing]
+        own = dict(zip(differing, map(text_of, values), strict=True))
+        label = f"{name} ({', '.join(f'{k}={v}' for k, v in own.items())})" if own else name
+        order = [(0, v, "") if isinstance(v, int | float) else (1, 0, text_of(v)) for v in values]
+        found.append((name, order, key, label, own))
+    return [(key, label, own) for _, _, key, label, own in sorted(found, key=lambda each: each[:3])]
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """A row per recipe of pre-training; random ones come first, and every backbone has one, run or not."""
+    configs: dict[str, Config] = {}
+    pretrained: dict[str, set[tuple[int, str]]] = {}
+    for record in records:
+        config, run = record["config"], record["run_id"]
+        if record["kind"] == "evaluate":
+            config, run = record["pretrain_config"], config["pretrain"]
+        configs.setdefault(recipe(config), config)
+        pretrained.setdefault(recipe(config), set()).add((config["seed"], run))
+    randoms = [configs[key] for key in sorted(configs) if configs[key]["method"]["name"] == RANDOM]
+    for _, config in sorted(configs.items()):
+        if backbone(config) not in map(backbone, randoms):
+            like = (randoms or [config])[0]  # so that its label differs from theirs in the backbone alone
+            data = like["data"] | {key: config["data"][key] for key in ("corpora", "rate_hz")}
+            randoms.append(like | {"method": {"name": RANDOM}, "data": data, "encoder": config["encoder"]})
+            configs[recipe(randoms[-1])] = randoms[-1]
+    names = {key: config["method"]["name"] for key, config in configs.items()}
+    shown = {key: (RANDOM_ROW if names[key] == RANDOM else names[key], configs[key]) for key in configs}
+    rows = [Row(names[key], label, configs[key], tuple(sorted(pretrained.get(key, ()))))
+            for key, label, _ in labelled(shown)]  # fmt: skip
+    return sorted(rows, key=lambda row: row.method != RANDOM)
+
+
+def backbone(config: Config) -> str:
+    """What a random backbone has to share with a trained one to be its baseline: the encoder and the rate."""
+    return canonical({"encoder": config["encoder"], "rate_hz": config["data"]["rate_hz"]})
+
+
+def pretrainings(row: Row, records: Sequence[Record]) -> list[Record]:
+    """The row's pre-training records, by seed."""
+    return [r for _, run in row.pretrained for r in records if r["run_id"] == run and r["kind"] == "pretrain"]
+
+
+def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
+    """A cell for every table (store, task), column (evaluation recipe) and row, in the order of printing."""
+    cells: list[Cell] = []
+    tables: dict[tuple[str, str], list[Record]] = {}
+    for record in (r for r in records if r["kind"] == "evaluate"):
+        tables.setdefault((record["config"]["data"]["store"], record["config"]["task"]), []).append(record)
+    for (store, task), here in sorted(tables.items()):
+        sizes = [(len(r["result"]["replicates"]), r["run_id"]) for r in here]
+        refuse_mixture(f"the number of replicates of {task} on {store}", sizes)
+        named = [(" ".join(sorted(r["result"]["per_class"])), r["run_id"]) for r in here]
+        refuse_mixture(f"the classes of {task} on {store}", named)
+        columns = {recipe(r["config"]): (r["config"]["evaluation"]["name"], r["config"]) for r in here}
+        for key, label, own in sorted(labelled(columns), key=lambda each: each[1].startswith("finetune")):
+            runs = [r for r in here if recipe(r["config"]) == key]
+            cells += column((store, task, columns[key][0], label), own, runs, rows)
+    if cells:
+        return cells
+    corpora = rows[-1].config["data"]["corpora"]
+    store = max(sorted(corpora), key=lambda name: corpora[name], default="ptb-xl")
+    return column((store, FIRST[1], FIRST[0], FIRST[0]), {}, [], rows)
+
+
+def column(
+    what: tuple[str, str, str, str], own: dict[str, str], runs: list[Record], rows: Sequence[Row]
+) -> list[Cell]:
+    """The cells of one (store, task, protocol, label), one per row; `own`: what --set has to say."""
+    store, task, protocol, label = what
+    target = f"--protocol {protocol} --task {task} --store {store} --seed"
+    cells = []
+    for row in rows:
+        filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
+        commands = [f"ecgbench evaluate {run} {target} {n}{as_options(own)}" for n, run in row.pretrained]
+        if not commands:
+            needed = re.compile(r"data\.(corpora|rate_hz)|encoder\.")
+            settings = {key: text_of(value) for key, value in sorted(leaves(row.config)) if needed.match(key)}
+            commands = [f"ecgbench pretrain {row.method}{as_options(settings)}"]
+        cells.append(Cell(store, task, row, label, filled, [] if filled else commands))
+    for cell in cells:
+        if cell.row.method != RANDOM:
+            wanted = backbone(cell.row.config)
+            same = [c for c in cells if c.row.method == RANDOM and backbone(c.row.config) == wanted]
+            cell.random = next((c for c in same if c.runs), same[0])
+    return cells
+
+
+def as_options(settings: dict[str, str]) -> str:
+    return "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in settings.items() if v != MISSING)
+
+
+def percentiles(replicates: np.ndarray) -> tuple[float, float]:
+    """(2.5, 97.5) percentiles of (R,) replicates."""
+    lower, upper = np.percentile(replicates, (2.5, 97.5))
+    return float(lower), float(upper)
+
+
+def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
+    """(mean, sd with ddof 1, n); None where there are too few values for it."""
+    n = len(values)
+    return float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None, n
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """CSV, a line per cell, floats in full."""
+    head = ["store", "task", "method", "row", "protocol", "mean", "sd", "n", "lower", "upper"]
+    lines = [[*head, "vs_random", "vs_random_lower", "vs_random_upper", "run_ids", "command"]]
+    for c in cells:
+        interval, difference = c.interval or (None,) * 2, c.difference or (None,) * 3
+        numbers = [MISSING if x is None else x for x in (*spread(c.values), *interval, *difference)]
+        names = [c.store, c.task, c.row.method, c.row.label, c.protocol]
+        lines.append([*names, *numbers, " ".join(r["run_id"] for r in c.runs), "; ".join(c.commands)])
+    return as_csv(lines)
+
+
+def classes(cells: Sequence[Cell]) -> str:
+    """CSV, a line per cell and class, floats in full."""
+    head = ["store", "task", "method", "row", "protocol", "class", "positives", "mean", "sd", "n"]
+    lines: list[list[Any]] = [head]
+    for c in cells:
+        for name, positives, values in c.per_class():
+            numbers = [MISSING if x is None else x for x in spread(values)]
+            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, *numbers])
+    return as_csv(lines)
+
+
+def as_csv(lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
+    """The report for reading, three decimals."""
+    parts = ["# ecgbench report", NOTE, "![AUROC](figures/auroc.png)"]
+    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
+        here = [c for c in cells if (c.store, c.task) == (store, task)]
+        protocols = list(dict.fromkeys(c.protocol for c in here))
+        lines = [["pre-training", *(head for name in protocols for head in (name, "vs random"))]]
+        for row in rows:
+            lines.append([row.label, *(text for c in here if c.row is row for text in cell_texts(c))])
+        parts += [f"## {task} on {store}", as_markdown(lines)]
+        commands = list(dict.fromkeys(f"- `{command}`" for c in here for command in c.commands))
+        if commands:
+            parts += ["To fill:", "\n".join(commands)]
+        for name in protocols:
+            done = [c for c in here if c.protocol == name and c.runs]
+            if done:
+                found = [list(c.per_class()) for c in done]
+                body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
+                        for each in zip(*found, strict=True)]  # fmt: skip
+                head = ["class", "positives", *(c.row.label for c in done)]
+                parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]
+    parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
+    parts.append(as_markdown(settings(rows, records)))
+    dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]
+    if dirty:
+        parts.append(f"Made by code with uncommitted changes: {', '.join(dirty)}.")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def cell_texts(c: Cell) -> tuple[str, str]:
+    """("0.870 (0.010), n=3 [0.850, 0.890]", "+0.050 [+0.030, +0.070]")"""
+    value = MISSING
+    if c.interval:
+        mean, sd, n = spread(c.values)
+        brackets = "[{:.3f}, {:.3f}]".format(*c.interval)
+        value = f"{mean:.3f} ({MISSING if sd is None else f'{sd:.3f}'}), n={n} {brackets}"
+    if c.row.method == RANDOM and c.runs:
+        return value, "reference"
+    return value, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c.difference) if c.difference else MISSING
+
+
+def settings(rows: Sequence[Row], records: Sequence[Record]) -> list[list[str]]:
+    """Each row's budget; records/s and seconds are means over its pre-trainings."""
+    keys = ("encoder.size", "data.rate_hz", "encoder.patch", "optim.steps", "optim.batch", "data.corpora")
+    heads = ["pre-training", "size", "rate (Hz)", "patch", "steps", "batch", "corpora"]
+    lines = [[*heads, "runs", "records/s", "seconds", "device"]]
+    for row in rows:
+        config = dict(leaves(row.config)) if row.pretrained else {}
+        runs = pretrainings(row, records)
+        line = [row.label, *(text_of(config.get(key, MISSING)) for key in keys), str(len(row.pretrained))]
+        for key in ("records_per_second", "seconds"):
+            mean = spread([r["result"][key] for r in runs if key in r["result"]])[0]
+            line.append(MISSING if mean is None else f"{mean:.1f}")
+        devices = sorted({str(r["provenance"].get("device", MISSING)) for r in runs})
+        lines.append([*line, ", ".join(devices) or MISSING])
+    return lines
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])

@@ -1,0 +1,119 @@
+"""A sweep: a YAML file -> pre-trainings and their evaluations, and a runner for this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import config, record
+from bench.config import Config
+from bench.data import store
+from bench.data.store import Store
+from bench.errors import UserError, unknown
+from bench.evaluation import run as evaluation
+from bench.pretrain import Where, pretrain
+
+SCHEMA: dict[str, dict[str, type]] = {
+    "pretrain": {"methods": list, "seeds": list, "corpora": dict, "set": dict, "per_method": dict},
+    "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "set": dict, "per_protocol": dict},
+}
+OPTIONAL = {"set", "per_method", "per_protocol"}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One pre-training and the evaluations that follow it."""
+
+    run_id: str
+    config: Config
+    evaluations: dict[str, Config] = field(default_factory=dict)  # run_id -> config
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The spec in path, checked."""
+    spec = config.read_yaml(path)
+    for section in spec:
+        if section not in SCHEMA:
+            raise unknown(f"section in {path}:", section, SCHEMA)
+    for section, keys in SCHEMA.items():
+        if not isinstance(spec.get(section), dict):
+            raise UserError(f"{path} has no section {section!r}; a sweep has {' and '.join(SCHEMA)}")
+        for key, value in spec[section].items():
+            if key not in keys:
+                raise unknown(f"key in {path}, {section}:", key, keys)
+            if not isinstance(value, keys[key]):
+                raise UserError(f"{path}: {section}.{key} must be a {keys[key].__name__}, got {value!r}")
+        for key in keys.keys() - spec[section].keys() - OPTIONAL:
+            raise UserError(f"{path}: {section} has no {key!r}")
+    for method in spec["pretrain"].get("per_method", {}):
+        if method not in spec["pretrain"]["methods"]:
+            raise unknown(f"method in {path}, pretrain.per_method:", method, spec["pretrain"]["methods"])
+    for protocol in spec["evaluate"].get("per_protocol", {}):
+        if protocol not in spec["evaluate"]["protocols"]:
+            raise unknown(f"protocol in {path}, evaluate.per_protocol:", protocol, spec["evaluate"]["protocols"])
+    return spec
+
+
+def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
+    """Every run of the sweep; all configs are checked before anything runs. A method of no steps needs no seeds."""
+    first, then = spec["pretrain"], spec["evaluate"]
+    target = stores[then["store"]]
+    out = []
+    for method in first["methods"]:
+        for seed in first["seeds"]:
+            overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {})}
+            if method == "random":  # untrained: no optimiser setting is part of it
+                overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
+            made = pretraining_config(method, seed, first["corpora"], stores, overrides)
+            run = Pretraining(config.run_id(made), made)
+            for task in then["tasks"]:
+                for protocol in then["protocols"]:
+                    for eval_seed in then["seeds"]:
+                        c = evaluation.config_for(
+                            protocol, task, run.run_id, target, eval_seed,
+                            [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items()])
+                        run.evaluations[config.run_id(c)] = c
+            out.append(run)
+            if not made["optim"]["steps"]:
+                break
+    return out
+
+
+def pretraining_config(method: str, seed: int, corpora: dict[str, float], stores: dict[str, Store],
+                       overrides: dict[str, Any]) -> Config:
+    """A pre-training's config, with the stores' fingerprints in it."""
+    made = config.load(method, [*overrides.items(), ("seed", seed), ("data.corpora", dict(corpora))])
+    return with_fingerprints(made, stores)
+
+
+def with_fingerprints(made: Config, stores: dict[str, Store]) -> Config:
+    """The config with its stores' fingerprints; UserError where a store's rate is another than data.rate_hz."""
+    for name in made["data"]["corpora"]:
+        if stores[name].rate_hz != made["data"]["rate_hz"]:
+            raise UserError(f"store {name} has {stores[name].rate_hz} Hz, data.rate_hz is {made['data']['rate_hz']}; "
+                            f"set data.rate_hz or prepare the store at that rate")
+    made["data"]["fingerprints"] = {name: stores[name].fingerprint for name in sorted(made["data"]["corpora"])}
+    return made
+
+
+def open_stores(folder: Path, names: set[str]) -> dict[str, Store]:
+    return {name: store.open_by_name(folder, name) for name in sorted(names)}
+
+
+def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
+    """Run the sweep in this process, skipping whatever has a record: interrupting and repeating it is safe."""
+    spec = read(path)
+    stores = open_stores(where.work / "stores", {*spec["pretrain"]["corpora"], spec["evaluate"]["store"]})
+    runs = expand(spec, stores)
+    every = [name for r in runs for name in (r.run_id, *r.evaluations)]
+    done = sum(record.exists(where.results, name) for name in every)
+    say(f"{path.name}: {len(runs)} pre-trainings, {len(every) - len(runs)} evaluations; {done} of {len(every)} done")
+    for r in runs:
+        wanted = [name for name in r.evaluations if not record.exists(where.results, name)]
+        if record.exists(where.results, r.run_id) and not wanted:
+            continue
+        pretrain(r.config, [stores[name] for name in r.config["data"]["corpora"]], where)
+        for name in wanted:
+            c = r.evaluations[name]
+            evaluation.evaluate(c, stores[c["data"]["store"]], where)
+    return runs
