@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import tempfile
+import textwrap
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.errors import UserError
+from bench.files import replacing
 
 if TYPE_CHECKING:
     from bench.report import Cell
@@ -68,25 +68,10 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
         image = io.BytesIO()
         with matplotlib.style.context(["default", STYLE]):
             figure.savefig(image, format=suffix, metadata=cleared[suffix])
-        written.append(write_whole(path.with_name(f"{path.name}.{suffix}"), image.getvalue()))
+        written.append(path.with_name(f"{path.name}.{suffix}"))
+        with replacing(written[-1]) as file:
+            file.write(image.getvalue())
     return written
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """`path`, which now holds `data`: written beside it, flushed to the disk, then moved into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would keep colleagues out
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 @styled
@@ -96,7 +81,7 @@ def auroc(cells: Sequence[Cell]) -> Figure:
     labels = list(dict.fromkeys(cell.row.label for cell in cells))
     panels = [list(dict.fromkeys(c.protocol for c in cells if (c.store, c.task) == t)) for t in tables]
     columns = max(len(panel) for panel in panels)
-    height = (0.36 if any("(" in label for label in labels) else 0.24) * len(labels) + 0.7
+    height = max(0.24, 0.05 + 0.14 * max(_wrapped(label).count("\n") + 1 for label in labels)) * len(labels) + 0.7
     figure = Figure(figsize=(COLUMN if columns == 1 else TEXT, height * len(tables) + 0.3))
     grid = figure.subplots(len(tables), columns, sharex="row", sharey=True, squeeze=False)
     for table, panel, line in zip(tables, panels, grid, strict=True):
@@ -105,9 +90,18 @@ def auroc(cells: Sequence[Cell]) -> Figure:
         for axes, protocol in zip(line, panel, strict=False):
             _dots(axes, [c for c in cells if (c.store, c.task, c.protocol) == (*table, protocol)], labels)
             heading = f"{table[0]}, {table[1]}" if axes is line[0] else ""
-            axes.set_title(f"{heading}\n{protocol.replace(' (', f'{chr(10)}(')}")
-    figure.supxlabel("macro AUROC (interval: 95 %, bootstrap of the test fold; small dots: runs)", fontsize=7)
+            axes.set_title(f"{heading}\n{_wrapped(protocol)}")
+    figure.supxlabel("macro AUROC with 95 % interval (small dots: runs)", fontsize=7)
     return figure
+
+
+def _wrapped(label: str) -> str:
+    """The label in lines that fit beside a panel, what is in brackets on lines of its own."""
+    return "\n".join(
+        line
+        for part in label.replace(" (", "\n(").split("\n")
+        for line in textwrap.wrap(part, 26, break_on_hyphens=False)
+    )
 
 
 def _dots(axes: Axes, cells: Sequence[Cell], labels: Sequence[str]) -> None:
@@ -122,7 +116,7 @@ def _dots(axes: Axes, cells: Sequence[Cell], labels: Sequence[str]) -> None:
         axes.plot(cell.values, [y + 0.3] * len(cell.values), ".", color=colour, markersize=3, alpha=0.6)
         if cell.row.method == "random":  # the line that every method has to cross
             axes.axvline(float(mean), color="0.6", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
-    axes.set_yticks(range(len(labels)), [label.replace(" (", "\n(") for label in labels])
+    axes.set_yticks(range(len(labels)), [_wrapped(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="x")
@@ -165,15 +159,15 @@ def _curves(axes: Axes, runs: Sequence[Run], part: str, key: str) -> None:
         dashes = ("-", "--", ":", "-.")[namesakes.index(label) % 4]
         colour, marker = look(method)
         name: str | None = label.removeprefix(method).strip(" ()") if len(namesakes) > 1 else None
-        for result in (r[part] for each, _, r in runs if each == label):
-            steps = result.get("step", [])
-            line = axes.plot(steps, result.get(key, []), dashes, color=colour, linewidth=0.9)[0]
+        for result in (r[part] for each, _, r in runs if each == label and r[part].get(key)):
+            steps, values = result["step"], np.array(result[key], float)
+            line = axes.plot(steps, values, dashes, color=colour, linewidth=0.9)[0]
             if part == "monitor":
                 line.set(marker=marker, markersize=3.5, markevery=max(1, len(steps) // 8))
                 if len(steps) == 1:  # never trained: the level from which the others start
-                    axes.axhline(result[key][0], color=colour, linewidth=0.6, linestyle=":")
+                    axes.axhline(values[0], color=colour, linewidth=0.6, linestyle=":")
             elif name:
-                line.set_label(name)
+                line.set_label(_wrapped(name))
                 name = None  # its seeds share one entry
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=6, handlelength=2.4)
@@ -186,9 +180,7 @@ def _curves(axes: Axes, runs: Sequence[Run], part: str, key: str) -> None:
 
 
 @styled
-def ecg(
-    signal: np.ndarray, rate_hz: float, leads: Sequence[str] = LEADS, unit: str = "mV", title: str = ""
-) -> Figure:
+def ecg(signal: np.ndarray, rate_hz: float, leads: Sequence[str] = LEADS, unit: str = "mV", title: str = "") -> Figure:
     """(12, T) ECG -> ECG paper at true scale: 3 x 4 leads of 2.5 s; below, lead II where 10 s are there."""
     if unit not in GAIN:
         raise UserError(f"unit is {unit!r}; known are {', '.join(GAIN)}; write one of them")
@@ -222,7 +214,9 @@ def ecg(
         if x:
             axes.plot((left + x,) * 2, baselines[row] + np.array([-4.0, 4.0]), color="black", linewidth=0.5)
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.8}
-        axes.text(left + x + 1.2, baselines[row] + 6.0, name, fontweight="bold", bbox=box, zorder=1)
+        # The name stands above the 0.32 s of trace that it would cover.
+        top = min(40.0, float(np.nanmax(trace[: round(0.32 * rate_hz)], initial=5.0)))
+        axes.text(left + x + 1.2, baselines[row] + top + 1.0, name, fontweight="bold", bbox=box, zorder=1)
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     scale = f"{MM_PER_SECOND:g} mm/s, {GAIN[unit]:g} mm/{unit}{' (unit: sd, not mV)' if unit == 'sd' else ''}"
@@ -238,9 +232,9 @@ def _baselines(rows: Sequence[Sequence[np.ndarray]]) -> tuple[list[float], float
     extents = [np.concatenate(row) for row in rows]
     above = [float(np.clip(np.nanmax(e, initial=0.0), 10.0, 40.0)) for e in extents]
     below = [float(np.clip(-np.nanmin(e, initial=0.0), 6.0, 40.0)) for e in extents]
-    depth = [above[0] + 4.0]
+    depth = [above[0] + 5.0]
     for i in range(1, len(rows)):
-        depth.append(depth[-1] + max(25.0, below[i - 1] + above[i] + 2.0))
+        depth.append(depth[-1] + max(25.0, below[i - 1] + above[i] + 4.0))
     height = 5.0 * math.ceil((depth[-1] + below[-1] + 4.0) / 5.0)
     return [height - d for d in depth], height
 

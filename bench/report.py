@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bench import plot
-from bench.config import Config, canonical
+from bench.config import ROOT, Config, canonical, merge, read_yaml
 from bench.errors import UserError
+from bench.files import write_text
 
 Record = dict[str, Any]
 
@@ -32,8 +33,8 @@ is training from scratch, weights drawn anew from the evaluation's seed. `{MISSI
 """
 
 # What the tables read of a record, by kind; anything else in it may change freely.
-CONFIG = "protocol seed method.name data.corpora data.rate_hz encoder".split()
-EVALUATION = "protocol seed pretrain data.store data.fingerprint task evaluation.name".split()
+CONFIG = ["protocol", "seed", "method.name", "data.corpora", "data.rate_hz", "encoder"]
+EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name"]
 NEEDS = {
     "pretrain": ["result.curves", "result.monitor", *(f"config.{k}" for k in CONFIG)],
     "evaluate": [*(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
@@ -95,20 +96,21 @@ def write(results: Path, out: Path) -> list[Path]:
     rows = rows_of(records)
     cells = cells_of(records, rows)
     curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
-    written = [
-        plot.write_whole(out / "table.md", markdown(cells, rows, records).encode()),
-        plot.write_whole(out / "table.csv", table(cells).encode()),
-        plot.write_whole(out / "per_class.csv", classes(cells).encode()),
-    ]
-    written += plot.save(plot.auroc(cells), out / "figures" / "auroc")
-    return written + plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
+    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "per_class.csv": classes(cells)}
+    for name, text in texts.items():
+        write_text(out / name, text)
+    figures = plot.save(plot.auroc(cells), out / "figures" / "auroc")
+    figures += plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
+    return [*(out / name for name in texts), *figures]
 
 
 def read(results: Path) -> list[Record]:
     """The folder's records, sorted by run_id. UserError where one is broken or two do not compare."""
     paths = sorted(p for p in results.glob("*.json") if re.fullmatch(r"[0-9a-f]{12}\.json", p.name))
     if not paths:
-        raise UserError(f"{results} holds no record (<run_id>.json); write: ecgbench pretrain {RANDOM}")
+        raise UserError(
+            f"{results} holds no record (<run_id>.json); `ecgbench pretrain {RANDOM} --store STORE` makes one"
+        )
     records = [read_record(path) for path in paths]
     configs = [(r["run_id"], r[key]) for r in records for key in ("config", "pretrain_config") if key in r]
     refuse_mixture("protocol", [(config["protocol"], run) for run, config in configs])
@@ -133,9 +135,10 @@ def read_record(path: Path) -> Record:
         if record["kind"] == "evaluate":
             result = record["result"]
             aurocs = [(each["positives"], each["auroc"]) for each in result["per_class"].values()]
-            if not np.isfinite([result["macro_auroc"], *np.ravel(aurocs), *result["replicates"]]).all():
-                raise ValueError("a number is not finite")
-    except (ValueError, TypeError, KeyError) as error:
+            numbers = [result["macro_auroc"], *np.ravel(aurocs), *result["replicates"]]
+            if not result["replicates"] or not np.isfinite(numbers).all():
+                raise ValueError("a number is not finite or there are no replicates")
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is no record ({error})"
         raise UserError(f"{path} {what}; remove it and run that run again") from None
     return record
@@ -160,7 +163,7 @@ def leaves(config: Config | list[Any], prefix: str = "") -> Iterator[tuple[str, 
     """("optim.steps", 1000), ... of a recipe; the corpora are one value, fingerprints are left out."""
     for key, value in config.items() if isinstance(config, dict) else enumerate(config):
         name = f"{prefix}{key}"
-        if name == "views" or isinstance(value, dict) and name != "data.corpora":
+        if name == "views" or (isinstance(value, dict) and name != "data.corpora"):
             yield from leaves(value, f"{name}.")
         elif name not in ("seed", "pretrain") and not name.startswith("data.fingerprint"):
             yield name, value
@@ -171,20 +174,19 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def labelled(recipes: dict[str, tuple[str, Config]]) -> list[tuple[str, str, dict[str, str]]]:
-    """{recipe: (name, config)} -> [(recipe, label, leaves that tell it from its namesakes)], sorted."""
+def labelled(recipes: dict[str, tuple[str, Config]]) -> dict[str, str]:
+    """{recipe: (name, config)} -> {recipe: name, and in brackets what tells it from its namesakes}, sorted."""
     flat = {key: dict(leaves(config)) for key, (_, config) in recipes.items()}
     found = []
     for key, (name, _) in recipes.items():
         peers = [flat[k] for k in recipes if recipes[k][0] == name]
         names = sorted({leaf for peer in peers for leaf in peer})
-        differing = [leaf for leaf in names if len({text_of(peer.get(leaf, MISSING)) for peer in peers}) > 1]
-        values = [flat[key].get(leaf, MISSING) for leaf in differing]
-        own = dict(zip(differing, map(text_of, values), strict=True))
-        label = f"{name} ({', '.join(f'{k}={v}' for k, v in own.items())})" if own else name
-        order = [(0, v, "") if isinstance(v, int | float) else (1, 0, text_of(v)) for v in values]
-        found.append((name, order, key, label, own))
-    return [(key, label, own) for _, _, key, label, own in sorted(found, key=lambda each: each[:3])]
+        own = {leaf: flat[key].get(leaf, MISSING) for leaf in names
+               if len({text_of(peer.get(leaf, MISSING)) for peer in peers}) > 1}  # fmt: skip
+        label = f"{name} ({', '.join(f'{k}={text_of(v)}' for k, v in own.items())})" if own else name
+        order = [(0, v, "") if isinstance(v, int | float) else (1, 0, text_of(v)) for v in own.values()]
+        found.append((name, order, key, label))
+    return {key: label for _, _, key, label in sorted(found)}
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
@@ -206,8 +208,9 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
             configs[recipe(randoms[-1])] = randoms[-1]
     names = {key: config["method"]["name"] for key, config in configs.items()}
     shown = {key: (RANDOM_ROW if names[key] == RANDOM else names[key], configs[key]) for key in configs}
-    rows = [Row(names[key], label, configs[key], tuple(sorted(pretrained.get(key, ()))))
-            for key, label, _ in labelled(shown)]  # fmt: skip
+    rows = []
+    for key, label in labelled(shown).items():
+        rows.append(Row(names[key], label, configs[key], tuple(sorted(pretrained.get(key, ())))))
     return sorted(rows, key=lambda row: row.method != RANDOM)
 
 
@@ -228,35 +231,29 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
     for record in (r for r in records if r["kind"] == "evaluate"):
         tables.setdefault((record["config"]["data"]["store"], record["config"]["task"]), []).append(record)
     for (store, task), here in sorted(tables.items()):
-        sizes = [(len(r["result"]["replicates"]), r["run_id"]) for r in here]
-        refuse_mixture(f"the number of replicates of {task} on {store}", sizes)
-        named = [(" ".join(sorted(r["result"]["per_class"])), r["run_id"]) for r in here]
-        refuse_mixture(f"the classes of {task} on {store}", named)
+        for part in ("replicates", "per_class"):
+            sizes = [(len(r["result"][part]), r["run_id"]) for r in here]
+            refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
         columns = {recipe(r["config"]): (r["config"]["evaluation"]["name"], r["config"]) for r in here}
-        for key, label, own in sorted(labelled(columns), key=lambda each: each[1].startswith("finetune")):
+        for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
             runs = [r for r in here if recipe(r["config"]) == key]
-            cells += column((store, task, columns[key][0], label), own, runs, rows)
+            cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
     if cells:
         return cells
     corpora = rows[-1].config["data"]["corpora"]
     store = max(sorted(corpora), key=lambda name: corpora[name], default="ptb-xl")
-    return column((store, FIRST[1], FIRST[0], FIRST[0]), {}, [], rows)
+    return column(store, FIRST[1], FIRST[0], f"--protocol {FIRST[0]} --task {FIRST[1]} --store {store}", [], rows)
 
 
-def column(
-    what: tuple[str, str, str, str], own: dict[str, str], runs: list[Record], rows: Sequence[Row]
-) -> list[Cell]:
-    """The cells of one (store, task, protocol, label), one per row; `own`: what --set has to say."""
-    store, task, protocol, label = what
-    target = f"--protocol {protocol} --task {task} --store {store} --seed"
+def column(store: str, task: str, label: str, options: str, runs: list[Record], rows: Sequence[Row]) -> list[Cell]:
+    """The cells of one evaluation recipe, one per row; `runs` are all its records."""
     cells = []
+    seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
     for row in rows:
         filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
-        commands = [f"ecgbench evaluate {run} {target} {n}{as_options(own)}" for n, run in row.pretrained]
-        if not commands:
-            needed = re.compile(r"data\.(corpora|rate_hz)|encoder\.")
-            settings = {key: text_of(value) for key, value in sorted(leaves(row.config)) if needed.match(key)}
-            commands = [f"ecgbench pretrain {row.method}{as_options(settings)}"]
+        commands = [f"ecgbench evaluate {run} {options} --seed {n}" for _, run in row.pretrained for n in seeds]
+        if not row.pretrained:
+            commands = [f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
         cells.append(Cell(store, task, row, label, filled, [] if filled else commands))
     for cell in cells:
         if cell.row.method != RANDOM:
@@ -266,8 +263,25 @@ def column(
     return cells
 
 
-def as_options(settings: dict[str, str]) -> str:
-    return "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in settings.items() if v != MISSING)
+def evaluation_options(config: Config) -> str:
+    """What makes `ecgbench evaluate` run this recipe: names, and --set for what is not its protocol's default."""
+    known = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")
+    name, task, store = config["evaluation"]["name"], config["task"], config["data"]["store"]
+    default = dict(leaves(merge(known["shared"], known.get(name, {})))) | {
+        "evaluation.name": name, "task": task, "data.store": store}  # fmt: skip
+    settings = [(key, value) for key, value in sorted(leaves(config)) if default.get(key) != value]
+    return " ".join([f"--protocol {name} --task {task} --store {store}", *map(as_set, settings)])
+
+
+def pretraining_options(config: Config) -> str:
+    """What makes `ecgbench pretrain` build this backbone on these corpora; nothing of how it is trained."""
+    settings = [(k, v) for k, v in sorted(leaves(config)) if k == "data.rate_hz" or k.startswith("encoder.")]
+    stores = [f"--store {shlex.quote(f'{k}={v}')}" for k, v in sorted(config["data"]["corpora"].items())]
+    return " ".join([*stores, *map(as_set, settings)])
+
+
+def as_set(setting: tuple[str, Any]) -> str:
+    return f"--set {shlex.quote(f'{setting[0]}={text_of(setting[1])}')}"
 
 
 def percentiles(replicates: np.ndarray) -> tuple[float, float]:

@@ -20,8 +20,8 @@ class Crops:
     """int16 crops of one store's records, gathered for a whole batch at once, normalised on the device."""
 
     def __init__(self, store: Store, samples: int, device: torch.device, on_device: bool):
-        self.offset = torch.from_numpy(store.records.offset.to_numpy(np.int64) * len(LEADS))
-        self.length = torch.from_numpy(store.records.length.to_numpy(np.int64))
+        self.offset = torch.tensor(store.records.offset.to_numpy(np.int64) * len(LEADS))
+        self.length = torch.tensor(store.records.length.to_numpy(np.int64))
         self.signals = store.signals.to(device) if on_device else store.signals
         self.windows = self.signals.unfold(0, samples, 1)  # a view: window i starts at sample i
         self.lead = torch.arange(len(LEADS))

@@ -1,0 +1,318 @@
+"""Tables and figures are a function of records."""
+
+import copy
+import csv
+import hashlib
+import itertools
+import json
+import random
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import config as configs
+from bench import report
+from bench.errors import UserError
+
+Record = dict[str, Any]
+
+
+class Runs:
+    """Records in the making; each gets the next run_id."""
+
+    def __init__(self) -> None:
+        self.made: list[Record] = []
+        self.ids = (f"{n:012x}" for n in itertools.count(1))
+
+    def pretrain(self, method: str, seed: int = 0, steps: int = 4, size: str = "tiny", dirty: bool = False) -> Record:
+        steps = 0 if method == "random" else steps
+        curve = list(range(steps))
+        data = {"corpora": {"a": 0.75, "b": 0.25}, "fingerprints": {"a": "fa", "b": "fb"}, "rate_hz": 100}
+        config = {
+            "protocol": 1,
+            "seed": seed,
+            "data": data,
+            "encoder": {"size": size, "patch": 10},
+            "optim": {"steps": steps, "batch": 2},
+            "method": {"name": method},
+            "views": [{"seconds": 2.5}],
+        }
+        result = {
+            "seconds": 2.0,
+            "records_per_second": 4.0,
+            "curves": {"step": curve, "loss": [1.0] * steps},
+            "monitor": {"step": [0], "rankme": [3.0], "feature_sd": [None]},
+        }
+        return self.add("pretrain", {"config": config, "result": result, "provenance": {"dirty": dirty}})
+
+    def evaluate(
+        self,
+        run: Record,
+        values: list[float],
+        seed: int = 0,
+        protocol: str = "linear",
+        auroc: float = 0.5,
+        **settings: Any,
+    ) -> Record:
+        """`values` are the replicates."""
+        config = {
+            "protocol": 1,
+            "seed": seed,
+            "pretrain": run["run_id"],
+            "data": {"store": "a", "fingerprint": "fa"},
+            "task": "superdiagnostic",
+            "evaluation": {"name": protocol, **settings},
+        }
+        result = {"macro_auroc": auroc, "replicates": values, "per_class": {"MI": {"auroc": auroc, "positives": 7}}}
+        return self.add(
+            "evaluate",
+            {"config": config, "pretrain_config": run["config"], "result": result, "provenance": {"dirty": False}},
+        )
+
+    def add(self, kind: str, parts: Record) -> Record:
+        self.made.append({"schema": 1, "kind": kind, "run_id": next(self.ids), **copy.deepcopy(parts)})
+        return self.made[-1]
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir()
+        for record in self.made:
+            (folder / f"{record['run_id']}.json").write_text(json.dumps(record))
+        return folder
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables alone."""
+    monkeypatch.setattr(report.plot, "save", lambda *_: [])
+
+
+def tables(runs: Runs, folder: Path) -> tuple[str, list[dict[str, str]]]:
+    report.write(runs.write(folder / "results"), folder / "out")
+    with (folder / "out" / "table.csv").open() as f:
+        return (folder / "out" / "table.md").read_text(), list(csv.DictReader(f))
+
+
+def two_methods(runs: Runs) -> Runs:
+    runs.evaluate(runs.pretrain("random"), [0.1, 0.2, 0.3], auroc=0.2)
+    for seed, values, auroc in ((0, [0.5, 0.6, 0.7], 0.6), (1, [0.7, 0.8, 0.9], 0.8)):
+        runs.evaluate(runs.pretrain("jepa", seed), values, seed, auroc=auroc)
+    return runs
+
+
+def test_mean_sd_n_interval_and_difference_are_those_computed_by_hand(runs: Runs, tmp_path: Path, fast: None) -> None:
+    markdown, cells = tables(two_methods(runs), tmp_path)
+    jepa = next(c for c in cells if c["method"] == "jepa")
+    # replicates of the mean of the two runs: .6, .7, .8; of their differences to random: .5, .5, .5
+    expected = {
+        "mean": 0.7,
+        "sd": 0.2 / 2**0.5,
+        "n": 2,
+        "lower": 0.605,
+        "upper": 0.795,
+        "vs_random": 0.5,
+        "vs_random_lower": 0.5,
+        "vs_random_upper": 0.5,
+    }
+    assert {key: float(jepa[key]) for key in expected} == pytest.approx(expected)
+    assert "| jepa | 0.700 (0.141), n=2 [0.605, 0.795] | +0.500 [+0.500, +0.500] |" in markdown
+    assert "| random / from scratch | 0.200 (--), n=1 [0.105, 0.295] | reference |" in markdown
+
+
+def test_csv_keeps_floats_in_full_and_names_the_runs(runs: Runs, tmp_path: Path, fast: None) -> None:
+    third = 1 / 3
+    record = runs.evaluate(runs.pretrain("random"), [third], auroc=third)
+    _, [cell] = tables(runs, tmp_path)
+    assert (float(cell["mean"]), cell["sd"], cell["run_ids"]) == (third, "--", record["run_id"])
+
+
+def test_per_class_table_holds_each_class_of_each_cell(runs: Runs, tmp_path: Path, fast: None) -> None:
+    markdown, _ = tables(two_methods(runs), tmp_path)
+    assert "| MI | 7 | 0.200 | 0.700 |" in markdown
+    lines = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
+    assert lines[1] == "a,superdiagnostic,random,random / from scratch,linear,MI,7,0.2,--,1"
+    assert len(lines) == 3
+
+
+def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_made(runs: Runs, tmp_path: Path) -> None:
+    two_methods(runs)
+    written = []
+    for name, order in (("first", 1), ("second", 2)):
+        random.Random(order).shuffle(runs.made)
+        (tmp_path / name).mkdir()
+        written.append(report.write(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
+    names = [path.relative_to(tmp_path / "first" / "out").as_posix() for path in written[0]]
+    assert names == [
+        "table.md",
+        "table.csv",
+        "per_class.csv",
+        *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
+    ]
+    first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
+    assert first == second
+
+
+def test_missing_cell_prints_dashes_and_the_command_that_fills_it(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.evaluate(runs.pretrain("random"), [0.1], seed=3)
+    mae = runs.pretrain("mae", seed=1)
+    markdown, cells = tables(runs, tmp_path)
+    command = f"ecgbench evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed 3"
+    assert "| mae | -- | -- |" in markdown
+    assert f"To fill:\n\n- `{command}`\n" in markdown
+    assert [(c["mean"], c["n"], c["command"]) for c in cells if c["method"] == "mae"] == [("--", "0", command)]
+
+
+def test_command_sets_what_differs_from_the_protocols_defaults_and_nothing_else(
+    runs: Runs, tmp_path: Path, fast: None
+) -> None:
+    default = configs.read_yaml(configs.ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]["evaluation"]
+    runs.evaluate(runs.pretrain("random"), [0.1], batch=default["batch"], steps=default["steps"] + 1)
+    runs.pretrain("mae")
+    _, cells = tables(runs, tmp_path)
+    assert f"--set evaluation.steps={default['steps'] + 1} --seed 0" in cells[1]["command"]
+    assert "batch" not in cells[1]["command"]
+
+
+def test_no_table_lacks_the_random_row_and_its_command_repeats_data_and_encoder(
+    runs: Runs, tmp_path: Path, fast: None
+) -> None:
+    runs.evaluate(runs.pretrain("jepa"), [0.1])
+    markdown, cells = tables(runs, tmp_path)
+    assert "| random / from scratch | -- | -- |\n| jepa |" in markdown
+    assert [c["method"] for c in cells] == ["random", "jepa"]
+    assert shlex.split(cells[0]["command"]) == [
+        "ecgbench", "pretrain", "random", "--store", "a=0.75", "--store", "b=0.25", "--set", "data.rate_hz=100",
+        "--set", "encoder.patch=10", "--set", "encoder.size=tiny"]  # fmt: skip
+
+
+def test_difference_is_to_the_random_backbone_of_the_same_encoder(runs: Runs, tmp_path: Path, fast: None) -> None:
+    for size, auroc in (("tiny", 0.25), ("xs", 0.5)):
+        for method, gain in (("random", 0.0), ("jepa", 0.125)):
+            runs.evaluate(runs.pretrain(method, size=size), [auroc + gain], auroc=auroc + gain)
+    runs.evaluate(runs.pretrain("jepa", size="s"), [0.9], auroc=0.9)
+    markdown, cells = tables(runs, tmp_path)
+    found = {c["row"]: c["vs_random"] for c in cells if c["method"] == "jepa"}
+    assert found == {
+        "jepa (encoder.size=s)": "--",
+        "jepa (encoder.size=tiny)": "0.125",
+        "jepa (encoder.size=xs)": "0.125",
+    }
+    assert "| random / from scratch (encoder.size=s) | -- | -- |" in markdown
+
+
+def test_seeds_share_a_row_and_other_settings_part_it_with_a_label(runs: Runs, tmp_path: Path, fast: None) -> None:
+    for steps, seed in itertools.product((1000, 900), (0, 1)):
+        runs.evaluate(runs.pretrain("jepa", seed, steps=steps), [0.1])
+    _, cells = tables(runs, tmp_path)
+    assert [(c["row"], c["n"]) for c in cells] == [
+        ("random / from scratch", "0"), ("jepa (optim.steps=900)", "2"), ("jepa (optim.steps=1000)", "2")]  # fmt: skip
+
+
+def test_evaluation_recipes_of_one_protocol_are_columns_with_a_label(runs: Runs, tmp_path: Path, fast: None) -> None:
+    run = runs.pretrain("random")
+    for protocol, steps in (("finetune", 1), ("linear", 20), ("linear", 3)):
+        runs.evaluate(run, [0.1], protocol=protocol, steps=steps)
+    _, cells = tables(runs, tmp_path)
+    assert [c["protocol"] for c in cells] == ["linear (evaluation.steps=3)", "linear (evaluation.steps=20)", "finetune"]
+
+
+def test_pretraining_without_any_evaluation_has_a_row_and_a_command(runs: Runs, tmp_path: Path, fast: None) -> None:
+    run = runs.pretrain("random")
+    _, [cell] = tables(runs, tmp_path)
+    assert cell["mean"] == "--"
+    assert cell["command"].startswith(f"ecgbench evaluate {run['run_id']} --protocol linear ")
+
+
+def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.pretrain("jepa")
+    markdown, _ = tables(runs, tmp_path)
+    assert '| jepa | tiny | 100 | 10 | 4 | 2 | {"a": 0.75, "b": 0.25} | 1 | 4.0 | 2.0 | -- |' in markdown
+
+
+def test_records_of_uncommitted_code_stand_in_a_footnote(runs: Runs, tmp_path: Path, fast: None) -> None:
+    clean, dirty = runs.pretrain("jepa"), runs.pretrain("mae", dirty=True)
+    footnote = tables(runs, tmp_path)[0].splitlines()[-1]
+    assert f"`{dirty['run_id']}`" in footnote
+    assert clean["run_id"] not in footnote
+
+
+def test_folder_without_records_says_what_to_run_and_other_files_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("not a record")
+    with pytest.raises(UserError, match="ecgbench pretrain"):
+        report.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2, "kind": "pretrain"}'])
+def test_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "0123456789ab.json").write_text(text)
+    with pytest.raises(UserError, match="0123456789ab"):
+        report.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("config", "task", None), ("result", "macro_auroc", float("nan")), ("result", "macro_auroc", "0.5"),
+     ("result", "replicates", []), ("result", "replicates", [None]), ("result", "per_class", {"MI": {}})],
+)  # fmt: skip
+def test_record_that_lacks_a_value_is_named(runs: Runs, tmp_path: Path, part: str, key: str, value: Any) -> None:
+    broken = runs.evaluate(runs.pretrain("jepa"), [0.1])
+    if value is None:
+        del broken[part][key]
+    else:
+        broken[part][key] = value
+    with pytest.raises(UserError, match=broken["run_id"]):
+        report.read(runs.write(tmp_path / "results"))
+
+
+def test_renamed_record_is_refused(runs: Runs, tmp_path: Path) -> None:
+    record = runs.pretrain("jepa")
+    folder = runs.write(tmp_path / "results")
+    (folder / f"{record['run_id']}.json").rename(folder / "ffffffffffff.json")
+    with pytest.raises(UserError, match="ffffffffffff"):
+        report.read(folder)
+
+
+@pytest.mark.parametrize("what", ["fingerprint", "protocol"])
+def test_records_of_other_data_or_rules_never_share_a_table(runs: Runs, tmp_path: Path, what: str) -> None:
+    run = runs.pretrain("jepa")
+    one, other = runs.evaluate(run, [0.1]), runs.evaluate(run, [0.1], seed=1)
+    if what == "protocol":
+        other["config"]["protocol"] = 2
+    else:
+        other["config"]["data"]["fingerprint"] = "another"
+    with pytest.raises(UserError, match=f"{what}.*results folder") as error:
+        report.read(runs.write(tmp_path / "results"))
+    assert one["run_id"] in str(error.value)
+    assert other["run_id"] in str(error.value)
+
+
+def test_pretraining_on_another_version_of_the_evaluated_store_is_refused(runs: Runs, tmp_path: Path) -> None:
+    run = runs.pretrain("jepa")
+    run["config"]["data"]["fingerprints"]["a"] = "another"
+    runs.evaluate(run, [0.1])
+    with pytest.raises(UserError, match="fingerprint of a"):
+        report.read(runs.write(tmp_path / "results"))
+
+
+def test_replicates_of_other_lengths_are_not_paired(runs: Runs, tmp_path: Path, fast: None) -> None:
+    run = runs.pretrain("jepa")
+    runs.evaluate(run, [0.1, 0.2])
+    runs.evaluate(run, [0.1], seed=1)
+    with pytest.raises(UserError, match="replicates"):
+        tables(runs, tmp_path)
+
+
+def test_interval_of_paired_differences_is_narrower_than_of_the_means(runs: Runs, tmp_path: Path, fast: None) -> None:
+    shared = np.linspace(0.4, 0.6, 101)
+    runs.evaluate(runs.pretrain("random"), shared.tolist(), auroc=0.5)
+    runs.evaluate(runs.pretrain("jepa"), (shared + 0.1).tolist(), auroc=0.6)
+    _, cells = tables(runs, tmp_path)
+    assert float(cells[1]["upper"]) - float(cells[1]["lower"]) == pytest.approx(0.19)
+    assert float(cells[1]["vs_random_upper"]) - float(cells[1]["vs_random_lower"]) == pytest.approx(0, abs=1e-12)
