@@ -1,0 +1,139 @@
+"""Drives a checkout of the published implementation, in a process of its own: run.py starts it.
+
+    python published.py CHECKOUT DEVICE THREADS
+
+One JSON object a line on stdin, {"do": "loader" | "masks" | "prepare" | "step", ...}; one on stdout in answer,
+{"seconds": ...} or {"error": ...}. Its modules are called data, models, utils and configs: hence the process,
+whose working folder is the checkout. Everything is built and run the way its own pretrain.py does it.
+"""
+
+import json
+import os
+import sys
+import time
+from contextlib import nullcontext
+from typing import Any
+
+CHECKOUT, DEVICE, THREADS = sys.argv[1:4]
+WARM = 2  # batches of the loader before the clock starts: one of each worker
+
+
+def load() -> Any:
+    """Its pretrain module, imported without running it: whatever that script uses is reached through it."""
+    sys.path.insert(0, CHECKOUT)
+    sys.argv = ["pretrain.py", "--data", "none"]  # read at import
+    import pretrain
+
+    return pretrain
+
+
+class Published:
+    def __init__(self, code: Any):
+        import numpy as np
+        import torch
+
+        self.code, self.np, self.torch = code, np, torch
+        self.device = torch.device(DEVICE)
+        self.cuda = self.device.type == "cuda"
+        if int(THREADS):
+            torch.set_num_threads(int(THREADS))
+        if self.cuda:
+            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        np.random.seed(0)
+        torch.manual_seed(0)
+        self.signals = np.empty((0, 0, 12), np.float16)
+        self.steps: dict[tuple, tuple] = {}
+
+    def wait(self) -> float:
+        if self.cuda:
+            self.torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def collator(self, patch: int, low: float = 0.15, high: float = 0.25) -> Any:
+        return self.code.MaskCollator(patch_size=patch, min_block_size=10, min_keep_ratio=low, max_keep_ratio=high)
+
+    def loader(self, records: int, samples: int, batch: int, batches: int, workers: int = 2) -> float:
+        """Seconds for `batches` batches with their masks, once every worker has delivered one."""
+        code = self.code
+        if self.signals.shape[:2] != (records, samples):
+            noise = self.np.random.default_rng(0).standard_normal((records, samples, 12), self.np.float32)
+            self.signals = noise.astype(self.np.float16)
+        dataset = code.TensorDataset(data=self.signals, transform=code.TransformECG(crop_size=samples))
+        ready = iter(code.DataLoader(dataset=code.DatasetRouter([(dataset, 1.0)]), batch_size=batch,
+                                     pin_memory=self.cuda, collate_fn=self.collator(25), num_workers=workers))
+        began = 0.0
+        for i in range(WARM + batches):
+            if i == WARM:
+                began = self.wait()
+            _ = tuple(x.to(self.device, non_blocking=self.cuda) for x in next(ready))
+        return self.wait() - began
+
+    def masks(self, batch: int, tokens: int) -> float:
+        """Seconds for the masks of one batch; patches of one sample keep the collation itself negligible."""
+        collate, records = self.collator(1), [self.torch.zeros(1, tokens)] * batch
+        began = time.perf_counter()
+        collate(records)
+        return time.perf_counter() - began
+
+    def prepare(self, key: list, width: int, depth: int, heads: int, batch: int, samples: int, precision: str,
+                compile: bool, kept: list[float]) -> float:
+        """Build a model and take one step with each share of kept tokens; gives the seconds of that."""
+        code, torch = self.code, self.torch
+        file = os.path.join(CHECKOUT, "configs", "pretrain", "ViTS_all.yaml")
+        config = code.configs.pretrain.Config(**code.configs.load_config_file(
+            file, dim=width, depth=depth, num_heads=heads, pred_dim=width // 2, pred_depth=depth, pred_num_heads=heads,
+            channel_size=samples))
+        torch.compiler.reset()
+        momentum = code.linear_schedule(total_steps=config.steps, start_value=config.encoder_momentum,
+                                        final_value=config.final_encoder_momentum)
+        model = code.JEPA(config=config, momentum_schedule=momentum, use_sdp_kernel=self.cuda).to(self.device)
+        optimiser = model.get_optimizer(fused=self.cuda)
+        if compile:
+            model = torch.compile(model)
+        records = list(torch.randn(batch, 12, samples))
+        amp = precision == "bfloat16" and self.cuda  # it uses no mixed precision on a CPU
+        batches = [tuple(x.to(self.device) for x in self.collator(25, share, share)(records)) for share in kept]
+        self.steps[tuple(key)] = (config, model, optimiser, amp, batches)
+        began = self.wait()
+        for i in range(len(batches)):
+            self.step(key, 1, i)
+        return self.wait() - began
+
+    def step(self, key: list, steps: int, which: int = -1) -> float:
+        """Seconds of one step: schedules, forward, backward, AdamW, EMA; data and masks are at hand."""
+        code, torch = self.code, self.torch
+        config, model, optimiser, amp, batches = self.steps[tuple(key)]
+        began = self.wait()
+        for _ in range(steps):
+            code.update_learning_rate_(optimiser, config.learning_rate)
+            code.update_weight_decay_(optimiser, config.weight_decay)
+            with torch.autocast(self.device.type, torch.bfloat16) if amp else nullcontext():
+                loss = model(*batches[which])
+            loss.backward()
+            loss.item()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        return (self.wait() - began) / steps
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever the published code prints goes to stderr
+    try:
+        code = load()
+    except (ImportError, SystemExit) as error:
+        missing = getattr(error, "name", None)
+        answers.write(json.dumps({"error": f"no module {missing}" if missing else str(error)}) + "\n")
+        return
+    published = Published(code)
+    answers.write(json.dumps({"seconds": 0.0}) + "\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        seconds = getattr(published, request.pop("do"))(**request)
+        answers.write(json.dumps({"seconds": seconds}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
