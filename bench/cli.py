@@ -71,10 +71,10 @@ def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must n
           seed: int = 0) -> None:
     """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
     from bench import progress
-    from bench.data import synthetic
+    from bench.data.ptbxl_layout import write_ptbxl
 
     with progress.bar("synthetic ECG", records) as bar:
-        synthetic.write_ptbxl(folder, records=records, seed=seed, progress=lambda done, total: bar(done, ""))
+        write_ptbxl(folder, records=records, seed=seed, progress=lambda done, total: bar(done, ""))
     print(f"{folder}: {records} records. Next: ecgbench data prepare ptb-xl {folder} --rate 100")
 
 

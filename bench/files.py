@@ -17,7 +17,8 @@ from bench.errors import UserError
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file to write: it takes path's place once written and synced, or leaves no trace."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f:
+    with (named(path),
+          tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f):
         try:
             yield f
             f.flush()
@@ -29,6 +30,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 os.unlink(f.name)
             raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name path where it names no file: one of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,8 +29,9 @@ def adamw(module: nn.Module, settings: dict[str, Any]) -> torch.optim.AdamW:
     """AdamW over the trainable parameters: group 0 (weights of linear and convolution layers) decays, 1 does not."""
     decay = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear | nn.Conv1d)}
     trainable = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trainable if id(p) in decay]},
-              {"params": [p for p in trainable if id(p) not in decay], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if id(p) in decay]},
+        {"params": [p for p in trainable if id(p) not in decay], "weight_decay": 0.0}]
     fused = all(p.is_cuda for p in trainable)
     return torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=fused,
                              foreach=None if fused else True)

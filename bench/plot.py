@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.data.signal import LEADS
 from bench.errors import UserError
 from bench.files import replacing
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from bench.report import Cell
 
 COLUMN, TEXT = 3.5, 7.0  # inches: one column of a journal page, and both
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 PAPER = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 # mm of paper per unit: 10 mm/mV is the clinical standard; 2.5 mm/sd is ours (a lead's sd is about 0.2 mV).
 GAIN = {"mV": 10.0, "sd": 2.5}

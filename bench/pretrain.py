@@ -120,9 +120,9 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
             seen = views.make(batch, config["views"], rate_hz, generator(device, seed, VIEWS, taken))
             optimiser.zero_grad(set_to_none=True)
             losses = []
-            for part in zip(*(v.chunk(settings["accumulate"]) for v in seen), strict=True):
+            for micro in zip(*(v.chunk(settings["accumulate"]) for v in seen), strict=True):
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
-                    loss, scalars = model(list(part), now)
+                    loss, scalars = model(list(micro), now)
                 (loss / settings["accumulate"]).backward()
                 losses.append(loss.detach())
             if settings["clip"]:

@@ -22,7 +22,11 @@ def bar(title: str, total: int, first: int = 0) -> Iterator[Update]:
                    TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False))
         with Progress(*columns, console=console, refresh_per_second=4) as progress:
             task = progress.add_task(title, total=total, completed=first, text="")
-            yield lambda done, text="": progress.update(task, completed=done, text=text)
+
+            def advance(done: int, text: str = "") -> None:
+                progress.update(task, completed=done, text=text)
+
+            yield advance
         return
     began, last = time.monotonic(), 0.0
 

@@ -7,6 +7,7 @@ One JSON object a line on stdin, {"do": "loader" | "masks" | "prepare" | "step",
 whose working folder is the checkout. Everything is built and run the way its own pretrain.py does it.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -22,9 +23,7 @@ def load() -> Any:
     """Its pretrain module, imported without running it: whatever that script uses is reached through it."""
     sys.path.insert(0, CHECKOUT)
     sys.argv = ["pretrain.py", "--data", "none"]  # read at import
-    import pretrain
-
-    return pretrain
+    return importlib.import_module("pretrain")
 
 
 class Published:
@@ -123,9 +122,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever the published code prints goes to stderr
     try:
         code = load()
-    except (ImportError, SystemExit) as error:
-        missing = getattr(error, "name", None)
-        answers.write(json.dumps({"error": f"no module {missing}" if missing else str(error)}) + "\n")
+    except ImportError as error:
+        answers.write(json.dumps({"error": f"{error}; install what its requirements.txt names"}) + "\n")
         return
     published = Published(code)
     answers.write(json.dumps({"seconds": 0.0}) + "\n")

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,11 +114,12 @@ class Loader:
         if self.on_device:
             yield from map(self.batch_at, range(first, end))
             return
-        ready: queue.Queue = queue.Queue(PREFETCH)
+        ready: queue.Queue[Any] = queue.Queue(PREFETCH)
         stop = threading.Event()
 
         def work() -> None:
             for step in range(first, end):
+                item: Any
                 try:
                     item = self.gather(step)
                 except BaseException as error:  # raised again where the batch is awaited
@@ -134,7 +136,7 @@ class Loader:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            for step in range(first, end):
+            for _ in range(first, end):
                 item = ready.get()
                 if isinstance(item, BaseException):
                     raise item

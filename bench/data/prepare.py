@@ -22,7 +22,7 @@ from bench.data.signal import LEADS, constant_leads, fill_gaps, to_int16
 from bench.data.sources import Source
 from bench.data.store import FORMAT, Store, fingerprint, open_store
 from bench.errors import UserError
-from bench.files import locked, sha256, sync_folder, write_text
+from bench.files import locked, named, sha256, sync_folder, write_text
 
 CHUNK = 32  # records a task; ours
 INLINE = 1000  # fewer records than this are not worth starting processes for; ours
@@ -66,12 +66,12 @@ def prepare(source: Source, stores: Path, *, name: str | None = None, jobs: int 
 
 def _write(source: Source, name: str, folder: Path, jobs: int, skip_bad: bool,
            progress: Callable[[int, int], None]) -> None:
-    rows = [SimpleNamespace(**row) for row in source.records.to_dict("records")]
+    rows = [SimpleNamespace(**{str(k): v for k, v in row.items()}) for row in source.records.to_dict("records")]
     for_stats = set(source.stats_folds)
     kept, lengths = [], []
     count, total, squares = 0, np.zeros(len(LEADS), np.int64), np.zeros(len(LEADS), np.int64)
     report: dict[str, Any] = {"refused": {}, "gaps_filled": {}, "constant_leads": {}}
-    with (folder / "signals.i16").open("wb") as out:
+    with named(folder / "signals.i16"), (folder / "signals.i16").open("wb") as out:
         for i, (row, record) in enumerate(zip(rows, _all(source, rows, jobs), strict=True)):
             if record.signal is None:
                 if not skip_bad:

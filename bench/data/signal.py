@@ -11,10 +11,10 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 def lead_order(names: Sequence[str]) -> list[int]:
     """Index of each of the 12 leads in names (any case, any order); UserError when they are not those 12."""
-    position = {name.strip().casefold(): i for i, name in enumerate(names)}
+    position = {str(name).strip().casefold(): i for i, name in enumerate(names)}
     missing = [lead for lead in LEADS if lead.casefold() not in position]
     if missing or len(names) != len(LEADS):
-        raise UserError(f"has leads {', '.join(names) or 'none'}; the 12 leads {', '.join(LEADS)} are needed")
+        raise UserError(f"has leads {', '.join(map(str, names)) or 'none'}; the 12 leads {', '.join(LEADS)} are needed")
     return [position[lead.casefold()] for lead in LEADS]
 
 

@@ -56,11 +56,11 @@ class Store:
         return np.asarray(self.manifest["sd"])
 
     def signal(self, index: int) -> np.ndarray:
-        """(12, samples) float64 of one record in the store's units."""
+        """(12, samples) float64 of one record in the store's units, to the last bit as wfdb reads it."""
         offset, length = self.records.offset[index], self.records.length[index]
         start = offset * len(LEADS)
         raw = self.signals[start: start + length * len(LEADS)].view(len(LEADS), -1)
-        return raw.numpy().astype(np.float64) * self.manifest["scale"]
+        return raw.numpy() / (1 / self.manifest["scale"])  # WFDB divides by a gain; x 0.001 is not / 1000
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
     try:
         intact = fingerprint(manifest) == manifest["fingerprint"]
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         intact, files = False, {}
     if not intact or not {"signals.i16", "records.csv"} <= set(files):
         raise UserError(f"{folder / 'manifest.json'} is damaged; prepare the store again")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from bench.errors import UserError, unknown
@@ -43,7 +42,7 @@ def crop(x: Tensor, samples: int, rng: Generator) -> Tensor:
 
 def resized_crop(x: Tensor, samples: int, rng: Generator, share: list[float]) -> Tensor:
     """A random window of a random share [low, high] of `samples`, stretched to `samples` (arXiv 2103.12676)."""
-    length = _between(rng, *share, len(x)) * samples
+    length = _between(rng, share[0], share[1], len(x)) * samples
     start = _uniform(rng, len(x)) * (x.shape[2] - length)
     steps = torch.linspace(0, 1, samples, device=x.device)
     return _at(x, start[:, None] + steps * (length - 1)[:, None])
@@ -51,7 +50,7 @@ def resized_crop(x: Tensor, samples: int, rng: Generator, share: list[float]) ->
 
 def time_out(x: Tensor, rng: Generator, share: list[float]) -> Tensor:
     """A random window of a random share [low, high] of the time set to zero (arXiv 2103.12676)."""
-    length = _between(rng, *share, len(x)) * x.shape[2]
+    length = _between(rng, share[0], share[1], len(x)) * x.shape[2]
     start = _uniform(rng, len(x)) * (x.shape[2] - length)
     t = torch.arange(x.shape[2], device=x.device)
     hidden = (t >= start[:, None]) & (t < (start + length)[:, None])
@@ -94,7 +93,7 @@ def lead_dropout(x: Tensor, rng: Generator, probability: float) -> Tensor:
 
 def amplitude_scale(x: Tensor, rng: Generator, factor: list[float]) -> Tensor:
     """Every record multiplied by a factor drawn from [low, high]."""
-    return x * _between(rng, *factor, len(x), 1, 1)
+    return x * _between(rng, factor[0], factor[1], len(x), 1, 1)
 
 
 VIEWS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (

@@ -123,7 +123,7 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
     began = time.monotonic()
     best = fit(model, task, crops, stride, config, folder, where)
     seconds = time.monotonic() - began
-    predictions = {}
+    predictions: dict[str, Any] = {}
     for part, split in (("validation", task.validation), ("test", task.test)):
         predictions[f"y_{part}"] = split.labels.astype(np.uint8)
         predictions[f"p_{part}"] = predict(model, fixed_crops(crops, split, stride), settings, len(split.rows))

@@ -45,7 +45,8 @@ def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_c
     if not used.any():
         raise UserError(f"store {store.name} has no record with a label of task {task!r}")
 
-    splits, lacking = {}, {}
+    splits: dict[str, Split] = {}
+    lacking: dict[int, str] = {}
     for part in ("train", "validation", "test"):
         rows = np.flatnonzero(used & store.records.fold.isin(folds[part]).to_numpy())
         if not len(rows):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.errors import unknown
+from bench.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,16 @@ class Source:
     gaps: str = "fill"  # NaN in a record: fill (interpolated per lead) or refuse
     constant: str = "keep"  # a lead that never changes: keep (and list) or refuse
     stats_folds: list[int] = field(default_factory=list)  # mean and sd come from these; empty = all records
+
+
+def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
+    """The column as integers; UserError naming the first value that is none, or is negative."""
+    value = pd.to_numeric(column, errors="coerce")
+    wrong = ~((value >= 0) & (value % 1 == 0))
+    if wrong.any():
+        raise UserError(f"{path}: {column.name} {str(column[wrong].iloc[0])!r} in row {int(wrong.to_numpy().argmax()) + 1} "
+                        f"is not a whole number of 0 or more")
+    return value.astype(int)
 
 
 def modules() -> dict[str, ModuleType]:

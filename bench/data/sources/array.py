@@ -15,6 +15,7 @@ dataset.yaml:
 """
 
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pandas as pd
 
 from bench.config import read_yaml
 from bench.data.signal import lead_order
-from bench.data.sources import Source
+from bench.data.sources import Source, whole_numbers
 from bench.errors import UserError, unknown
 
 NAME = "array"
@@ -35,6 +36,8 @@ ABOUT = "see the head of bench/data/sources/array.py"
 
 NEEDED = {"name": str, "rate_hz": int, "leads": list, "units": str, "scale": float, "tasks": list}
 OPTIONAL = {"columns": dict, "folds": bool, "gaps": str, "constant_leads": str, "version": str}
+COLUMNS = ("record_id", "patient_id", "fold")
+RESERVED = (*COLUMNS, "offset", "length", "row")  # a store's or a source's own columns
 TRAINING_FOLDS = list(range(1, 9))  # as PTB-XL: 9 validates, 10 tests
 
 
@@ -60,7 +63,9 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
         raise UserError(f"{signals_path} does not exist") from None
     except (ValueError, EOFError):
         raise UserError(f"{signals_path} is not a .npy array, or is truncated") from None
-    if signals.ndim != 3 or signals.shape[1] != len(order):
+    if not isinstance(signals, np.ndarray):
+        raise UserError(f"{signals_path} is an archive of arrays, not one .npy array")
+    if signals.ndim != 3 or signals.shape[1] != len(order) or not signals.shape[2]:
         raise UserError(f"{signals_path} has shape {signals.shape}; (records, {len(order)} leads, samples) is needed")
     if signals.dtype.kind not in "if":
         raise UserError(f"{signals_path} holds {signals.dtype}; integers or floats are needed")
@@ -88,14 +93,23 @@ def read_spec(path: Path) -> dict[str, Any]:
     for key, kind in (NEEDED | OPTIONAL).items():
         if key not in spec and key in NEEDED:
             raise UserError(f"{path} has no {key!r}; it needs {', '.join(NEEDED)}")
-        if key in spec and not isinstance(spec[key], (int, float) if kind is float else kind):
+        right = (int, float) if kind is float else (kind,)
+        if key in spec and (not isinstance(spec[key], right) or (isinstance(spec[key], bool) and kind is not bool)):
             raise UserError(f"{path}: {key} must be {kind.__name__}, got {spec[key]!r}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", spec["name"]):
         raise UserError(f"{path}: name {spec['name']!r} must be lower-case letters, digits and dashes")
+    for task in spec["tasks"]:
+        if not isinstance(task, str) or task in RESERVED or spec["tasks"].count(task) > 1:
+            raise UserError(f"{path}: {task!r} in tasks must be a column name, once, and not {', '.join(RESERVED)}")
+    for ours, theirs in spec.get("columns", {}).items():
+        if ours not in COLUMNS:
+            raise unknown(f"key of columns in {path}:", ours, COLUMNS)
+        if not isinstance(theirs, str):
+            raise UserError(f"{path}: columns.{ours} must be a column's name, got {theirs!r}")
     for key, known in (("units", ("mV", "sd")), ("gaps", ("fill", "refuse")), ("constant_leads", ("keep", "refuse"))):
         if key in spec and spec[key] not in known:
             raise unknown(f"{key} in {path}:", spec[key], known)
-    if not spec["scale"] > 0 or not spec["rate_hz"] > 0:
+    if not 0 < spec["scale"] < math.inf or not spec["rate_hz"] > 0:
         raise UserError(f"{path}: rate_hz and scale must be positive")
     return spec
 
@@ -114,16 +128,17 @@ def read_records(path: Path, spec: dict[str, Any]) -> pd.DataFrame:
                             f"it has {', '.join(table.columns)}")
     if table.record_id.duplicated().any():
         raise UserError(f"{path}: record_id {table.record_id[table.record_id.duplicated()].iloc[0]!r} occurs twice")
-    fold = pd.to_numeric(table["fold"], errors="coerce") if "fold" in table else pd.Series(0, table.index)
-    if fold.isna().any():
-        raise UserError(f"{path}: fold {table.fold[fold.isna()].iloc[0]!r} of record "
-                        f"{table.record_id[fold.isna()].iloc[0]!r} is not a number")
     return pd.DataFrame({
         "record_id": table.record_id,
         "patient_id": table["patient_id"] if "patient_id" in table else "",
-        "fold": fold.astype(int),
-        **{task: table[task] for task in spec["tasks"]},
+        "fold": whole_numbers(table.fold, path) if "fold" in table else 0,
+        **{task: table[task].map(_labels) for task in spec["tasks"]},
     })
+
+
+def _labels(text: str) -> str:
+    """"b ;a;a;" -> "a;b"."""
+    return ";".join(sorted({label.strip() for label in text.split(";")} - {""}))
 
 
 def read_record(path: Path, scale: float, order: list[int], row: Any) -> np.ndarray:

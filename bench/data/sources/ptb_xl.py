@@ -10,7 +10,7 @@ import pandas as pd
 import wfdb
 
 from bench.data.signal import lead_order
-from bench.data.sources import Source
+from bench.data.sources import Source, whole_numbers
 from bench.errors import UserError
 
 NAME = "ptb-xl"
@@ -36,12 +36,17 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
     table = read_csv(folder / "ptbxl_database.csv", COLUMNS)
     if table.empty:
         raise UserError(f"{folder / 'ptbxl_database.csv'} lists no record")
+    for column in ("ecg_id", "patient_id", "strat_fold"):
+        table[column] = whole_numbers(table[column], folder / "ptbxl_database.csv")
+    twice = table.ecg_id[table.ecg_id.duplicated()]
+    if len(twice):
+        raise UserError(f"{folder / 'ptbxl_database.csv'}: ecg_id {twice.iloc[0]} occurs twice")
     tasks, labels = label_tasks(table, folder)
     records = pd.DataFrame({
         "record_id": table.ecg_id.astype(str),
-        "patient_id": table.patient_id.astype(int).astype(str),
-        "fold": table.strat_fold.astype(int),
-        "file": table[RATES[rate_hz]],
+        "patient_id": table.patient_id.astype(str),
+        "fold": table.strat_fold,
+        "file": table[RATES[rate_hz]].fillna("").astype(str),
         **labels,
     })
     return Source(
@@ -89,7 +94,7 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
     statements = statements.set_index(statements.columns[0])
     flagged = {kind: set(statements.index[statements[kind] == 1]) for kind in ("diagnostic", "form", "rhythm")}
     diagnostic = statements[statements.diagnostic == 1]
-    mapping: dict[str, dict[str, str]] = {
+    mapping: dict[str, dict[Any, Any]] = {
         "all": {c: c for c in statements.index},
         "diagnostic": {c: c for c in flagged["diagnostic"]},
         "subdiagnostic": diagnostic.diagnostic_subclass.dropna().to_dict(),
@@ -99,7 +104,7 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
     }
     try:
         codes = [set(ast.literal_eval(text)) for text in table.scp_codes]
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         raise UserError(f"{folder / 'ptbxl_database.csv'}: a value of scp_codes is not a {{code: likelihood}} text") \
             from None
     strange = sorted(set().union(*codes) - set(statements.index))
@@ -120,13 +125,13 @@ def read_record(folder: Path, rate_hz: int, row: Any) -> np.ndarray:
         record = wfdb.rdrecord(str(path))
     except FileNotFoundError as error:
         raise UserError(f"record {row.record_id}: {error.filename or path} does not exist") from None
-    except (ValueError, IndexError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"record {row.record_id}: {path}.dat or .hea is damaged or truncated "
                         f"({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
     if record.fs != rate_hz:
         raise UserError(f"record {row.record_id}: {path}.hea says {record.fs:g} Hz, not {rate_hz} Hz")
     try:
-        order = lead_order(record.sig_name)
+        order = lead_order(record.sig_name or [])
     except UserError as error:
         raise UserError(f"record {row.record_id}: {path} {error}") from None
     if set(record.units) != {"mV"}:

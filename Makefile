@@ -1,0 +1,29 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint real benchmark clean
+
+demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
+	$(VENV)/bin/ecgbench demo
+
+test: $(STAMP)  ## the tests, in under 5 minutes
+	$(VENV)/bin/python -m pytest -m "not slow" -n 2
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+benchmark: $(STAMP)  ## add ARGS="--published PATH" to measure beside the published implementation
+	$(VENV)/bin/python benchmarks/run.py $(ARGS)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; write make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet torch==2.13.0 -c constraints.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]' -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) work/demo

@@ -1,0 +1,194 @@
+"""A JEPA step of ours taken apart: its seconds by part, its arithmetic, the device's peak, the form of attention."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import optim, pretrain, vit
+from bench.config import Config
+from bench.data import views
+from bench.data.loader import Loader
+from bench.data.store import Store
+from bench.parts import block_split
+from methods.jepa import JEPA
+
+PARTS = ("data", "masks", "target encoder", "encoder", "predictor", "backward", "optimiser", "EMA")
+KEEP = 0.2  # middle of the published [0.15, 0.25]: every step timed costs the same
+WARM_KEEP = [0.15, 0.25, KEEP]  # a compiler that has met these meets no new shape
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute in it; the last: Arm
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that the device has caught up with."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than only storing it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and not BFLOAT16.isdisjoint(info.read_text().split())
+
+
+def peak(device: torch.device, precision: str, sides: tuple[int, ...]) -> float:
+    """GFLOP/s of a matrix product: the best of several square ones and of ViT-S's widest."""
+    best = 0.0
+    for m, k, n in [(6400, 384, 1536), *((n, n, n) for n in sides)]:
+        a, b = (torch.rand(shape, device=device).to(getattr(torch, precision)) for shape in ((m, k), (k, n)))
+        for _ in range(4):
+            began = now(device)
+            a @ b
+            best = max(best, 2e-9 * m * k * n / (now(device) - began))
+    return best
+
+
+def gflop(size: vit.Size, tokens: int = 200, kept: int = 40, inputs: int = 12 * 25, registers: int = 1) -> float:
+    """GFLOP per record of a JEPA step: its matrix products, forward once, backward twice where it has gradients."""
+    def blocks(n: int, d: int) -> int:
+        return size.depth * (24 * n * d**2 + 4 * n**2 * d)  # qkv, proj, fc1, fc2; scores and weighted sum
+
+    d, p = size.width, size.width // 2
+    target = blocks(tokens + registers, d) + 2 * tokens * inputs * d
+    encoder = 3 * blocks(kept + registers, d) + 2 * 2 * kept * inputs * d  # the signal has no gradient
+    predictor = 3 * (blocks(tokens, p) + 2 * kept * d * p + 2 * (tokens - kept) * p * d)
+    return (target + encoder + predictor) * 1e-9
+
+
+class Clock:
+    """Seconds by part, as `time` tells it."""
+
+    def __init__(self, time: Callable[[], float]):
+        self.time, self.spent = time, dict.fromkeys(PARTS, 0.0)
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        began = self.time()
+        yield
+        self.spent[part] += self.time() - began
+
+
+def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tensor, keep: float, taken: int,
+         clock: Clock) -> Tensor:
+    """One step of bench.pretrain with JEPA.forward taken apart, in place; gives its loss."""
+    settings, n = config["optim"], x.shape[2] // config["encoder"]["patch"]
+    optim.schedule_(optimiser, taken, settings)
+    at = pretrain.step_at(config["seed"], taken, settings["steps"], x.device)
+    optimiser.zero_grad(set_to_none=True)
+    with clock("masks"):
+        kept, hidden = block_split(len(x), n, round(keep * n), model.block, at.rng)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
+        with clock("target encoder"), torch.no_grad():
+            target = vit.take(model.target_encoder(x), hidden)
+        with clock("encoder"):
+            tokens = model.encoder(x, kept)
+        with clock("predictor"):
+            loss = (model.predictor(tokens, kept, hidden) - target).abs().mean()
+    with clock("backward"):
+        loss.backward()
+    with clock("optimiser"):
+        optimiser.step()
+    with clock("EMA"):
+        model.after_step(at)
+    return loss.detach()
+
+
+@dataclass
+class Ours:
+    """A JEPA of ours in training, and what its steps cost."""
+
+    config: Config
+    store: Store
+    device: torch.device
+    parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})  # seconds
+
+    def __post_init__(self) -> None:
+        torch.compiler.reset()  # or the sizes before would count against its limit of recompilations
+        model = pretrain.build(self.config).to(self.device).train()
+        assert isinstance(model, JEPA)
+        self.model, self.optimiser, self.taken = model, optim.adamw(model, self.config["optim"]), 0
+        if self.config["optim"]["compile"]:
+            for part in model.children():
+                part.compile()
+        self.loader = Loader([self.store], [1.0], folds=[], seconds=self.config["data"]["crop_seconds"],
+                             batch=self.config["optim"]["batch"], seed=0, device=self.device)
+        began, x = now(self.device), self.batch()
+        for keep in WARM_KEEP:
+            self.step(x, keep, Clock(time.perf_counter))
+        self.warm_seconds = now(self.device) - began
+
+    def batch(self) -> Tensor:
+        rng = pretrain.generator(self.device, self.config["seed"], self.taken)
+        (x,) = views.make(self.loader.batch_at(self.taken), self.config["views"], self.config["data"]["rate_hz"], rng)
+        return x
+
+    def step(self, x: Tensor, keep: float, clock: Clock) -> None:
+        step(self.model, self.optimiser, self.config, x, keep, self.taken, clock)
+        self.taken += 1
+
+    def seconds(self, steps: int) -> float:
+        """Of a step without its data, which training gathers ahead; its parts are added to `parts`."""
+        clock = Clock(lambda: now(self.device))
+        with clock("data"):
+            x = self.batch()
+        whole = clock if self.device.type == "cpu" else Clock(time.perf_counter)  # parts of a GPU's step overlap
+        began = now(self.device)
+        for _ in range(steps):
+            self.step(x, KEEP, whole)
+        seconds = (now(self.device) - began) / steps
+        for _ in range(steps if whole is not clock else 0):
+            self.step(x, KEEP, clock)
+        for part, spent in clock.spent.items():
+            self.parts[part].append(spent if part == "data" else spent / steps)
+        return seconds
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """vit.attend as three steps."""
+    return F.dropout((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1), dropout) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+def attention(size: vit.Size, batch: int, tokens: int, device: torch.device, precision: str, rounds: int,
+              repeat: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of a block, {where: {"fused": ..., "plain": ...}}, in the target encoder, encoder and predictor."""
+    places = {"target encoder": (size.width, tokens + 1, False),  # width, tokens, gradients
+              "encoder": (size.width, round(KEEP * tokens) + 1, True),
+              "predictor": (size.width // 2, tokens, True)}
+    out: dict[str, dict[str, list[float]]] = {}
+    for where, (width, n, gradients) in places.items():
+        block: nn.Module = vit.Block(width, size.heads).to(device)
+        x = torch.randn(batch, n, width, device=device, requires_grad=gradients)
+        out[where] = {"fused": [], "plain": []}
+        for i in range(1 + rounds):  # the first is not counted
+            for way in (fused, plain):
+                with (patch.object(vit, "attend", way), torch.set_grad_enabled(gradients),
+                      torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")):
+                    began = now(device)
+                    for _ in range(repeat):
+                        y = block(x)
+                        if gradients:
+                            y.float().sum().backward()
+                    if i:
+                        out[where][way.__name__].append((now(device) - began) / repeat)
+    return out
+
+
+def taken(device: torch.device, precision: str) -> str:
+    """The form that vit.attend takes there: "fused" or "plain"."""
+    q = torch.zeros(1, 1, 2, 8, device=device, dtype=getattr(torch, precision))
+    with patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as called:
+        vit.attend(q, q, q)
+    return "fused" if called.called else "plain"

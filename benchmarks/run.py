@@ -1,0 +1,338 @@
+"""Prints what the loader, the masks and a JEPA step cost here, alone or against the published implementation."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, gflop, has_bfloat16, now, peak, taken
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench import config, record, vit
+from bench.cli import where
+from bench.data.loader import PREFETCH, Loader
+from bench.data.prepare import prepare
+from bench.data.signal import LEADS
+from bench.data.sources import Source
+from bench.data.store import Store
+from bench.errors import UserError, unknown
+from bench.files import write_text
+from bench.parts import block_split
+
+RATE_HZ, PATCH, BLOCK = 500, 25, 10  # published configurations
+WARM = 2  # batches of a loader before the clock starts: one of each published worker
+WORKERS = 2  # of the published loader
+LOADER, MASKS, STEP, COMPILED = 4.0, 50.0, 2.0, 2.3  # targets: times the published rate; the last two on a CPU
+SECTIONS = ("loader", "masks", "attention", "step")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    device: torch.device
+    rounds: int
+    sizes: list[str]
+    step_batches: list[int]
+    precisions: list[str]
+    compiled: list[bool]
+    steps: int  # in a timing
+    records: int = 3000
+    samples: int = 5000  # of a record
+    batch: int = 2048  # of loader and masks
+    batches: int = 4  # of the loader in a timing
+    sides: tuple[int, ...] = (1024, 2048, 4096)  # of square matrices
+
+    @property
+    def tokens(self) -> int:
+        return self.samples // PATCH
+
+    def aim(self, target: float, here: bool = True) -> float | None:
+        """The target, where what is measured is what it is about."""
+        return target if here and (self.batch, self.tokens) == (2048, 200) else None
+
+
+@dataclass
+class Row:
+    """Rates by round, and the published ones of the same rounds."""
+
+    what: str
+    ours: list[float] = field(default_factory=list)
+    published: list[float] = field(default_factory=list)
+    target: float | None = None
+    gflops: float = 0.0  # GFLOP/s of the median
+    of_peak: float = 0.0
+
+    @property
+    def ratio(self) -> float | None:
+        """Median over the rounds."""
+        return median(a / b for a, b in zip(self.ours, self.published, strict=True)) if self.published else None
+
+
+class Published:
+    """The published implementation in a process of its own; a call gives the seconds that it measured there."""
+
+    def __init__(self, checkout: Path, device: torch.device):
+        if not (checkout / "pretrain.py").is_file():
+            raise UserError(f"--published {checkout} holds no pretrain.py; give a checkout of kweimann/ECG-JEPA")
+        worker = Path(__file__).resolve().with_name("published.py")
+        command = [sys.executable, str(worker), str(checkout.resolve()), str(device), str(torch.get_num_threads())]
+        self.process = subprocess.Popen(command, cwd=checkout, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.answer()
+
+    def answer(self) -> float:
+        assert self.process.stdout
+        answer = json.loads(self.process.stdout.readline() or '{"error": "it stopped, see above"}')
+        if "error" in answer:
+            raise UserError(f"the published implementation does not run: {answer['error']}")
+        return answer["seconds"]
+
+    def __call__(self, do: str, **request: Any) -> float:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.communicate()  # the end of its input ends it
+
+
+def noise_store(folder: Path, records: int, samples: int) -> Store:
+    table = pd.DataFrame({"record_id": [f"{i:05d}" for i in range(records)], "patient_id": "", "fold": 0})
+    rng = np.random.default_rng(0)
+    return prepare(Source("noise", "1", RATE_HZ, "mV", 0.001, table, {},
+                          lambda row: 0.001 * rng.integers(-2000, 2000, (len(LEADS), samples))), folder)
+
+
+def loader_rows(plan: Plan, store: Store, published: Published | None) -> list[Row]:
+    """records/s of batches with their masks: on one thread, and as training draws them."""
+    loader = Loader([store], [1.0], folds=[], seconds=plan.samples / RATE_HZ, batch=plan.batch, seed=0,
+                    device=plan.device)
+    rng = torch.Generator(plan.device).manual_seed(0)
+
+    def rate(batches: Iterator[Tensor]) -> float:
+        began = 0.0
+        for i, batch in enumerate(itertools.islice(batches, WARM + plan.batches)):
+            if i == WARM:
+                began = now(plan.device)
+            block_split(len(batch), plan.tokens, round(KEEP * plan.tokens), BLOCK, rng)
+        return plan.batches * plan.batch / (now(plan.device) - began)
+
+    threads = torch.get_num_threads()
+    alone, ahead = Row("loader + masks, one thread"), Row("loader + masks, gathering ahead", target=plan.aim(LOADER))
+    for _ in range(plan.rounds):
+        torch.set_num_threads(1)
+        alone.ours.append(rate(map(loader.batch_at, itertools.count())))
+        torch.set_num_threads(threads)
+        with contextlib.closing(loader.batches(0, WARM + plan.batches + PREFETCH + 1)) as batches:
+            ahead.ours.append(rate(batches))
+        if published:
+            seconds = published("loader", records=plan.records, samples=plan.samples, batch=plan.batch,
+                                batches=plan.batches, workers=WORKERS)
+            for row in (alone, ahead):
+                row.published.append(plan.batches * plan.batch / seconds)
+    return [alone, ahead]
+
+
+def mask_rows(plan: Plan, published: Published | None) -> list[Row]:
+    """records/s of masks alone."""
+    row = Row(f"masks, {plan.batch} x {plan.tokens}", target=plan.aim(MASKS))
+    kept, repeat = round(KEEP * plan.tokens), 10
+    rng = torch.Generator(plan.device).manual_seed(0)
+    block_split(plan.batch, plan.tokens, kept, BLOCK, rng)
+    for _ in range(plan.rounds):
+        began = now(plan.device)
+        for _ in range(repeat):
+            block_split(plan.batch, plan.tokens, kept, BLOCK, rng)
+        row.ours.append(repeat * plan.batch / (now(plan.device) - began))
+        if published:
+            row.published.append(plan.batch / published("masks", batch=plan.batch, tokens=plan.tokens))
+    return [row]
+
+
+def step_rows(plan: Plan, store: Store, name: str, batch: int, precision: str, best: float,
+              published: Published | None) -> tuple[list[Row], dict[str, Ours]]:
+    """records/s of whole steps without data, and the models that took them, by row."""
+    size = vit.SIZES[name]
+    rows: list[Row] = []
+    ours: dict[str, Ours] = {}
+    for compiled in plan.compiled:
+        what = f"step {name} {batch} {precision}{' compiled' * compiled}"
+        settings = config.load("jepa", [
+            ("encoder.size", name), ("encoder.patch", PATCH), ("optim.batch", batch), ("optim.precision", precision),
+            ("optim.compile", compiled), ("method.block", BLOCK), ("data.rate_hz", RATE_HZ),
+            ("data.crop_seconds", plan.samples / RATE_HZ), ("views", [{"seconds": plan.samples / RATE_HZ}])])
+        ours[what] = Ours(settings, store, plan.device)
+        rows.append(Row(what, target=plan.aim(COMPILED if compiled else STEP, plan.device.type == "cpu")))
+        if published:
+            published("prepare", key=what, width=size.width, depth=size.depth, heads=size.heads, batch=batch,
+                      samples=plan.samples, precision=precision, compile=compiled, kept=WARM_KEEP)
+    for _ in range(plan.rounds):
+        for row in rows:
+            row.ours.append(batch / ours[row.what].seconds(plan.steps))
+            if published:
+                row.published.append(batch / published("step", key=row.what, steps=plan.steps))
+    cost = gflop(size, plan.tokens, round(KEEP * plan.tokens))
+    for row in rows:
+        row.gflops = cost * median(row.ours)
+        row.of_peak = row.gflops / best
+    if len(rows) > 1 and published:  # both targets in one: the two that are used, compiled or not
+        rows.append(Row(f"{rows[1].what}, published not", rows[1].ours, rows[0].published, rows[1].target))
+    return rows, ours
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{number(median(values))} ({number(min(values))} - {number(max(values))})" if values else ""
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def rate_table(rows: list[Row]) -> Table:
+    table = Table("records/s: median (range)", "ours", "published", "ratio", "target", "GFLOP/s", "of peak",
+                  box=box.SIMPLE)
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        target = "" if row.target is None else f">= {row.target:g}"
+        if row.ratio is not None and row.target is not None:
+            target += " met" if row.ratio >= row.target else " MISSED"
+        table.add_row(row.what, spread(row.ours), spread(row.published), ratio, target,
+                      f"{row.gflops:.0f}" if row.gflops else "", f"{row.of_peak:.0%}" if row.gflops else "")
+    return table
+
+
+def part_table(ours: dict[str, Ours]) -> Table:
+    def cell(one: Ours, part: str) -> str:
+        whole = sum(median(seconds) for name, seconds in one.parts.items() if name != "data")
+        seconds = one.parts[part]
+        return f"{spread([1000 * s for s in seconds])} {median(seconds) / whole:.0%}"
+
+    table = Table("ms: median (range), share of the step", *ours, box=box.SIMPLE)
+    for part in PARTS:
+        table.add_row(part, *(cell(one, part) for one in ours.values()))
+    table.add_row("first three steps", *(f"{one.warm_seconds:.1f} s" for one in ours.values()))
+    return table
+
+
+def attention_table(measured: dict[str, dict[str, list[float]]], chosen: str) -> Table:
+    table = Table("ms of a block: median (range)", "fused", "plain", "faster", "bench takes", box=box.SIMPLE)
+    for what, seconds in measured.items():
+        table.add_row(what, *(spread([1000 * s for s in seconds[way]]) for way in ("fused", "plain")),
+                      min(seconds, key=lambda way: median(seconds[way])), chosen)
+    return table
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--published", type=Path, metavar="PATH", help="a checkout of kweimann/ECG-JEPA to compare with")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... or auto (default: cpu)")
+    add("--threads", type=int, default=0, help="CPU threads of either side; 0 takes torch's choice")
+    add("--rounds", type=int, default=5, help="measurements of everything, ours and published in turn (default: 5)")
+    add("--steps", type=int, default=0, help="in a timing (default: 1, on a GPU 20)")
+    add("--only", nargs="+", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
+    add("--sizes", nargs="+", default=["xs", "s"], metavar="SIZE", help="of the ViT (default: xs s)")
+    add("--batches", nargs="+", type=int, default=[32, 64], metavar="B", help="of steps (default: 32 64)")
+    add("--compile", action="store_true", help="measure steps compiled, too")
+    add("--force-bf16", action="store_true", help="bfloat16 on a CPU without its arithmetic, too")
+    add("--quick", action="store_true", help="tiny sizes and one round: does it run?")
+    add("--json", type=Path, metavar="FILE", help="write every number there")
+    return parser.parse_args(arguments)
+
+
+def planned(given: argparse.Namespace) -> Plan:
+    """The plan of the options; sets torch's threads."""
+    for kind, values, known in (("size", given.sizes, vit.SIZES), ("section", given.only, SECTIONS)):
+        for value in values:
+            if value not in known:
+                raise unknown(kind, value, known)
+    device = where(Path(), Path(), given.device, given.threads, 0.0).device
+    precisions = ["float32"] + ["bfloat16"] * (has_bfloat16(device) or given.force_bf16)
+    compiled = [False, True] if given.compile else [False]
+    cuda = device.type == "cuda"
+    if given.quick:
+        return Plan(device, 1, ["tiny"], [2], precisions, compiled, 1, records=8, samples=500, batch=8, batches=1,
+                    sides=(64,))
+    return Plan(device, given.rounds, given.sizes, given.batches, precisions, compiled,
+                given.steps or (20 if cuda else 1), sides=(4096, 8192, 16384) if cuda else (1024, 2048, 4096))
+
+
+def measure(plan: Plan, sections: list[str], published: Published | None, console: Console) -> dict[str, Any]:
+    """Measure and print section by section; gives all the numbers."""
+    rows: list[Row] = []
+    out: dict[str, Any] = {"peak_gflops": {}, "parts_seconds": {}, "warm_seconds": {}, "attention_seconds": {}}
+
+    def show(new: list[Row]) -> None:
+        rows.extend(new)
+        console.print(rate_table(new))
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = noise_store(Path(folder), plan.records, plan.samples)
+        if "loader" in sections:
+            show(loader_rows(plan, store, published))
+        if "masks" in sections:
+            show(mask_rows(plan, published))
+        for precision in plan.precisions:
+            out["peak_gflops"][precision] = peak(plan.device, precision, plan.sides)
+            console.print(f"  peak of a {precision} matrix product: {out['peak_gflops'][precision]:,.0f} GFLOP/s")
+        if "bfloat16" not in plan.precisions:
+            console.print("  this CPU has no bfloat16 arithmetic: not measured (--force-bf16 does)")
+        for name in plan.sizes if "attention" in sections else ():
+            for precision in plan.precisions:
+                measured = attention(vit.SIZES[name], plan.step_batches[0], plan.tokens, plan.device, precision,
+                                     plan.rounds, 3 * plan.steps)
+                new = {f"{name} {plan.step_batches[0]} {precision} {place}": ways for place, ways in measured.items()}
+                console.print(attention_table(new, taken(plan.device, precision)))
+                out["attention_seconds"] |= new
+        for name, batch in itertools.product(plan.sizes, plan.step_batches if "step" in sections else ()):
+            ours: dict[str, Ours] = {}
+            for precision in plan.precisions:
+                fresh, models = step_rows(plan, store, name, batch, precision, out["peak_gflops"][precision], published)
+                show(fresh)
+                ours |= models
+            console.print(part_table(ours))
+            out["parts_seconds"] |= {what: one.parts for what, one in ours.items()}
+            out["warm_seconds"] |= {what: one.warm_seconds for what, one in ours.items()}
+    return {"records_per_second": [{**asdict(row), "ratio": row.ratio} for row in rows], **out}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = options(arguments)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=150)
+    published = None
+    try:
+        plan = planned(given)
+        published = Published(given.published, plan.device) if given.published else None
+        origin = record.provenance(plan.device)
+        console.print(f"{origin['device']}, {origin['threads']} threads, torch {origin['torch']}, {plan.rounds} rounds")
+        numbers = measure(plan, given.only, published, console)
+        if given.json:
+            write_text(given.json, record.dumps({"provenance": origin, "rounds": plan.rounds, **numbers}))
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if published:
+            published.close()
+
+
+if __name__ == "__main__":
+    main()
