@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +43,27 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f"checksum of {broken}")
         content = torch.load(path, map_location="cpu", weights_only=True)
         meta = json.loads(content["meta"])
         version = meta.pop("format")
         tensors = dict(content["tensors"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError,
+            zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is no checkpoint of ecgbench, or is damaged ({type(error).__name__})") from None
     if version != FORMAT:
         raise UserError(f"{path} has checkpoint format {version!r}, this version reads {FORMAT}")
     return Checkpoint(tensors, meta)
+
+
+def forget_partial(*folders: Path) -> None:
+    """Remove what a killed process left half written; for the holder of the lock."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
 
 
 def flatten(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

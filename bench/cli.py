@@ -16,8 +16,8 @@ WORK = Path(os.environ.get("ECGBENCH_WORK", "work"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, one budget, "
-                       "one evaluation.")
+                  help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, "
+                       "one budget, one evaluation.")
 data_app = typer.Typer(no_args_is_help=True, help="Make, check and look at data.")
 sweep_app = typer.Typer(no_args_is_help=True, help="Run many pre-trainings and their evaluations.")
 app.add_typer(data_app, name="data")
@@ -122,7 +122,8 @@ def show(store: Any) -> None:
     m = store.manifest
     hours = m["samples"] / m["rate_hz"] / 3600
     print(f"store {m['name']} ({m['source']} {m['version']}), fingerprint {m['fingerprint']}\n"
-          f"{m['records']:,} records, {hours:,.1f} h, {m['rate_hz']} Hz, {m['units']}, {m['files']['signals.i16']['bytes']:,} bytes")
+          f"{m['records']:,} records, {hours:,.1f} h, {m['rate_hz']} Hz, {m['units']}, "
+          f"{m['files']['signals.i16']['bytes']:,} bytes")
     console = Console()
     print("sd per lead: " + ", ".join(f"{lead} {v:.3f}" for lead, v in zip(m["leads"], m["sd"], strict=True)))
     folds = store.records.fold
@@ -132,7 +133,7 @@ def show(store: Any) -> None:
         parts = [int((labelled & folds.isin(f)).sum()) for f in (range(1, 9), [9], [10])]
         positives = store.records[task].str.split(";").explode().value_counts()
         tasks.add_row(task, str(len(classes)), f"{int(labelled.sum()):,}", " / ".join(f"{p:,}" for p in parts),
-                      ", ".join(f"{c} {positives.get(c, 0)}" for c in classes[:8]) + (", ..." if len(classes) > 8 else ""))
+                      ", ".join([f"{c} {positives.get(c, 0)}" for c in classes[:8]] + ["..."] * (len(classes) > 8)))
     if m["tasks"]:
         console.print(tasks)
 
@@ -140,7 +141,7 @@ def show(store: Any) -> None:
 @data_app.command("plot")
 def plot_command(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
                  record: Annotated[str | None, typer.Option(help="record_id; the first one by default.")] = None,
-                 views: Annotated[bool, typer.Option("--views", help="Show what every augmentation does to it.")] = False,
+                 views: Annotated[bool, typer.Option("--views", help="Show what each view does to it.")] = False,
                  masks: Annotated[bool, typer.Option("--masks", help="Show what JEPA and MAE hide of it.")] = False,
                  out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
                  work: Work = WORK) -> None:
@@ -154,11 +155,11 @@ def plot_command(store: Annotated[str, typer.Argument(help="Name of a store in t
 
 @app.command()
 def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.")],
-             corpora: Annotated[list[str], typer.Option("--store", metavar="NAME[=WEIGHT]", help="Store to pre-train on; "
-                                                        "repeat it for a mixture.")],
+             corpora: Annotated[list[str], typer.Option("--store", metavar="NAME[=WEIGHT]", help="Store to pre-train "
+                                                        "on; repeat it for a mixture.")],
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
-             place: Annotated[str, typer.Option(help="Where the stores lie while training: device, host or auto.")] = "auto",
+             place: Annotated[str, typer.Option(help="Where the stores lie meanwhile: device, host or auto.")] = "auto",
              ) -> None:
     """Pre-train one backbone; killed and started again, it continues bit for bit."""
     from bench import config
@@ -178,13 +179,14 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
     made = config.load(method, [*(overrides or []), ("seed", seed), ("data.corpora", weights)])
     made = sweep.with_fingerprints(made, stores)
     name = run(made, [stores[n] for n in weights], where(work, results, device, threads, save_minutes, place))
-    print(f"run {name}: {results / name}.json\nNext: ecgbench evaluate {name} --protocol linear --task TASK --store STORE")
+    print(f"run {name}: {results / name}.json\n"
+          f"Next: ecgbench evaluate {name} --protocol linear --task TASK --store STORE")
 
 
 @app.command()
 def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
              store: Annotated[str, typer.Option(help="Store with labels.")],
-             task: Annotated[str, typer.Option(help="A task of that store, see `ecgbench data info`.")] = "superdiagnostic",
+             task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`.")] = "superdiagnostic",
              protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0) -> None:
@@ -236,7 +238,8 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     if not corpus.exists():
         synth(corpus)
     if not (work / "stores" / "synthetic").exists():
-        preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic", jobs=os.cpu_count() or 1)
+        preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
+                          jobs=os.cpu_count() or 1)
     sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
     report(results, out)
     from bench import pictures
@@ -262,7 +265,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        path = error.filename2 or error.filename  # of a rename the target: the user knows that one
+        fail(f"{error.strerror or error}{f': {path}' if path else ''}")
 
 
 def fail(text: str) -> None:

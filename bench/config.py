@@ -56,7 +56,7 @@ def override(config: Config, overrides: Iterable[str | tuple[str, Any]]) -> Conf
         if leaf not in node and where[:-1] not in WHOLE:
             raise unknown("key", key, (f"{where}{k}" for k in node))
         if leaf not in node or key in WHOLE:
-            node[leaf] = numbers(value)
+            node[leaf] = floats(numbers(value))
         elif isinstance(node[leaf], dict) and isinstance(value, dict):
             node[leaf] = _overlay(node[leaf], numbers(value), f"{key}.")
         else:
@@ -96,6 +96,15 @@ def numbers(value: Any) -> Any:
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
+def floats(value: Any) -> Any:
+    """The same value with every int as a float: weights and views must name the same run as 3 and as 3.0."""
+    if isinstance(value, dict):
+        return {k: floats(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [floats(v) for v in value]
+    return float(value) if type(value) is int else value
+
+
 def merge(base: Config, extra: Config) -> Config:
     """Overlay extra on base. New keys and changed types are errors, so a typo cannot pass silently."""
     return _overlay(base, extra, "")
@@ -106,7 +115,8 @@ def _overlay(base: Config, extra: Config, where: str) -> Config:
     for key, value in extra.items():
         name = f"{where}{key}"
         if name in OWNED | WHOLE:
-            out[key] = _as_type_of(base[key], value, name) if not base[key] else value
+            value = _as_type_of(base[key], value, name) if not base[key] else value
+            out[key] = floats(value) if name in WHOLE else value
         elif key not in base:
             raise unknown("key", name, (f"{where}{k}" for k in base))
         elif isinstance(base[key], dict) and isinstance(value, dict):
@@ -143,13 +153,17 @@ def validate(config: Config) -> None:
          f"less than optim.steps ({optim['steps']})"),
         (optim["clip"] >= 0, "optim.clip", "0 (no clipping) or more"),
         (optim["precision"] in ("float32", "bfloat16"), "optim.precision", "float32 or bfloat16"),
-        (len(optim["betas"]) == 2, "optim.betas", "two numbers"),
+        (len(optim["betas"]) == 2 and all(0 <= b < 1 for b in optim["betas"]), "optim.betas", "two numbers in [0, 1)"),
+        (optim["eps"] > 0, "optim.eps", "positive"),
+        (min(optim["weight_decay"], optim["final_weight_decay"]) >= 0, "optim.weight_decay", "0 or more, final_ too"),
         (data["rate_hz"] > 0, "data.rate_hz", "a positive rate"),
         (data["crop_seconds"] > 0, "data.crop_seconds", "a positive duration"),
         (config["encoder"]["patch"] > 0, "encoder.patch", "1 sample or more"),
         (0 <= config["encoder"]["dropout"] < 1, "encoder.dropout", "in [0, 1)"),
         (config["seed"] >= 0, "seed", "0 or more"),
+        (config["encoder"]["registers"] >= 0, "encoder.registers", "0 or more"),
         (isinstance(data["corpora"], dict), "data.corpora", "a mapping of store to weight"),
+        (isinstance(config["views"], list), "views", "a list of mappings, see bench/data/views.py"),
     ]
     for holds, key, needed in rules:
         if not holds:
@@ -158,7 +172,7 @@ def validate(config: Config) -> None:
                 value = value[part]
             raise UserError(f"{key} must be {needed}, got {value!r}")
     for name, weight in data["corpora"].items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise UserError(f"data.corpora.{name} must be a positive weight, got {weight!r}")
 
 

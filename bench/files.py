@@ -37,9 +37,12 @@ def named(path: Path) -> Iterator[None]:
     """Let an OSError of the block name path where it names no file: one of a full disk does not."""
     try:
         yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        cause.filename = cause.filename or str(path)
+        raise cause from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -45,6 +45,8 @@ def block_split(batch: int, n: int, kept: int, block: int, rng: torch.Generator)
     """
     if not 0 < kept < n:
         raise UserError(f"{kept} of {n} patches would be kept: some must be kept and some hidden")
+    if block < 1:
+        raise UserError(f"method.block must be 1 patch or more, got {block}")
     device = rng.device
     left = torch.full((batch,), n - kept, device=device)
     start = torch.zeros(batch, 1, dtype=torch.long, device=device)

@@ -36,6 +36,8 @@ def draw(store: Store, record_id: str | None, out: Path, what: str) -> Path:
         figure = plot.ecg(signal[:, : 10 * rate_hz], rate_hz, LEADS, store.manifest["units"], title)
     else:
         samples = min(signal.shape[1], 10 * rate_hz) // patch * patch
+        if samples < round(2.5 * rate_hz):
+            raise UserError(f"record {ids[index]} lasts {signal.shape[1] / rate_hz:g} s; {what} need 2.5 s or more")
         crops = Crops(store, samples, torch.device("cpu"), on_device=False)
         x = crops.normalise(crops.raw(torch.tensor([index]), torch.tensor([0])))
         rng = torch.Generator().manual_seed(SEED)

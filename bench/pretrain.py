@@ -55,20 +55,16 @@ def pretrain(config: Config, stores: Sequence[Store], where: Where) -> str:
     record.check_writable(where.results)
     folder = folder_of(where.work, name)
     try:
-        with locked(folder / "lock", f"run {name}"):
+        with locked(folder / "lock", f"run {name}"), record.reason_kept(folder):
             if not record.exists(where.results, name):
+                checkpoint.forget_partial(folder, folder / "checkpoints")
                 origin = record.provenance(where.device)
                 write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
                 result = train(config, stores, folder, where)
                 record.write(where.results, {"kind": "pretrain", "run_id": name, "config": config,
                                              "result": result, "provenance": origin})
-                (folder / "error.txt").unlink(missing_ok=True)
     except PermissionError as error:
         raise UserError(f"cannot write into {where.work} ({error.strerror}: {error.filename})") from None
-    except UserError as error:
-        if folder.is_dir():
-            write_text(folder / "error.txt", f"{error}\n")
-        raise
     return name
 
 
@@ -107,11 +103,14 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
             "stores": {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in stores}}
 
     def save(path: Path) -> None:
-        checkpoint.save(path, Checkpoint(checkpoint.flatten(model, optimiser),
-                                         {**meta, "step": taken, "window": window}))
+        tensors = checkpoint.flatten(model, optimiser)
+        if not all(bool(t.isfinite().all()) for t in tensors.values()):  # a loss would say so one step too late
+            raise diverged(f"step {taken - 1} left weights that are not finite", folder)
+        checkpoint.save(path, Checkpoint(tensors, {**meta, "step": taken, "window": window}))
 
     pending: list[Tensor] = []  # losses not yet read from the device
     saved_at = began = time.monotonic()
+    since = taken  # the step at `began`; the window may hold steps of before a kill
     with watched() as asked, progress.bar(f"pretrain {config['method']['name']} {run_id(config)}", total, taken) as bar:
         for batch in loader.batches(taken, total):
             lr = optim.schedule_(optimiser, taken, settings)
@@ -139,7 +138,8 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
                 continue
             window += finite(pending, taken, folder)
             if log:
-                spent, began = time.monotonic() - began, time.monotonic()
+                spent = (time.monotonic() - began) / (taken - since) * len(window)
+                began, since = time.monotonic(), taken
                 metrics.write(step=taken, loss=sum(window) / len(window), lr=lr, seconds=spent,
                               records_per_second=len(window) * settings["batch"] / spent,
                               **{k: v.item() for k, v in scalars.items()})
@@ -147,15 +147,18 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
                 window.clear()
             if look:
                 metrics.write(step=taken, **collapse(model, fixed))
-            if due and taken < total:
+            if taken == total:
+                save(folder / "final.pt")
+            elif due:
                 save(folder / "checkpoints" / f"step-{taken:08d}.pt")
                 prune(folder / "checkpoints", where.keep)
                 saved_at = time.monotonic()
-                if signum:
-                    raise Interrupted(signum, f"run {run_id(config)} at step {taken} of {total}")
-    if not (folder / "final.pt").is_file():
+            if signum:
+                break
+        if asked():
+            raise Interrupted(asked(), f"run {run_id(config)} at step {taken} of {total}")
+    if not total and not (folder / "final.pt").is_file():
         save(folder / "final.pt")
-    metrics.close()
     lines = metrics.read()
     trained, looks = [m for m in lines if "loss" in m], [m for m in lines if "rankme" in m]
     seconds = sum(m["seconds"] for m in trained)
@@ -207,10 +210,14 @@ def finite(pending: list[Tensor], taken: int, folder: Path) -> list[float]:
     pending.clear()
     for i, value in enumerate(values):
         if not math.isfinite(value):
-            kept = max((p.name for p in (folder / "checkpoints").glob("step-*.pt")), default="none yet")
-            raise UserError(f"the loss of step {first + i} is {value}: training stopped; lower optim.lr or set "
-                            f"optim.clip. Last good checkpoint: {kept} in {folder}")
+            raise diverged(f"the loss of step {first + i} is {value}", folder)
     return values
+
+
+def diverged(what: str, folder: Path) -> UserError:
+    kept = max((p.name for p in (folder / "checkpoints").glob("step-*.pt")), default="none yet")
+    return UserError(f"{what}: training stopped; lower optim.lr or set optim.clip. Last good checkpoint: {kept} in "
+                     f"{folder}")
 
 
 @torch.no_grad()
@@ -239,13 +246,10 @@ class Metrics:
     def __init__(self, path: Path, taken: int):
         self.path = path
         write_text(path, "".join(json.dumps(m) + "\n" for m in self.read() if m["step"] <= taken and taken))
-        self.file = path.open("a", buffering=1)
 
     def write(self, **values: float) -> None:
-        self.file.write(json.dumps(values) + "\n")
-
-    def close(self) -> None:
-        self.file.close()
+        with self.path.open("a") as f:
+            f.write(json.dumps(values) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         out = []

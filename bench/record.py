@@ -1,9 +1,11 @@
 """One JSON file per finished run; written once, whole, never edited. results/README.md states the schema."""
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from bench.config import ROOT
 from bench.errors import UserError
-from bench.files import replacing
+from bench.files import replacing, write_text
 
 SCHEMA = 1
 CODE = ("bench", "methods", "slurm", "paper", "pyproject.toml")
@@ -73,6 +75,18 @@ def write(results: Path, record: dict[str, Any]) -> Path:
     with replacing(target) as f:
         f.write(dumps({"schema": SCHEMA, **record}).encode())
     return target
+
+
+@contextlib.contextmanager
+def reason_kept(folder: Path) -> Iterator[None]:
+    """A failure of the block leaves its reason in folder/error.txt; a success removes it."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        with contextlib.suppress(OSError):  # a full disk
+            write_text(folder / "error.txt", f"{error}\n")
+        raise
+    (folder / "error.txt").unlink(missing_ok=True)
 
 
 def dumps(value: Any, indent: str = "") -> str:

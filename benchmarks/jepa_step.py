@@ -40,10 +40,10 @@ def has_bfloat16(device: torch.device) -> bool:
     return info.is_file() and not BFLOAT16.isdisjoint(info.read_text().split())
 
 
-def peak(device: torch.device, precision: str, sides: tuple[int, ...]) -> float:
-    """GFLOP/s of a matrix product: the best of several square ones and of ViT-S's widest."""
+def peak(device: torch.device, precision: str, shapes: list[tuple[int, int, int]]) -> float:
+    """GFLOP/s of the best of several matrix products (m, k) @ (k, n)."""
     best = 0.0
-    for m, k, n in [(6400, 384, 1536), *((n, n, n) for n in sides)]:
+    for m, k, n in shapes:
         a, b = (torch.rand(shape, device=device).to(getattr(torch, precision)) for shape in ((m, k), (k, n)))
         for _ in range(4):
             began = now(device)

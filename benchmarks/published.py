@@ -1,41 +1,68 @@
-"""Drives a checkout of the published implementation, in a process of its own: run.py starts it.
+"""The published implementation, measured in a process of its own: both ends of the pipe to it.
 
     python published.py CHECKOUT DEVICE THREADS
 
-One JSON object a line on stdin, {"do": "loader" | "masks" | "prepare" | "step", ...}; one on stdout in answer,
-{"seconds": ...} or {"error": ...}. Its modules are called data, models, utils and configs: hence the process,
-whose working folder is the checkout. Everything is built and run the way its own pretrain.py does it.
+reads one JSON object a line, {"do": "loader" | "masks" | "prepare" | "step", ...}, and answers each with
+{"seconds": ...} or {"error": ...}. The published modules are called data, models, utils and configs: hence a
+process of their own. Everything is built and run there the way the published pretrain.py does it.
 """
 
 import importlib
 import json
 import os
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
-CHECKOUT, DEVICE, THREADS = sys.argv[1:4]
-WARM = 2  # batches of the loader before the clock starts: one of each worker
+import numpy as np
+import torch
 
+from bench.errors import UserError
 
-def load() -> Any:
-    """Its pretrain module, imported without running it: whatever that script uses is reached through it."""
-    sys.path.insert(0, CHECKOUT)
-    sys.argv = ["pretrain.py", "--data", "none"]  # read at import
-    return importlib.import_module("pretrain")
+WARM = 2  # batches of a loader before the clock starts: one of each published worker
 
 
 class Published:
-    def __init__(self, code: Any):
-        import numpy as np
-        import torch
+    """The published implementation in a process of its own; a call gives the seconds that it measured there."""
 
-        self.code, self.np, self.torch = code, np, torch
-        self.device = torch.device(DEVICE)
-        self.cuda = self.device.type == "cuda"
-        if int(THREADS):
-            torch.set_num_threads(int(THREADS))
+    def __init__(self, checkout: Path, device: str, threads: int):
+        if not (checkout / "pretrain.py").is_file():
+            raise UserError(f"--published {checkout} holds no pretrain.py; give a checkout of kweimann/ECG-JEPA")
+        command = [sys.executable, str(Path(__file__).resolve()), str(checkout.resolve()), device, str(threads)]
+        self.process = subprocess.Popen(command, cwd=checkout, text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
+        self.answer()
+
+    def answer(self) -> float:
+        assert self.process.stdout
+        answer = json.loads(self.process.stdout.readline() or '{"error": "it stopped, see above"}')
+        if "error" in answer:
+            self.close()
+            raise UserError(f"the published implementation does not run: {answer['error']}")
+        return answer["seconds"]
+
+    def __call__(self, do: str, **request: Any) -> float:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.communicate()  # the end of its input ends it
+
+
+class Driver:
+    """Runs inside that process."""
+
+    def __init__(self, checkout: Path, device: str, threads: int):
+        torch.set_num_threads(threads)
+        self.checkout, self.device, self.cuda = checkout, torch.device(device), device.startswith("cuda")
+        sys.path.insert(0, str(checkout))
+        sys.argv = ["pretrain.py", "--data", "none"]  # it parses them when imported
+        self.code = importlib.import_module("pretrain")  # whatever that script uses is reached through it
         if self.cuda:
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
@@ -43,11 +70,11 @@ class Published:
         np.random.seed(0)
         torch.manual_seed(0)
         self.signals = np.empty((0, 0, 12), np.float16)
-        self.steps: dict[tuple, tuple] = {}
+        self.steps: dict[str, tuple] = {}
 
     def wait(self) -> float:
         if self.cuda:
-            self.torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def collator(self, patch: int, low: float = 0.15, high: float = 0.25) -> Any:
@@ -57,8 +84,8 @@ class Published:
         """Seconds for `batches` batches with their masks, once every worker has delivered one."""
         code = self.code
         if self.signals.shape[:2] != (records, samples):
-            noise = self.np.random.default_rng(0).standard_normal((records, samples, 12), self.np.float32)
-            self.signals = noise.astype(self.np.float16)
+            noise = np.random.default_rng(0).standard_normal((records, samples, 12), np.float32)
+            self.signals = noise.astype(np.float16)
         dataset = code.TensorDataset(data=self.signals, transform=code.TransformECG(crop_size=samples))
         ready = iter(code.DataLoader(dataset=code.DatasetRouter([(dataset, 1.0)]), batch_size=batch,
                                      pin_memory=self.cuda, collate_fn=self.collator(25), num_workers=workers))
@@ -71,16 +98,16 @@ class Published:
 
     def masks(self, batch: int, tokens: int) -> float:
         """Seconds for the masks of one batch; patches of one sample keep the collation itself negligible."""
-        collate, records = self.collator(1), [self.torch.zeros(1, tokens)] * batch
+        collate, records = self.collator(1), [torch.zeros(1, tokens)] * batch
         began = time.perf_counter()
         collate(records)
         return time.perf_counter() - began
 
-    def prepare(self, key: list, width: int, depth: int, heads: int, batch: int, samples: int, precision: str,
+    def prepare(self, key: str, width: int, depth: int, heads: int, batch: int, samples: int, precision: str,
                 compile: bool, kept: list[float]) -> float:
         """Build a model and take one step with each share of kept tokens; gives the seconds of that."""
-        code, torch = self.code, self.torch
-        file = os.path.join(CHECKOUT, "configs", "pretrain", "ViTS_all.yaml")
+        code = self.code
+        file = self.checkout / "configs" / "pretrain" / "ViTS_all.yaml"
         config = code.configs.pretrain.Config(**code.configs.load_config_file(
             file, dim=width, depth=depth, num_heads=heads, pred_dim=width // 2, pred_depth=depth, pred_num_heads=heads,
             channel_size=samples))
@@ -94,16 +121,16 @@ class Published:
         records = list(torch.randn(batch, 12, samples))
         amp = precision == "bfloat16" and self.cuda  # it uses no mixed precision on a CPU
         batches = [tuple(x.to(self.device) for x in self.collator(25, share, share)(records)) for share in kept]
-        self.steps[tuple(key)] = (config, model, optimiser, amp, batches)
+        self.steps[key] = (config, model, optimiser, amp, batches)
         began = self.wait()
         for i in range(len(batches)):
             self.step(key, 1, i)
         return self.wait() - began
 
-    def step(self, key: list, steps: int, which: int = -1) -> float:
+    def step(self, key: str, steps: int, which: int = -1) -> float:
         """Seconds of one step: schedules, forward, backward, AdamW, EMA; data and masks are at hand."""
-        code, torch = self.code, self.torch
-        config, model, optimiser, amp, batches = self.steps[tuple(key)]
+        code = self.code
+        config, model, optimiser, amp, batches = self.steps[key]
         began = self.wait()
         for _ in range(steps):
             code.update_learning_rate_(optimiser, config.learning_rate)
@@ -118,18 +145,18 @@ class Published:
 
 
 def main() -> None:
+    checkout, device, threads = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever the published code prints goes to stderr
+    os.dup2(2, 1)  # what the published code prints goes to stderr
     try:
-        code = load()
+        driver = Driver(Path(checkout), device, int(threads))
     except ImportError as error:
         answers.write(json.dumps({"error": f"{error}; install what its requirements.txt names"}) + "\n")
         return
-    published = Published(code)
-    answers.write(json.dumps({"seconds": 0.0}) + "\n")
+    answers.write('{"seconds": 0.0}\n')
     for line in sys.stdin:
         request = json.loads(line)
-        seconds = getattr(published, request.pop("do"))(**request)
+        seconds = getattr(driver, request.pop("do"))(**request)
         answers.write(json.dumps({"seconds": seconds}) + "\n")
 
 

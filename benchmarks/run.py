@@ -1,10 +1,9 @@
-"""Prints what the loader, the masks and a JEPA step cost here, alone or against the published implementation."""
+"""Prints what loader, masks and JEPA steps cost here, alone or against the published implementation."""
 
 import argparse
 import contextlib
 import itertools
-import json
-import subprocess
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
 from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, gflop, has_bfloat16, now, peak, taken
+from published import WARM, Published
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +35,6 @@ from bench.files import write_text
 from bench.parts import block_split
 
 RATE_HZ, PATCH, BLOCK = 500, 25, 10  # published configurations
-WARM = 2  # batches of a loader before the clock starts: one of each published worker
 WORKERS = 2  # of the published loader
 LOADER, MASKS, STEP, COMPILED = 4.0, 50.0, 2.0, 2.3  # targets: times the published rate; the last two on a CPU
 SECTIONS = ("loader", "masks", "attention", "step")
@@ -55,7 +55,7 @@ class Plan:
     samples: int = 5000  # of a record
     batch: int = 2048  # of loader and masks
     batches: int = 4  # of the loader in a timing
-    sides: tuple[int, ...] = (1024, 2048, 4096)  # of square matrices
+    sides: tuple[int, ...] = (1024, 2048, 4096)  # of the square matrices whose product may be the peak
 
     @property
     def tokens(self) -> int:
@@ -81,34 +81,6 @@ class Row:
     def ratio(self) -> float | None:
         """Median over the rounds."""
         return median(a / b for a, b in zip(self.ours, self.published, strict=True)) if self.published else None
-
-
-class Published:
-    """The published implementation in a process of its own; a call gives the seconds that it measured there."""
-
-    def __init__(self, checkout: Path, device: torch.device):
-        if not (checkout / "pretrain.py").is_file():
-            raise UserError(f"--published {checkout} holds no pretrain.py; give a checkout of kweimann/ECG-JEPA")
-        worker = Path(__file__).resolve().with_name("published.py")
-        command = [sys.executable, str(worker), str(checkout.resolve()), str(device), str(torch.get_num_threads())]
-        self.process = subprocess.Popen(command, cwd=checkout, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.answer()
-
-    def answer(self) -> float:
-        assert self.process.stdout
-        answer = json.loads(self.process.stdout.readline() or '{"error": "it stopped, see above"}')
-        if "error" in answer:
-            raise UserError(f"the published implementation does not run: {answer['error']}")
-        return answer["seconds"]
-
-    def __call__(self, do: str, **request: Any) -> float:
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self) -> None:
-        self.process.communicate()  # the end of its input ends it
 
 
 def noise_store(folder: Path, records: int, samples: int) -> Store:
@@ -138,8 +110,7 @@ def loader_rows(plan: Plan, store: Store, published: Published | None) -> list[R
         torch.set_num_threads(1)
         alone.ours.append(rate(map(loader.batch_at, itertools.count())))
         torch.set_num_threads(threads)
-        with contextlib.closing(loader.batches(0, WARM + plan.batches + PREFETCH + 1)) as batches:
-            ahead.ours.append(rate(batches))
+        ahead.ours.append(rate(loader.batches(0, WARM + plan.batches + PREFETCH + 1)))  # still gathering at the end
         if published:
             seconds = published("loader", records=plan.records, samples=plan.samples, batch=plan.batch,
                                 batches=plan.batches, workers=WORKERS)
@@ -166,7 +137,7 @@ def mask_rows(plan: Plan, published: Published | None) -> list[Row]:
 
 def step_rows(plan: Plan, store: Store, name: str, batch: int, precision: str, best: float,
               published: Published | None) -> tuple[list[Row], dict[str, Ours]]:
-    """records/s of whole steps without data, and the models that took them, by row."""
+    """records/s of steps without their data, and the models that took them, by row."""
     size = vit.SIZES[name]
     rows: list[Row] = []
     ours: dict[str, Ours] = {}
@@ -273,7 +244,8 @@ def planned(given: argparse.Namespace) -> Plan:
                 given.steps or (20 if cuda else 1), sides=(4096, 8192, 16384) if cuda else (1024, 2048, 4096))
 
 
-def measure(plan: Plan, sections: list[str], published: Published | None, console: Console) -> dict[str, Any]:
+def measure(plan: Plan, sections: list[str], published: Published | None, folder: Path,
+            console: Console) -> dict[str, Any]:
     """Measure and print section by section; gives all the numbers."""
     rows: list[Row] = []
     out: dict[str, Any] = {"peak_gflops": {}, "parts_seconds": {}, "warm_seconds": {}, "attention_seconds": {}}
@@ -282,56 +254,59 @@ def measure(plan: Plan, sections: list[str], published: Published | None, consol
         rows.extend(new)
         console.print(rate_table(new))
 
-    with tempfile.TemporaryDirectory() as folder:
-        store = noise_store(Path(folder), plan.records, plan.samples)
-        if "loader" in sections:
-            show(loader_rows(plan, store, published))
-        if "masks" in sections:
-            show(mask_rows(plan, published))
+    store = noise_store(folder, plan.records, plan.samples)
+    if "loader" in sections:
+        show(loader_rows(plan, store, published))
+    if "masks" in sections:
+        show(mask_rows(plan, published))
+    for precision in plan.precisions:
+        out["peak_gflops"][precision] = peak(plan.device, precision, [(n, n, n) for n in plan.sides])
+        console.print(f"  peak of a {precision} matrix product: {out['peak_gflops'][precision]:,.0f} GFLOP/s")
+    if "bfloat16" not in plan.precisions:
+        console.print("  this CPU has no bfloat16 arithmetic: not measured (--force-bf16 does)")
+    for name in plan.sizes if "attention" in sections else ():
         for precision in plan.precisions:
-            out["peak_gflops"][precision] = peak(plan.device, precision, plan.sides)
-            console.print(f"  peak of a {precision} matrix product: {out['peak_gflops'][precision]:,.0f} GFLOP/s")
-        if "bfloat16" not in plan.precisions:
-            console.print("  this CPU has no bfloat16 arithmetic: not measured (--force-bf16 does)")
-        for name in plan.sizes if "attention" in sections else ():
-            for precision in plan.precisions:
-                measured = attention(vit.SIZES[name], plan.step_batches[0], plan.tokens, plan.device, precision,
-                                     plan.rounds, 3 * plan.steps)
-                new = {f"{name} {plan.step_batches[0]} {precision} {place}": ways for place, ways in measured.items()}
-                console.print(attention_table(new, taken(plan.device, precision)))
-                out["attention_seconds"] |= new
-        for name, batch in itertools.product(plan.sizes, plan.step_batches if "step" in sections else ()):
-            ours: dict[str, Ours] = {}
-            for precision in plan.precisions:
-                fresh, models = step_rows(plan, store, name, batch, precision, out["peak_gflops"][precision], published)
-                show(fresh)
-                ours |= models
-            console.print(part_table(ours))
-            out["parts_seconds"] |= {what: one.parts for what, one in ours.items()}
-            out["warm_seconds"] |= {what: one.warm_seconds for what, one in ours.items()}
+            measured = attention(vit.SIZES[name], plan.step_batches[0], plan.tokens, plan.device, precision,
+                                 plan.rounds, 3 * plan.steps)
+            new = {f"{name} {plan.step_batches[0]} {precision} {place}": ways for place, ways in measured.items()}
+            console.print(attention_table(new, taken(plan.device, precision)))
+            out["attention_seconds"] |= new
+    for name, batch in itertools.product(plan.sizes, plan.step_batches if "step" in sections else ()):
+        ours: dict[str, Ours] = {}
+        for precision in plan.precisions:
+            fresh, models = step_rows(plan, store, name, batch, precision, out["peak_gflops"][precision], published)
+            show(fresh)
+            ours |= models
+        console.print(part_table(ours))
+        out["parts_seconds"] |= {what: one.parts for what, one in ours.items()}
+        out["warm_seconds"] |= {what: one.warm_seconds for what, one in ours.items()}
     return {"records_per_second": [{**asdict(row), "ratio": row.ratio} for row in rows], **out}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    given = options(arguments)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=150)
+def run(given: argparse.Namespace, console: Console) -> None:
+    """Measure and print what the options ask for."""
     published = None
-    try:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
+        cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}  # empty: compiling costs what it costs at first
+        undo.enter_context(patch.dict(os.environ, cache | os.environ))
         plan = planned(given)
-        published = Published(given.published, plan.device) if given.published else None
+        if given.published:
+            published = Published(given.published, str(plan.device), torch.get_num_threads())
+            undo.callback(published.close)
         origin = record.provenance(plan.device)
         console.print(f"{origin['device']}, {origin['threads']} threads, torch {origin['torch']}, {plan.rounds} rounds")
-        numbers = measure(plan, given.only, published, console)
+        numbers = measure(plan, given.only, published, Path(folder), console)
         if given.json:
             write_text(given.json, record.dumps({"provenance": origin, "rounds": plan.rounds, **numbers}))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    console = Console(highlight=False)
+    try:
+        run(options(arguments), console if console.is_terminal else Console(highlight=False, width=150))
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         sys.exit(2)
-    finally:
-        if published:
-            published.close()
 
 
 if __name__ == "__main__":

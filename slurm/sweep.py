@@ -43,6 +43,15 @@ def read(path: Path) -> dict[str, Any]:
                 raise unknown(f"key in {path}, {section}:", key, keys)
             if not isinstance(value, keys[key]):
                 raise UserError(f"{path}: {section}.{key} must be a {keys[key].__name__}, got {value!r}")
+            if not value and key not in OPTIONAL:
+                raise UserError(f"{path}: {section}.{key} is empty; name one at least")
+            if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
+                raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
+            if key.startswith("per_"):
+                for name, overrides in value.items():
+                    if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
+                        raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
+                                        f"got {overrides!r}")
         for key in keys.keys() - spec[section].keys() - OPTIONAL:
             raise UserError(f"{path}: {section} has no {key!r}")
     for method in spec["pretrain"].get("per_method", {}):

@@ -1,14 +1,27 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+import yaml
+
+from bench import config, vit
+from bench.config import Config
+from bench.data.prepare import prepare
+from bench.data.signal import LEADS
+from bench.data.sources import open_source
+from bench.data.store import Store
+from bench.pretrain import Where
+from slurm.sweep import with_fingerprints
 
 torch.set_num_threads(1)
 
 SHARED = Path(os.environ.get("ECGBENCH_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+NANO = vit.Size(16, 2, 2)  # small enough for thousands of steps in a test
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +30,70 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"no real data: {SHARED} does not exist (set ECGBENCH_SHARED)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the store `tiny`: 80 records of 10 s at 100 Hz in ten folds, task `pitch` of three classes."""
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    labels = [["low", "high", "low;high", "odd"][i % 4] for i in range(80)]
+    time_s = np.arange(1000) / 100
+    mv = rng.normal(0, 0.2, (80, 12, 1000))
+    for i, text in enumerate(labels):
+        for label in text.split(";"):
+            mv[i] += 0.5 * np.sin(2 * np.pi * {"low": 2, "high": 11, "odd": 23}[label] * time_s + rng.uniform(0, 6))
+    np.save(folder / "signals.npy", np.rint(mv * 1000).astype(np.int16))
+    rows = [f"r{i:02d},{i // 8 + 1},{text}" for i, text in enumerate(labels)]
+    (folder / "records.csv").write_text("\n".join(["record_id,fold,pitch", *rows, ""]))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({
+        "name": "tiny", "rate_hz": 100, "leads": list(LEADS), "units": "mV", "scale": 0.001, "tasks": ["pitch"]}))
+    prepare(open_source("array", folder, None), folder / "stores")
+    return folder / "stores"
+
+
+@pytest.fixture
+def tiny(stores: Path) -> Store:
+    from bench.data.store import open_by_name
+
+    return open_by_name(stores, "tiny")
+
+
+@pytest.fixture
+def nano(monkeypatch: pytest.MonkeyPatch) -> vit.Size:
+    """encoder.size nano exists while the test runs."""
+    monkeypatch.setitem(vit.SIZES, "nano", NANO)
+    return NANO
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Where:
+    return Where(tmp_path / "work", tmp_path / "results", torch.device("cpu"), save_steps=2)
+
+
+@pytest.fixture
+def configure(nano: vit.Size, tiny: Store) -> Callable[..., Config]:
+    """configure(method, *overrides): a pre-training of a nano encoder on `tiny`, 8 steps of 4 records."""
+
+    def make(method: str, *overrides: str) -> Config:
+        steps = [] if method == "random" else ["optim.steps=8", "optim.batch=4", "optim.warmup_steps=2"]
+        small = ["encoder.size=nano", "data.rate_hz=100", "data.corpora={tiny: 1.0}", *steps, *SMALL.get(method, [])]
+        return with_fingerprints(config.load(method, [*small, *overrides]), {"tiny": tiny})
+
+    return make
+
+
+SMALL = {
+    "mae": ["method.decoder={width: 8, depth: 1, heads: 2}"],
+    "jepa": ["method.predictor={width: 8, depth: 1, heads: 2}"],
+    "simclr": ["method.hidden=16", "method.out=8"],
+}
+
+
+@pytest.fixture(scope="session")
+def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 40 synthetic records in PTB-XL's layout; not to be changed (copy what a test changes)."""
+    from bench.data.ptbxl_layout import write_ptbxl
+
+    folder = tmp_path_factory.mktemp("corpus") / "ptb-xl"
+    write_ptbxl(folder, records=40, seed=0)
+    return folder

@@ -8,15 +8,14 @@ import pytest
 import wfdb
 from scipy.signal import find_peaks
 
-from bench.data import synthetic
+from bench.data import ptbxl_layout, synthetic
+from bench.data.ptbxl_layout import HEADER_LEADS, write_ptbxl
 from bench.data.synthetic import (
     CONDITIONS,
     DOWER,
-    LEADS,
     STATEMENT_SETS,
     draw_statements,
     record,
-    write_ptbxl,
 )
 from bench.errors import UserError
 
@@ -236,7 +235,7 @@ def test_wfdb_reads_what_was_written_as_ptb_xls(folder: Path, column: str, rate_
     table = pd.read_csv(folder / "ptbxl_database.csv", index_col="ecg_id")
     read = wfdb.rdrecord(str(folder / table[column].iloc[3]))
     assert read.fs == rate_hz and read.sig_len == 10 * rate_hz
-    assert read.units == ["mV"] * 12 and read.sig_name == list(LEADS) and read.fmt == ["16"] * 12
+    assert read.units == ["mV"] * 12 and read.sig_name == list(HEADER_LEADS) and read.fmt == ["16"] * 12
     assert read.adc_gain == [1000.0] * 12 and read.baseline == [0] * 12
     digital = wfdb.rdrecord(str(folder / table[column].iloc[3]), physical=False)
     assert [int(sum_) for sum_ in digital.calc_checksum()] == read.checksum
@@ -246,11 +245,11 @@ def test_wfdb_reads_what_was_written_as_ptb_xls(folder: Path, column: str, rate_
 @pytest.mark.parametrize("rate_hz", [100, 500])
 def test_the_signal_files_are_those_that_wfdb_writes(tmp_path: Path, rate_hz: int) -> None:
     signal_mv = record(("LVH",), np.random.default_rng(0), rate_hz=rate_hz)
-    synthetic._write_signal(tmp_path / "ours" / "00001_hr", signal_mv, rate_hz)
+    ptbxl_layout._write_signal(tmp_path / "ours" / "00001_hr", signal_mv, rate_hz)
     (tmp_path / "wfdb").mkdir()
     digital = np.rint(signal_mv.T * 1000).astype(np.int16)
     wfdb.wrsamp(
-        "00001_hr", rate_hz, ["mV"] * 12, list(LEADS), d_signal=digital, fmt=["16"] * 12,
+        "00001_hr", rate_hz, ["mV"] * 12, list(HEADER_LEADS), d_signal=digital, fmt=["16"] * 12,
         adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(tmp_path / "wfdb"),
     )  # fmt: skip
     assert hashes(tmp_path / "ours") == hashes(tmp_path / "wfdb")
@@ -265,22 +264,22 @@ def test_the_slow_form_is_the_fast_one_without_what_lies_over_50_hz(folder: Path
 
 def test_the_tables_read_as_the_real_ones(folder: Path) -> None:
     table = pd.read_csv(folder / "ptbxl_database.csv", index_col="ecg_id")
-    assert list(table.columns) == synthetic.COLUMNS and len(table) == 24
+    assert list(table.columns) == ptbxl_layout.COLUMNS and len(table) == 24
     assert table["patient_id"].dtype == float and table["strat_fold"].between(1, 10).all()
     assert table["report"].str.startswith("synthetic").all() and (folder / "SYNTHETIC.txt").exists()
     statements = pd.read_csv(folder / "scp_statements.csv", index_col=0)
     used = {name for codes in table["scp_codes"] for name in ast.literal_eval(codes)}
-    assert set(statements.index) == used and list(statements.columns) == synthetic.STATEMENT_COLUMNS
+    assert set(statements.index) == used and list(statements.columns) == ptbxl_layout.STATEMENT_COLUMNS
     assert (statements.loc["NST_", ["diagnostic", "form"]] == 1).all()
     assert (
         statements.loc["NST_", "diagnostic_class"] == "STTC"
         and statements.loc["NST_", "diagnostic_subclass"] == "NST_"
     )
-    assert statements.loc["SR", "rhythm"] == 1 and pd.isna(statements.loc["SR", "diagnostic"])
+    assert statements.loc["SR", "rhythm"] == 1 and statements["diagnostic"].isna()["SR"]
 
 
 def test_every_fold_holds_every_statement_and_no_patient_is_in_two() -> None:
-    rows = synthetic._plan(300, np.random.default_rng(0))
+    rows = ptbxl_layout._plan(300, np.random.default_rng(0))
     assert len(rows) == 300
     for fold in range(1, 11):
         assert {name for names, _, at in rows if at == fold for name in names} == set(CONDITIONS)

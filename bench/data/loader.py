@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class Loader:
         """The batch of this step, (B, 12, T) float32."""
         return self.normalise(self.gather(step))
 
-    def batches(self, first: int, end: int) -> Iterator[Tensor]:
+    def batches(self, first: int, end: int) -> Generator[Tensor, None, None]:
         """The batches of steps first ... end - 1; a thread gathers ahead when the stores lie on the host."""
         if self.on_device:
             yield from map(self.batch_at, range(first, end))

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -94,10 +96,11 @@ def _write(source: Source, name: str, folder: Path, jobs: int, skip_bad: bool,
         out.flush()
         os.fsync(out.fileno())
     if not count:
-        raise UserError(f"{name}: no usable record in folds {sorted(for_stats)}" if kept else f"{name}: no usable record")
+        raise UserError(f"{name}: no usable record" + (f" in folds {sorted(for_stats)}" if kept else ""))
     mean = total / count
     variance = squares / count - mean**2
-    flat = [lead for lead, v in zip(LEADS, variance, strict=True) if v <= 0]
+    flat = [lead for lead, v, s, q in zip(LEADS, variance, total.tolist(), squares.tolist(), strict=True)
+            if v <= 0 or count * q == s * s]  # in integers too: v may round to just above 0
     if flat:
         raise UserError(f"{name}: lead {flat[0]} is constant in every record, it cannot be normalised")
 
@@ -108,7 +111,8 @@ def _write(source: Source, name: str, folder: Path, jobs: int, skip_bad: bool,
     write_text(folder / "prepare.json", json.dumps(report, indent=1, sort_keys=True))
     manifest = {
         "format": FORMAT, "name": name, "source": source.name, "version": source.version, "rate_hz": source.rate_hz,
-        "leads": list(LEADS), "units": source.units, "scale": source.scale, "records": len(kept), "samples": sum(lengths),
+        "leads": list(LEADS), "units": source.units, "scale": source.scale, "records": len(kept),
+        "samples": sum(lengths),
         "mean": (mean * source.scale).tolist(), "sd": (np.sqrt(variance) * source.scale).tolist(),
         "stats_folds": sorted(for_stats), "tasks": source.tasks,
         "files": {f: {"bytes": (folder / f).stat().st_size, "sha256": sha256(folder / f)}
@@ -146,6 +150,16 @@ _source: Source | None = None  # of this worker process
 def _start(source: Source) -> None:
     global _source
     _source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    """End this process when its parent is killed: the pool's own queue would keep it waiting for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _chunk(rows: list[SimpleNamespace]) -> list[Prepared]:

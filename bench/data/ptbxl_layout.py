@@ -15,6 +15,7 @@ from bench.errors import UserError
 from bench.files import named
 
 HEADER_LEADS = tuple(lead.upper() for lead in LEADS)  # PTB-XL's headers write AVR for aVR
+
 # fmt: off
 COLUMNS = [
     "patient_id", "age", "sex", "height", "weight", "nurse", "site", "device", "recording_date", "report",

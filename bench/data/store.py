@@ -82,8 +82,8 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
         raise UserError(f"{folder} is no complete store: manifest.json is missing; prepare it again")
     manifest = read_json(folder / "manifest.json", f"store {folder.name}")
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{folder / 'manifest.json'} has format {manifest.get('format')!r}, this version reads {FORMAT}; "
-                        f"prepare the store again")
+        raise UserError(f"{folder / 'manifest.json'} has format {manifest.get('format')!r}, this version reads "
+                        f"{FORMAT}; prepare the store again")
     try:
         intact = fingerprint(manifest) == manifest["fingerprint"]
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
@@ -96,7 +96,8 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
         if not path.is_file():
             raise UserError(f"{path} is missing; prepare the store again")
         if path.stat().st_size != size:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, the manifest says {size}; prepare the store again")
+            raise UserError(f"{path} has {path.stat().st_size} bytes, the manifest says {size}; "
+                            f"prepare the store again")
         hashed = name != "signals.i16" or (size <= HASH_AT_OPEN if verify is None else verify)
         if hashed and sha256(path) != digest:
             raise UserError(f"{path} is damaged (its SHA-256 is not the manifest's); prepare the store again")
@@ -109,7 +110,7 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
 
 def open_by_name(stores: Path, name: str) -> Store:
     """The store called name in the folder of stores."""
-    if not (stores / name).is_dir() or Path(name).name != name:
+    if not (stores / name).is_dir() or Path(name).name != name or name.startswith(".") or not name:
         known = sorted(p.parent.name for p in stores.glob("*/manifest.json") if not p.parent.name.startswith("."))
         raise UserError(f"no store {name!r} in {stores}. Known: {', '.join(known) or 'none'}; "
                         f"`ecgbench data prepare` makes one")

@@ -45,7 +45,7 @@ def resized_crop(x: Tensor, samples: int, rng: Generator, share: list[float]) ->
     length = _between(rng, share[0], share[1], len(x)) * samples
     start = _uniform(rng, len(x)) * (x.shape[2] - length)
     steps = torch.linspace(0, 1, samples, device=x.device)
-    return _at(x, start[:, None] + steps * (length - 1)[:, None])
+    return _at(x, start[:, None] + steps * (length - 1).clamp(min=0)[:, None])
 
 
 def time_out(x: Tensor, rng: Generator, share: list[float]) -> Tensor:
@@ -99,6 +99,8 @@ def amplitude_scale(x: Tensor, rng: Generator, factor: list[float]) -> Tensor:
 VIEWS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (
     resized_crop, time_out, gaussian_noise, baseline_wander, mains_hum, lead_dropout, amplitude_scale)}
 
+LARGEST = {"share": 1.0, "probability": 1.0, "sd": math.inf, "amplitude": math.inf, "factor": math.inf}  # settings
+
 
 def check(spec: list[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
     """UserError when a views section cannot be made from crops of crop_seconds."""
@@ -107,7 +109,8 @@ def check(spec: list[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: 
             raise UserError(f"views[{i}] must be a mapping with `seconds`, got {view!r}")
         if not 0 < view["seconds"] <= crop_seconds:
             raise UserError(f"views[{i}].seconds is {view['seconds']}, data.crop_seconds is {crop_seconds}")
-        if round(view["seconds"] * rate_hz) % patch:
+        samples = round(view["seconds"] * rate_hz)
+        if not samples or samples % patch:
             raise UserError(f"views[{i}] of {view['seconds']} s at {rate_hz} Hz does not divide into patches of "
                             f"{patch} samples; change encoder.patch or seconds")
         for name in view:
@@ -124,6 +127,10 @@ def _setting(name: str, value: Any, where: str) -> str:
     items = value if pair and isinstance(value, list) and len(value) == 2 else [value]
     if (pair and len(items) != 2) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in items):
         raise UserError(f"{where}.{name} must be {'two numbers [low, high]' if pair else 'a number'}, got {value!r}")
+    most = LARGEST[parameter.name]
+    if not all(0 <= v <= most and math.isfinite(v) for v in items) or items != sorted(items):
+        bounds = "0 or more" if most == math.inf else "0 to 1"
+        raise UserError(f"{where}.{name} must be {'low <= high, ' if pair else ''}{bounds}, got {value!r}")
     return parameter.name
 
 

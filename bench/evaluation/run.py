@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -45,8 +46,15 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
     settings = config["evaluation"]
     if not set(map(int, config["folds"]["test"])).isdisjoint([*config["folds"]["train"], *config["folds"]["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
+    if config["seed"] < 0:
+        raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for key, holds, needed in (
             ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
+            ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]), "two numbers in [0, 1)"),
+            ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
+            ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
+            ("patience", settings["patience"] >= settings["validate_every"],
+             f"evaluation.validate_every ({settings['validate_every']}) or more"),
             ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
              f"between 1 and evaluation.steps ({settings['steps']})"),
             ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
@@ -71,9 +79,10 @@ def evaluate(config: Config, store: Store, where: Where) -> str:
         raise UserError(f"no finished pre-training {config['pretrain']!r}: {source} does not exist; "
                         f"`ecgbench pretrain` makes it")
     folder = source.parent / "evaluations" / name
-    with locked(folder / "lock", f"evaluation {name}"):
+    with locked(folder / "lock", f"evaluation {name}"), record.reason_kept(folder):
         if record.exists(where.results, name):
             return name
+        checkpoint.forget_partial(folder)
         origin = record.provenance(where.device)
         trained = checkpoint.load(source)
         write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
@@ -161,8 +170,8 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
     curve: dict[str, list] = {"step": [], "loss": [], "validation_macro_auroc": []}
     window: list[float] = []
     kept = copy.deepcopy(module.state_dict())
-    if (folder / "state.pt").is_file():
-        state = checkpoint.load(folder / "state.pt")
+    state = saved_state(folder / "state.pt")
+    if state:
         checkpoint.restore_(module, optimiser, state.tensors)
         kept = {k.removeprefix("best/"): v for k, v in state.tensors.items() if k.startswith("best/")}
         taken, best, curve, window = (state.meta[k] for k in ("taken", "best", "curve", "window"))
@@ -219,6 +228,18 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
                     raise Interrupted(signum, f"evaluation {run_id(config)} at step {taken} of {settings['steps']}")
     module.load_state_dict(kept)
     return {**best, "taken": taken, "curve": curve}
+
+
+def saved_state(path: Path) -> Checkpoint | None:
+    """Where an interrupted evaluation stood; None when there is nothing that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return checkpoint.load(path)
+    except UserError as error:
+        print(f"{error}; starting again", file=sys.stderr)
+        path.unlink()
+        return None
 
 
 def autocast(device: torch.device, settings: dict[str, Any]) -> torch.autocast:

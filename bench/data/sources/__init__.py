@@ -39,8 +39,9 @@ def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
     value = pd.to_numeric(column, errors="coerce")
     wrong = ~((value >= 0) & (value % 1 == 0))
     if wrong.any():
-        raise UserError(f"{path}: {column.name} {str(column[wrong].iloc[0])!r} in row {int(wrong.to_numpy().argmax()) + 1} "
-                        f"is not a whole number of 0 or more")
+        row = int(wrong.to_numpy().argmax())
+        raise UserError(f"{path}: {column.name} {str(column.iloc[row])!r} in row {row + 1} is not a whole number "
+                        f"of 0 or more")
     return value.astype(int)
 
 

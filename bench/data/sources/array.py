@@ -58,13 +58,12 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
 
     signals_path = folder / "signals.npy"
     try:
-        signals = np.load(signals_path, mmap_mode="r", allow_pickle=False)
+        _signals.cache_clear()  # the path may hold another file by now
+        signals = _signals(signals_path)
     except FileNotFoundError:
         raise UserError(f"{signals_path} does not exist") from None
-    except (ValueError, EOFError):
+    except ValueError:
         raise UserError(f"{signals_path} is not a .npy array, or is truncated") from None
-    if not isinstance(signals, np.ndarray):
-        raise UserError(f"{signals_path} is an archive of arrays, not one .npy array")
     if signals.ndim != 3 or signals.shape[1] != len(order) or not signals.shape[2]:
         raise UserError(f"{signals_path} has shape {signals.shape}; (records, {len(order)} leads, samples) is needed")
     if signals.dtype.kind not in "if":
@@ -121,17 +120,18 @@ def read_records(path: Path, spec: dict[str, Any]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise UserError(f"{path} is not a readable csv file") from None
-    table = table.rename(columns={theirs: ours for ours, theirs in spec.get("columns", {}).items()})
-    for column in ("record_id", *spec["tasks"], *spec.get("columns", {})):
+    given = spec.get("columns", {})
+    called = {column: given.get(column, column) for column in COLUMNS}
+    for column in (called["record_id"], *given.values(), *spec["tasks"]):
         if column not in table:
-            raise UserError(f"{path} has no column {spec.get('columns', {}).get(column, column)!r}; "
-                            f"it has {', '.join(table.columns)}")
-    if table.record_id.duplicated().any():
-        raise UserError(f"{path}: record_id {table.record_id[table.record_id.duplicated()].iloc[0]!r} occurs twice")
+            raise UserError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}")
+    ids = table[called["record_id"]]
+    if ids.duplicated().any():
+        raise UserError(f"{path}: record_id {ids[ids.duplicated()].iloc[0]!r} occurs twice")
     return pd.DataFrame({
-        "record_id": table.record_id,
-        "patient_id": table["patient_id"] if "patient_id" in table else "",
-        "fold": whole_numbers(table.fold, path) if "fold" in table else 0,
+        "record_id": ids,
+        "patient_id": table.get(called["patient_id"], ""),
+        "fold": whole_numbers(table[called["fold"]], path) if called["fold"] in table else 0,
         **{task: table[task].map(_labels) for task in spec["tasks"]},
     })
 
@@ -148,4 +148,4 @@ def read_record(path: Path, scale: float, order: list[int], row: Any) -> np.ndar
 
 @functools.lru_cache(maxsize=1)
 def _signals(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.lib.format.open_memmap(path, mode="r")

@@ -1,0 +1,47 @@
+"""Small corpora and stores for the tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from bench.data.prepare import prepare
+from bench.data.signal import LEADS
+from bench.data.sources import Source
+from bench.data.store import Store
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random int16 of this shape."""
+    return np.random.default_rng(seed).integers(-900, 900, shape, dtype=np.int16)
+
+
+def array_corpus(folder: Path, signals: np.ndarray, records: dict[str, Sequence[Any]] | None = None,
+                 **spec: Any) -> Path:
+    """A folder that the source `array` reads; records' columns and dataset.yaml's keys (None: left out) as given."""
+    folder.mkdir(parents=True)
+    np.save(folder / "signals.npy", signals)
+    table = {"record_id": [f"r{i}" for i in range(len(signals))], **(records or {})}
+    pd.DataFrame(table).to_csv(folder / "records.csv", index=False)
+    spec = {"name": "mine", "rate_hz": 100, "leads": list(LEADS), "units": "mV", "scale": 0.001, "tasks": [], **spec}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump({k: v for k, v in spec.items() if v is not None}))
+    return folder
+
+
+def source(signals: np.ndarray | Sequence[np.ndarray], folds: Sequence[int] = (), *, name: str = "mine",
+           rate_hz: int = 100, units: str = "mV", labels: Sequence[str] = (), **more: Any) -> Source:
+    """A source of (12, any length) int16 signals in units of 0.001, with one task `kind` where there are labels."""
+    n = len(signals)
+    records = pd.DataFrame({"record_id": [f"r{i}" for i in range(n)], "patient_id": "", "fold": list(folds) or [0] * n,
+                            "row": range(n), **({"kind": labels} if labels else {})})
+    tasks = {"kind": sorted({x for text in labels for x in text.split(";") if x})} if labels else {}
+    return Source(name=name, version="1", rate_hz=rate_hz, units=units, scale=0.001, records=records, tasks=tasks,
+                  read=lambda row: signals[row.row] * 0.001, stats_folds=list(range(1, 9)) if folds else [], **more)
+
+
+def store(folder: Path, signals: np.ndarray | Sequence[np.ndarray], folds: Sequence[int] = (), **more: Any) -> Store:
+    """A prepared store of these signals in folder."""
+    return prepare(source(signals, folds, **more), folder)

@@ -1,0 +1,80 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import config, pretrain, vit
+from bench.optim import adamw
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The benchmarks' main, which gives exit code and output in `capsys`."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import run
+
+    return run.main
+
+
+@pytest.fixture
+def jepa_step(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import jepa_step
+
+    return jepa_step
+
+
+def test_a_quick_run_prints_every_row_and_writes_every_number(run, capsys, tmp_path):
+    run(["--quick", "--force-bf16", "--json", str(tmp_path / "numbers.json")])
+    printed = capsys.readouterr().out
+    for row in ("loader + masks, one thread", "loader + masks, gathering ahead", "masks, 8 x 20",
+                "tiny 2 float32 predictor", "step tiny 2 float32", "step tiny 2 bfloat16", "target encoder",
+                "encoder", "predictor", "backward", "optimiser", "EMA"):
+        assert row in printed
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert len(numbers["records_per_second"]) == 5
+    assert all(rate > 0 for row in numbers["records_per_second"] for rate in row["ours"])
+    assert all(seconds >= 0 for parts in numbers["parts_seconds"].values() for (seconds,) in parts.values())
+
+
+def test_a_record_costs_the_stated_arithmetic(jepa_step):
+    assert jepa_step.gflop(vit.SIZES["xs"]) == pytest.approx(4.09, rel=0.015)
+    assert jepa_step.gflop(vit.SIZES["s"]) == pytest.approx(14.94, rel=0.015)
+
+
+def test_the_step_that_is_timed_is_the_methods_own(jepa_step):
+    settings = config.load("jepa", ["encoder.size=tiny", "method.keep=[0.2, 0.2]", "optim.warmup_steps=0"])
+    x = torch.randn(3, 12, 1000, generator=torch.Generator().manual_seed(0))
+    timed, own = pretrain.build(settings), pretrain.build(settings)
+    loss = jepa_step.step(timed, adamw(timed, settings["optim"]), settings, x, 0.2, 7, jepa_step.Clock(lambda: 0.0))
+    expected, _ = own([x], pretrain.step_at(settings["seed"], 7, settings["optim"]["steps"], x.device))
+    assert loss == expected
+    assert not torch.equal(timed.encoder.embed.weight, own.encoder.embed.weight)
+    assert not torch.equal(timed.target_encoder.embed.weight, own.target_encoder.embed.weight)
+
+
+def test_a_folder_without_the_published_code_is_one_line(run, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        run(["--quick", "--published", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_package_that_the_published_code_lacks_is_one_line(run, capsys, tmp_path):
+    (tmp_path / "pretrain.py").write_text("import no_such_package\n")
+    with pytest.raises(SystemExit) as stop:
+        run(["--quick", "--published", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Leave no module of the benchmarks behind: their names are short."""
+    yield
+    for name in ("run", "jepa_step", "published"):
+        sys.modules.pop(name, None)

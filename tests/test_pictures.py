@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import corpora
+import matplotlib.image
+import numpy as np
+import pytest
+from corpora import noise
+
+from bench import pictures, plot
+from bench.data import views
+from bench.data.store import Store
+from bench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """r0 of 12 s, r1 of 3 s, r2 of 2 s."""
+    signals = [noise(12, n, seed=n) for n in (1200, 300, 200)]
+    return corpora.store(tmp_path_factory.mktemp("store"), signals, labels=["a;b", "a", ""])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What is handed to bench.plot, by name of the figure; nothing is rendered."""
+    seen: dict = {}
+    for name in ("ecg", "views", "masks"):
+        monkeypatch.setattr(plot, name, lambda *args, name=name: seen.update({name: args}))
+    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
+    return seen
+
+
+@pytest.mark.parametrize("what", ["ecg", "views", "masks"])
+def test_each_picture_is_a_file_with_something_on_it(store, tmp_path, what) -> None:
+    out = pictures.draw(store, None, tmp_path / "new" / "a.b.png", what)
+    assert out == tmp_path / "new" / "a.b.png" and [p.name for p in out.parent.iterdir()] == ["a.b.png"]
+    assert matplotlib.image.imread(out).std() > 0.01
+
+
+@pytest.mark.parametrize(("suffix", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_vector_formats_are_written_too_and_the_same_bytes_again(store, tmp_path, suffix, head) -> None:
+    first, again = (pictures.draw(store, "r1", tmp_path / f"{i}.{suffix}", "ecg").read_bytes() for i in "ab")
+    assert first.startswith(head) and first == again
+
+
+def test_the_paper_shows_the_record_that_was_asked_for_in_its_units(store, drawn) -> None:
+    pictures.draw(store, "r1", Path("x.png"), "ecg")
+    signal, rate_hz, _, unit, title = drawn["ecg"]
+    np.testing.assert_array_equal(signal, store.signal(1))
+    assert (rate_hz, unit) == (100, "mV") and "r1" in title
+    pictures.draw(store, None, Path("x.png"), "ecg")
+    np.testing.assert_array_equal(drawn["ecg"][0], store.signal(0)[:, :1000])
+
+
+def test_every_augmentation_is_shown_beside_the_original(store, drawn) -> None:
+    pictures.draw(store, "r0", Path("x.png"), "views")
+    panels, _ = drawn["views"]
+    assert set(pictures.SHOWN) == set(views.VIEWS) == {name.split()[0] for name, _ in panels[2:]}
+    original = panels[0][1]
+    normalised = ((store.signal(0).T - store.mean) / store.sd).T.clip(-5, 5)
+    np.testing.assert_allclose(original, normalised[:, :1000], atol=1e-4)
+    assert all(x.shape != original.shape or not np.array_equal(x, original) for _, x in panels[1:])
+
+
+def test_masks_keep_the_share_that_they_say(store, drawn) -> None:
+    pictures.draw(store, "r0", Path("x.png"), "masks")
+    _, kept, rate_hz, patch = drawn["masks"]
+    assert (rate_hz, patch) == (100, 10) and {name.split(",")[0] for name, _ in kept} == {"jepa", "mae"}
+    for name, seen in kept:
+        assert seen.shape == (100,) and abs(seen.mean() - float(name.split()[-1])) < 0.02
+
+
+@pytest.mark.parametrize(("record", "out", "what", "message"), [
+    ("r9", "x.png", "ecg", "store mine has no record 'r9'; its ids look like r0, r1, r2"),
+    (None, "x.jpeg", "ecg", r"x\.jpeg must end in \.png, \.svg or \.pdf"),
+    (None, "x", "ecg", r"x must end in"),
+    (None, "x.png", "view", "did you mean 'views'"),
+    ("r2", "x.png", "views", "record r2 lasts 2 s; views need 2.5 s or more"),
+    ("r2", "x.png", "masks", "record r2 lasts 2 s"),
+])
+def test_what_cannot_be_drawn_is_said_and_no_file_made(store, tmp_path, record, out, what, message) -> None:
+    with pytest.raises(UserError, match=message):
+        pictures.draw(store, record, tmp_path / out, what)
+    assert list(tmp_path.iterdir()) == []

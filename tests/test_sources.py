@@ -1,0 +1,276 @@
+import dataclasses
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from corpora import array_corpus, noise
+
+from bench.data.prepare import prepare
+from bench.data.signal import LEADS
+from bench.data.sources import array, modules, open_source, ptb_xl
+from bench.errors import UserError
+
+
+@pytest.fixture
+def corpus(ptbxl: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic corpus without its signals, for its csv files to be changed."""
+    shutil.copytree(ptbxl, tmp_path / "corpus", ignore=shutil.ignore_patterns("records*"))
+    return tmp_path / "corpus"
+
+
+def change(path: Path, **columns) -> None:
+    """Write one value into the second row of some columns of a csv."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column, value in columns.items():
+        table.loc[1, column] = value
+    table.to_csv(path, index=False)
+
+
+def rows(source):
+    return list(source.records.itertuples())
+
+
+def wfdb_mv(path: Path) -> np.ndarray:
+    """(12, T) as wfdb reads it, in the suite's order of leads."""
+    record = wfdb.rdrecord(str(path))
+    names = [name.upper() for name in record.sig_name]
+    return record.p_signal.T[[names.index(lead.upper()) for lead in LEADS]]
+
+
+def test_every_source_says_where_its_data_come_from() -> None:
+    assert {"ptb-xl", "array"} <= set(modules())
+    for name, module in modules().items():
+        assert name == module.NAME and module.TITLE and module.LICENCE and module.ABOUT
+
+
+def test_an_unknown_source_is_answered_with_the_nearest_known(tmp_path) -> None:
+    with pytest.raises(UserError, match="unknown source 'ptbxl'; did you mean 'ptb-xl'"):
+        open_source("ptbxl", tmp_path, None)
+
+
+@pytest.mark.parametrize("rate_hz", [100, 500])
+def test_a_store_of_ptb_xl_holds_exactly_what_wfdb_reads(ptbxl, tmp_path, rate_hz) -> None:
+    source = open_source("ptb-xl", ptbxl, rate_hz)
+    store = prepare(source, tmp_path)
+    assert (store.rate_hz, store.manifest["units"], store.manifest["leads"]) == (rate_hz, "mV", list(LEADS))
+    assert len(store.records) == 40
+    for i, row in enumerate(rows(source)):
+        np.testing.assert_array_equal(store.signal(i), wfdb_mv(ptbxl / row.file))
+
+
+@pytest.mark.parametrize("rate_hz", [100, 500])
+def test_a_store_of_real_ptb_xl_holds_exactly_what_wfdb_reads(shared, tmp_path, rate_hz) -> None:
+    source = open_source("ptb-xl", shared / "data" / "ptb-xl-500", rate_hz)
+    assert len(source.records) == 500
+    every_25th = dataclasses.replace(source, records=source.records.iloc[::25])
+    store = prepare(every_25th, tmp_path)
+    for i, row in enumerate(rows(every_25th)):
+        np.testing.assert_array_equal(store.signal(i), wfdb_mv(shared / "data" / "ptb-xl-500" / row.file))
+
+
+def test_gaps_of_a_wfdb_file_are_nan(ptbxl, corpus) -> None:
+    source = open_source("ptb-xl", corpus, 100)
+    row = rows(source)[0]
+    for suffix in (".hea", ".dat"):
+        target = (corpus / row.file).with_suffix(suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile((ptbxl / row.file).with_suffix(suffix), target)
+    digital = np.fromfile(target, "<i2").reshape(1000, 12)
+    digital[100:200, 3] = -32768
+    digital.tofile(target)
+    gaps = np.isnan(source.read(row))
+    assert gaps[3, 100:200].all() and gaps.sum() == 100
+
+
+def test_ptb_xl_comes_at_500_hz_unless_asked_and_at_no_rate_that_is_not_published(ptbxl) -> None:
+    assert open_source("ptb-xl", ptbxl, None).rate_hz == 500
+    with pytest.raises(UserError, match="at 100 and 500 Hz, not at 250 Hz"):
+        open_source("ptb-xl", ptbxl, 250)
+
+
+def test_labels_of_five_tasks_are_the_golden_ones(shared) -> None:
+    golden = pd.read_csv(shared / "golden" / "ptbxl_task_labels.csv", keep_default_na=False)
+    classes, labels = ptb_xl.label_tasks(golden, shared / "data" / "ptb-xl-500")
+    assert len(golden) == 3507
+    for task in ("superdiagnostic", "subdiagnostic", "diagnostic", "form", "rhythm"):
+        theirs = [set(text.replace(",", ";").split(";")) - {""} for text in golden[task]]
+        ours = [set(text.split(";")) - {""} for text in labels[task]]
+        assert ours == theirs, task
+        assert set().union(*ours) <= set(classes[task])
+    counts = {task: len(names) for task, names in classes.items()}  # Strodthoff et al. 2021, table I
+    assert counts == {"all": 71, "diagnostic": 44, "subdiagnostic": 23, "superdiagnostic": 5, "form": 19, "rhythm": 12}
+
+
+def test_folds_and_patients_are_those_of_the_csv(ptbxl) -> None:
+    table = pd.read_csv(ptbxl / "ptbxl_database.csv")
+    records = open_source("ptb-xl", ptbxl, 100).records
+    assert list(records.fold) == list(table.strat_fold)
+    assert list(records.record_id) == [str(i) for i in table.ecg_id]
+    assert list(records.patient_id) == [str(int(i)) for i in table.patient_id]  # the csv writes 15709.0
+
+
+def test_rows_of_one_release_beside_checksums_of_another_are_refused(corpus) -> None:
+    path = corpus / "ptbxl_database.csv"
+    many = pd.concat([pd.read_csv(path)] * 545, ignore_index=True)[:21799]
+    many.assign(ecg_id=range(1, 21800)).to_csv(path, index=False)
+    assert ptb_xl.version(corpus, 21799) == "1.0.3"
+    digest = next(iter(ptb_xl.CSV_SHA256))
+    (corpus / "SHA256SUMS.txt").write_text(f"{'0' * 64} LICENSE.txt\n{digest} ptbxl_database.csv\n")
+    with pytest.raises(UserError, match=re.escape("21,799 rows of 1.0.3, SHA256SUMS.txt belongs to 1.0.1")):
+        open_source("ptb-xl", corpus, 100)
+
+
+def test_a_part_of_a_release_says_that_it_is_one(shared) -> None:
+    assert open_source("ptb-xl", shared / "data" / "ptb-xl-500", 100).version == "1.0.1, 500 records of it"
+
+
+@pytest.mark.parametrize(("change_to", "message"), [
+    ({"scp_codes": "NORM"}, "a value of scp_codes is not"),
+    ({"scp_codes": ""}, "a value of scp_codes is not"),
+    ({"scp_codes": "5"}, "a value of scp_codes is not"),
+    ({"scp_codes": "{'XYZ': 100.0}"}, "has the statement 'XYZ', scp_statements.csv has not"),
+    ({"strat_fold": ""}, "strat_fold 'nan' in row 2"),
+    ({"strat_fold": "3.5"}, "strat_fold '3.5' in row 2"),
+    ({"patient_id": "Smith"}, "patient_id 'Smith' in row 2"),
+    ({"ecg_id": "1"}, "ecg_id 1 occurs twice"),
+])
+def test_a_bad_value_in_the_csv_is_named(corpus, change_to, message) -> None:
+    change(corpus / "ptbxl_database.csv", **change_to)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        open_source("ptb-xl", corpus, 100)
+    assert "ptbxl_database.csv" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd"])
+def test_a_file_name_that_leaves_the_corpus_is_refused(corpus, name) -> None:
+    change(corpus / "ptbxl_database.csv", filename_lr=name)
+    source = open_source("ptb-xl", corpus, 100)
+    with pytest.raises(UserError, match="leaves the folder"):
+        source.read(rows(source)[1])
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_an_array_value_is_number_times_scale_whatever_order_the_leads_have(tmp_path, dtype) -> None:
+    order = np.random.default_rng(0).permutation(12)
+    signals = noise(4, 12, 300).astype(dtype)
+    folder = array_corpus(tmp_path / "a", signals, leads=[LEADS[i].lower() for i in order], scale=0.002)
+    store = prepare(open_source("array", folder, None), tmp_path)
+    for i in range(4):
+        want = np.empty((12, 300))
+        want[order] = signals[i].astype(float) * 0.002
+        np.testing.assert_allclose(store.signal(i), want, rtol=1e-14)
+
+
+def test_your_own_data_keep_their_names_folds_and_labels(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
+        "who": ["p1", "p1", "007", ""], "strat_fold": [1, 2, 9, 10], "rhythm": ["SR", "b; a;a", "", ";SR;"]},
+        name="my-hospital", tasks=["rhythm"], version="7",
+        columns={"fold": "strat_fold", "patient_id": "who"})
+    source = open_source("array", folder, 100)
+    assert (source.name, source.version, source.stats_folds) == ("my-hospital", "7", list(range(1, 9)))
+    assert list(source.records.fold) == [1, 2, 9, 10] and list(source.records.patient_id) == ["p1", "p1", "007", ""]
+    assert source.tasks == {"rhythm": ["SR", "a", "b"]} and list(source.records.rhythm) == ["SR", "a;b", "", "SR"]
+
+
+def test_data_without_folds_have_fold_0_and_statistics_from_every_record(tmp_path) -> None:
+    source = open_source("array", array_corpus(tmp_path / "a", noise(2, 12, 300)), None)
+    assert list(source.records.fold) == [0, 0] and source.stats_folds == [] and source.tasks == {}
+
+
+def test_the_real_array_data_open_with_their_labels(shared, tmp_path) -> None:
+    (tmp_path / "dataset.yaml").write_text((Path(__file__).parent / "fixtures" / "ptb-xl-mini.yaml").read_text())
+    for name in ("signals.npy", "records.csv"):
+        (tmp_path / name).symlink_to(shared / "data" / "ptb-xl-mini" / name)
+    source = open_source("array", tmp_path, None)
+    assert len(source.records) == 2282 and source.units == "sd"
+    assert source.tasks["superdiagnostic"] == ["CD", "HYP", "MI", "NORM", "STTC"]
+    few = dataclasses.replace(source, records=source.records.iloc[[0, 1000, 2281]])
+    store, signals = prepare(few, tmp_path / "stores"), np.load(tmp_path / "signals.npy", mmap_mode="r")
+    for i, row in enumerate((0, 1000, 2281)):
+        np.testing.assert_array_equal(store.signal(i), signals[row] / 1000)
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"rate_hz": None}, "has no 'rate_hz'"),
+    ({"rate_hz": 0}, "must be positive"),
+    ({"rate_hz": True}, "rate_hz must be int"),
+    ({"rate_hz": "500 Hz"}, "rate_hz must be int"),
+    ({"scale": -0.001}, "must be positive"),
+    ({"scale": float("inf")}, "must be positive"),
+    ({"units": "uV"}, "unknown units"),
+    ({"gaps": "fil"}, "did you mean 'fill'"),
+    ({"name": "My Hospital"}, "lower-case letters"),
+    ({"leads": LEADS[:8]}, "the 12 leads I, II"),
+    ({"leads": list(range(12))}, "the 12 leads I, II"),
+    ({"rate": 500}, "unknown key"),
+    ({"tasks": ["fold"]}, "'fold' in tasks"),
+    ({"tasks": ["offset"]}, "'offset' in tasks"),
+    ({"tasks": [["rhythm"]]}, "['rhythm'] in tasks"),
+    ({"tasks": ["rhythm", "rhythm"]}, "'rhythm' in tasks"),
+    ({"columns": {"folds": "strat_fold"}}, "did you mean 'fold'"),
+    ({"columns": {"fold": ["a"]}}, "columns.fold"),
+])
+def test_a_wrong_dataset_yaml_is_named_with_its_key(tmp_path, spec, message) -> None:
+    spec = {k: list(v) if isinstance(v, tuple) else v for k, v in spec.items()}
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"rhythm": ["a", "b"]}, **spec)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        open_source("array", folder, None)
+    assert "dataset.yaml" in str(raised.value)
+
+
+def test_a_column_that_is_given_another_name_wins_over_one_that_has_it_already(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"fold": [1, 2], "strat_fold": [9, 10]},
+                          columns={"fold": "strat_fold"})
+    assert list(open_source("array", folder, None).records.fold) == [9, 10]
+
+
+@pytest.mark.parametrize(("records", "spec", "message"), [
+    ({}, {"tasks": ["rhythm"]}, "has no column 'rhythm'"),
+    ({}, {"columns": {"fold": "strat_fold"}}, "has no column 'strat_fold'"),
+    ({"record_id": ["a", "a"]}, {}, "record_id 'a' occurs twice"),
+    ({"fold": ["1", "x"]}, {}, "fold 'x' in row 2"),
+    ({"fold": ["1", ""]}, {}, "fold '' in row 2"),
+    ({"fold": ["1.5", "2"]}, {}, "fold '1.5' in row 1"),
+    ({"fold": ["1", "-2"]}, {}, "fold '-2' in row 2"),
+])
+def test_a_wrong_records_csv_is_named_with_its_column(tmp_path, records, spec, message) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), records, **spec)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        open_source("array", folder, None)
+    assert "records.csv" in str(raised.value)
+
+
+@pytest.mark.parametrize("signals", [
+    noise(3, 12, 300), noise(2, 11, 300), noise(2, 12, 0), noise(24, 300), noise(2, 12, 300).astype(complex)])
+def test_signals_of_another_form_are_refused_by_file(tmp_path, signals) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    np.save(folder / "signals.npy", signals)
+    with pytest.raises(UserError, match=r"signals\.npy"):
+        open_source("array", folder, None)
+
+
+def test_signals_that_are_no_npy_array_are_refused_by_file(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    path, whole = folder / "signals.npy", (folder / "signals.npy").read_bytes()
+    pickled, archive = io.BytesIO(), io.BytesIO()
+    np.save(pickled, np.array([{}]), allow_pickle=True)
+    np.savez(archive, noise(2, 12, 300))
+    for content in (b"", b"hello", b"PK\x03\x04", whole[:50], whole[:-1], pickled.getvalue(), archive.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"signals\.npy is not a \.npy array, or is truncated"):
+            open_source("array", folder, None)
+    path.unlink()
+    with pytest.raises(UserError, match=r"signals\.npy does not exist"):
+        open_source("array", folder, None)
+
+
+def test_an_array_is_never_opened_at_another_rate_than_its_own(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    assert array.open_source(folder, 100).rate_hz == 100
+    with pytest.raises(UserError, match="says 100 Hz, not 500 Hz"):
+        array.open_source(folder, 500)
