@@ -48,6 +48,8 @@ def load(path: Path) -> Checkpoint:
         if broken:
             raise ValueError(f"checksum of {broken}")
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(type(content).__name__)
         meta = json.loads(content["meta"])
         version = meta.pop("format")
         tensors = dict(content["tensors"])

@@ -1,6 +1,9 @@
 """The optimiser and the schedules that pre-training and evaluation share."""
 
+import functools
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,27 @@ def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: dict[str, A
     optimiser.param_groups[0]["weight_decay"] = cosine(
         step, total, settings["weight_decay"], settings["final_weight_decay"])
     return lr
+
+
+@functools.cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than only storing it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(info.read_text().split())
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a forward pass: matrix products in bfloat16 or float32; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def warn_if_slow(device: torch.device, precision: str) -> None:
+    """A line on stderr where bfloat16 is only emulated (a matrix product took 50 times as long on such a CPU)."""
+    if precision == "bfloat16" and not has_bfloat16(device):
+        print(f"this {device.type} has no bfloat16 arithmetic and emulates it very slowly; float32 is faster",
+              file=sys.stderr)
 
 
 def derive(*numbers: int) -> int:

@@ -79,6 +79,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
     seed, settings, data, device = config["seed"], config["optim"], config["data"], where.device
     total, patch = settings["steps"], config["encoder"]["patch"]
     rate_hz = data["rate_hz"]
+    optim.warn_if_slow(device, settings["precision"])
     views.check(config["views"], rate_hz, data["crop_seconds"], patch)
     loader = Loader(stores, [data["corpora"][s.name] for s in stores], folds=data["folds"],
                     seconds=data["crop_seconds"], batch=settings["batch"], device=device, place=where.place,
@@ -120,7 +121,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where) -
             optimiser.zero_grad(set_to_none=True)
             losses = []
             for micro in zip(*(v.chunk(settings["accumulate"]) for v in seen), strict=True):
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
+                with optim.autocast(device, settings["precision"]):
                     loss, scalars = model(list(micro), now)
                 (loss / settings["accumulate"]).backward()
                 losses.append(loss.detach())

@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -22,7 +21,6 @@ from methods.jepa import JEPA
 PARTS = ("data", "masks", "target encoder", "encoder", "predictor", "backward", "optimiser", "EMA")
 KEEP = 0.2  # middle of the published [0.15, 0.25]: every step timed costs the same
 WARM_KEEP = [0.15, 0.25, KEEP]  # a compiler that has met these meets no new shape
-BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute in it; the last: Arm
 
 
 def now(device: torch.device) -> float:
@@ -30,14 +28,6 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than only storing it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and not BFLOAT16.isdisjoint(info.read_text().split())
 
 
 def peak(device: torch.device, precision: str, shapes: list[tuple[int, int, int]]) -> float:
@@ -86,7 +76,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tenso
     optimiser.zero_grad(set_to_none=True)
     with clock("masks"):
         kept, hidden = block_split(len(x), n, round(keep * n), model.block, at.rng)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"):
+    with optim.autocast(x.device, settings["precision"]):
         with clock("target encoder"), torch.no_grad():
             target = vit.take(model.target_encoder(x), hidden)
         with clock("encoder"):
@@ -175,7 +165,7 @@ def attention(size: vit.Size, batch: int, tokens: int, device: torch.device, pre
         for i in range(1 + rounds):  # the first is not counted
             for way in (fused, plain):
                 with (patch.object(vit, "attend", way), torch.set_grad_enabled(gradients),
-                      torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")):
+                      optim.autocast(device, precision)):
                     began = now(device)
                     for _ in range(repeat):
                         y = block(x)

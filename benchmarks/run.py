@@ -16,14 +16,14 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, gflop, has_bfloat16, now, peak, taken
+from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, gflop, now, peak, taken
 from published import WARM, Published
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import config, record, vit
+from bench import config, optim, record, vit
 from bench.cli import where
 from bench.data.loader import PREFETCH, Loader
 from bench.data.prepare import prepare
@@ -234,7 +234,7 @@ def planned(given: argparse.Namespace) -> Plan:
             if value not in known:
                 raise unknown(kind, value, known)
     device = where(Path(), Path(), given.device, given.threads, 0.0).device
-    precisions = ["float32"] + ["bfloat16"] * (has_bfloat16(device) or given.force_bf16)
+    precisions = ["float32"] + ["bfloat16"] * (optim.has_bfloat16(device) or given.force_bf16)
     compiled = [False, True] if given.compile else [False]
     cuda = device.type == "cuda"
     if given.quick:

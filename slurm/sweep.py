@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import config, record
 from bench.config import Config
-from bench.data import store
+from bench.data import store, views
 from bench.data.store import Store
 from bench.errors import UserError, unknown
 from bench.evaluation import run as evaluation
-from bench.pretrain import Where, pretrain
+from bench.pretrain import Where, build, pretrain
 
 SCHEMA: dict[str, dict[str, type]] = {
     "pretrain": {"methods": list, "seeds": list, "corpora": dict, "set": dict, "per_method": dict},
@@ -71,7 +73,8 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     for method in first["methods"]:
         for seed in first["seeds"]:
             overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {})}
-            if method == "random":  # untrained: no optimiser setting is part of it
+            if method == "random":  # untrained: no optimiser setting is part of it, yet a typo in one is a typo
+                config.load(method, overrides.items())
                 overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
             made = pretraining_config(method, seed, first["corpora"], stores, overrides)
             run = Pretraining(config.run_id(made), made)
@@ -82,10 +85,24 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
                             protocol, task, run.run_id, target, eval_seed,
                             [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items()])
                         run.evaluations[config.run_id(c)] = c
+            check(run, stores)
             out.append(run)
             if not made["optim"]["steps"]:
                 break
     return out
+
+
+def check(run: Pretraining, stores: dict[str, Store]) -> None:
+    """UserError for what would otherwise show only when the run is reached, after hours of others."""
+    made, seen = run.config, set()
+    views.check(made["views"], made["data"]["rate_hz"], made["data"]["crop_seconds"], made["encoder"]["patch"])
+    with torch.device("meta"):  # shapes alone
+        build(made)
+    for c in run.evaluations.values():
+        rules = config.canonical({**c, "seed": 0})
+        if rules not in seen:
+            evaluation.open_task(c, made, stores[c["data"]["store"]])
+        seen.add(rules)
 
 
 def pretraining_config(method: str, seed: int, corpora: dict[str, float], stores: dict[str, Store],

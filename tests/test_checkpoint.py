@@ -71,7 +71,7 @@ class Nasty:
 
 @pytest.mark.parametrize("write", [
     lambda path: torch.save({"meta": "{}", "tensors": Nasty()}, path),
-    lambda path: path.write_bytes(pickle.dumps(Nasty())),
+    lambda path: path.write_bytes(pickle.dumps(Nasty(), protocol=2)),
     lambda path: torch.save([1, 2], path),
     lambda path: torch.save({"meta": "[]", "tensors": {}}, path),
     lambda path: torch.save({"meta": "{", "tensors": {}}, path),

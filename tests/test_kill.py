@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import NANO
 
-from bench import pretrain, record, vit
+from bench import optim, pretrain, record, vit
 from bench.config import Config, run_id
 from bench.data.store import open_by_name
 from bench.pretrain import Where, folder_of
-from conftest import NANO
 
 STEPS = 60
 
@@ -151,11 +151,23 @@ def test_twenty_kills_change_no_byte(configure: Callable[..., Config], stores: P
     assert len(set(found["at"])) >= 5  # they fell all over the run
 
 
+def warm_up(config: Config) -> None:
+    """Have torch import what it puts off, so that no attempt pays for it. No backward: it does not survive a fork."""
+    model = pretrain.build(config)
+    pretrain.collapse(model, torch.randn(4, 12, 250))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimiser = optim.adamw(model, config["optim"])
+    optimiser.step()
+    optimiser.zero_grad()
+
+
 def main(work: Path) -> None:
     torch.set_num_threads(1)
     vit.SIZES["nano"] = NANO
     pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
     task = json.loads((work / "task.json").read_text())
+    warm_up(task["configs"][0])
     print(json.dumps([drive(config, Path(task["stores"]), work / run_id(config), task["kills"], seed)
                       for seed, config in enumerate(task["configs"])]))
 

@@ -103,7 +103,8 @@ def test_another_rule_has_other_statistics(wrong: dict[str, Any], setting: tuple
     assert distance(drawn(*setting), naive_masks(*setting, **wrong)) > 6
 
 
-@pytest.mark.parametrize(("n", "kept", "block"), [*(s[:3] for s in SETTINGS), (20, 19, 1), (20, 1, 3), (20, 18, 5), (12, 2, 10), (2, 1, 1)])
+@pytest.mark.parametrize(("n", "kept", "block"), [
+    *(s[:3] for s in SETTINGS), (20, 19, 1), (20, 1, 3), (20, 18, 5), (12, 2, 10), (2, 1, 1)])
 def test_every_mask_keeps_the_exact_number_and_hides_blocks_of_the_minimum_length(n: int, kept: int, block: int) -> None:
     keep, hidden = block_split(500, n, kept, block, rng())
     assert keep.shape == (500, kept)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,13 +127,14 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(configure: Configure, tin
 def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny: Store, where: Where, stub: list) -> None:
     weights = []
     for accumulate in (1, 4):
-        made = configure("mae", f"optim.accumulate={accumulate}", "optim.batch=8", "optim.eps=1e-3")
+        made = configure("mae", f"optim.accumulate={accumulate}", "optim.batch=8", "optim.eps=1e-3", "optim.lr=0.1")
         pretrain.pretrain(made, [tiny], where)
         weights.append({k: v for k, v in final(where, made).tensors.items() if k.startswith("model/")})
     assert len(stub[1].seen) == 4 * len(stub[0].seen)
-    assert all(torch.allclose(v, weights[1][k], atol=1e-6) for k, v in weights[0].items())
-    start = pretrain.build(configure("mae")).state_dict()["encoder.embed.weight"]
-    assert (weights[0]["model/encoder.embed.weight"] - start).abs().max() > 1e-4
+    for key, start in pretrain.build(configure("mae")).state_dict().items():
+        whole, parts = (w[f"model/{key}"] for w in weights)
+        assert (whole - start).abs().max() > 1e-4, key
+        assert (whole - parts).abs().max() < 0.01 * (whole - start).abs().max(), key
 
 
 def test_the_gradient_is_clipped_to_the_configs_norm(configure: Configure, tiny: Store, where: Where, stub: list,
@@ -246,7 +246,8 @@ def test_dropout_is_on_in_training(configure: Configure, tiny: Store, where: Whe
     made, other = configure("mae"), configure("mae", "encoder.dropout=0.3")
     for c in (made, other):
         pretrain.pretrain(c, [tiny], where)
-    assert lines(where, made)[1] != lines(where, other)[1]
+    key = "model/encoder.blocks.0.fc2.weight"
+    assert not torch.equal(final(where, made).tensors[key], final(where, other).tensors[key])
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_record_only_writes_the_record(

@@ -9,6 +9,7 @@ from bench.errors import UserError
 RESAMPLES = 1000  # ours; so is the choice of 2.5 and 97.5 percentiles
 SEED = 20241013  # fixed: every model on the same labels sees the same resamples, so differences are paired
 BLOCK = 50  # resamples in memory at a time
+TRIES = 200_000  # resamples drawn before giving up; ours
 
 
 def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -40,13 +41,13 @@ def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = 
     rng = np.random.default_rng(seed)
     n = len(y)
     found: list[np.ndarray] = []
-    for _ in range(1000):
+    for _ in range(TRIES // 200):
         draws = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(200)])
         positives = draws @ y
         found.extend(draws[((positives > 0) & (positives < n)).all(1)])
         if len(found) >= count:
             return np.stack(found[:count]).astype(np.int32)
-    raise UserError(f"of 200,000 resamples of {n} records only {len(found)} hold every class; too few positives")
+    raise UserError(f"of {TRIES:,} resamples of {n} records only {len(found)} hold every class; too few positives")
 
 
 @dataclass(frozen=True)

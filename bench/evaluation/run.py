@@ -53,10 +53,10 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
             ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]), "two numbers in [0, 1)"),
             ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
             ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
-            ("patience", settings["patience"] >= settings["validate_every"],
-             f"evaluation.validate_every ({settings['validate_every']}) or more"),
             ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
              f"between 1 and evaluation.steps ({settings['steps']})"),
+            ("patience", settings["patience"] >= settings["validate_every"],
+             f"evaluation.validate_every ({settings['validate_every']}) or more"),
             ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
              f"less than evaluation.steps ({settings['steps']})"),
             ("stride_seconds", settings["stride_seconds"] > 0, "positive"),
@@ -85,6 +85,8 @@ def evaluate(config: Config, store: Store, where: Where) -> str:
         checkpoint.forget_partial(folder)
         origin = record.provenance(where.device)
         trained = checkpoint.load(source)
+        if not {"config", "step", "rate_hz"} <= set(trained.meta):
+            raise UserError(f"{source} is no checkpoint of a pre-training; remove it and run the pre-training again")
         write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
         result = run(config, trained, store, folder, where)
         record.write(where.results, {
@@ -110,18 +112,27 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     return encoder
 
 
-def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: Where) -> dict[str, Any]:
-    """Train, select on the validation folds, test once; keeps predictions.npz and gives the record's result."""
-    settings, device, seed = config["evaluation"], where.device, config["seed"]
-    if trained.meta["rate_hz"] != store.rate_hz:
-        raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at "
-                        f"{trained.meta['rate_hz']} Hz; prepare the store at that rate")
-    samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
-    patch = trained.meta["config"]["encoder"]["patch"]
+def open_task(config: Config, pretrained: Config, store: Store) -> Task:
+    """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
+    settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
+    if rate_hz != store.rate_hz:
+        raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at {rate_hz} Hz; "
+                        f"prepare the store at that rate")
+    samples = round(settings["crop_seconds"] * store.rate_hz)
     if samples % patch:
         raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not divide "
                         f"into the backbone's patches of {patch} samples")
-    task = tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
+    if settings["head"] not in heads.HEADS:
+        raise unknown("evaluation.head", settings["head"], heads.HEADS)
+    return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
+
+
+def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: Where) -> dict[str, Any]:
+    """Train, select on the validation folds, test once; keeps predictions.npz and gives the record's result."""
+    settings, device, seed = config["evaluation"], where.device, config["seed"]
+    task = open_task(config, trained.meta["config"], store)
+    samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
+    optim.warn_if_slow(device, settings["precision"])
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder = backbone(trained, seed, settings["dropout"])
     torch.manual_seed(optim.derive(seed, WEIGHTS, 1))
@@ -185,7 +196,7 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
     labels = torch.from_numpy(task.train.labels)
     validation = list(fixed_crops(crops, task.validation, stride))
     if model.frozen:  # a frozen encoder gives the same tokens every time: encode the validation crops once
-        with torch.no_grad(), autocast(where.device, settings):
+        with torch.no_grad(), optim.autocast(where.device, settings["precision"]):
             model.eval()
             validation = [(model.tokens(x), owner) for x, owner in validation]
     title = f"{config['evaluation']['name']} {config['task']} {run_id(config)}"
@@ -198,7 +209,7 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
             rows, start = draw(task.train, crops, seed, taken, batch)
             x = crops.normalise(crops.raw(torch.from_numpy(task.train.rows[rows]), torch.from_numpy(start)))
             y = labels[rows].to(where.device)
-            with autocast(where.device, settings):
+            with optim.autocast(where.device, settings["precision"]):
                 loss = F.binary_cross_entropy_with_logits(model(x).float(), y)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -242,10 +253,6 @@ def saved_state(path: Path) -> Checkpoint | None:
         return None
 
 
-def autocast(device: torch.device, settings: dict[str, Any]) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16")
-
-
 def draw(split: Split, crops: Crops, seed: int, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the split and starts of their crops, (B,) each: shuffled epochs, a pure function of (seed, step)."""
     epoch, position = divmod(step, len(split.rows) // batch)
@@ -274,7 +281,7 @@ def predict(model: heads.Classifier, batches: Iterable[tuple[Tensor, Tensor]], s
     model.eval()
     total, count = None, torch.zeros(n, 1, dtype=torch.float64)
     for x, owner in batches:
-        with autocast(x.device, settings):
+        with optim.autocast(x.device, settings["precision"]):
             logits = (model.head(x) if encoded else model(x)).double().cpu()
         values = logits if settings["average"] == "logits" else logits.sigmoid()
         total = torch.zeros(n, values.shape[1], dtype=torch.float64) if total is None else total

@@ -1,0 +1,215 @@
+"""A sweep runs what has no record, is checked before anything runs, and may be interrupted anywhere."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+
+from bench import optim, record
+from bench.config import ROOT, read_yaml
+from bench.errors import UserError
+from bench.evaluation import run as evaluation
+from bench.interrupt import Interrupted
+from bench.pretrain import Where
+from slurm import sweep
+
+SPEC: dict[str, Any] = {
+    "pretrain": {
+        "methods": ["random", "jepa", "mae"], "seeds": [0, 1], "corpora": {"tiny": 1},
+        "set": {"data.rate_hz": 100, "encoder.size": "nano", "optim.steps": 4, "optim.batch": 4, "optim.warmup_steps": 0},
+        "per_method": {m: {k: yaml.safe_load(v) for k, v in (text.split("=") for text in SMALL[m])} for m in ("jepa", "mae")},
+    },
+    "evaluate": {
+        "store": "tiny", "tasks": ["pitch"], "protocols": ["linear", "finetune"], "seeds": [0],
+        "set": {"evaluation.steps": 4, "evaluation.batch": 16, "evaluation.validate_every": 2},
+        "per_protocol": {"finetune": {"evaluation.warmup_steps": 1}},
+    },
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """SPEC with one key (a.b.c) set, or removed where the value is None."""
+    spec = json.loads(json.dumps(SPEC))
+    *parents, leaf = path.split("/")
+    node = spec
+    for key in parents:
+        node = node.setdefault(key, {})
+    if value is None:
+        del node[leaf]
+    else:
+        node[leaf] = value
+    return spec
+
+
+@pytest.fixture
+def place(tmp_path: Path, stores: Path, nano: object) -> Callable[[str], Where]:
+    """A work folder of that name with the store `tiny` in it."""
+
+    def make(name: str) -> Where:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stores").symlink_to(stores)
+        return Where(tmp_path / name, tmp_path / name / "results", torch.device("cpu"), save_steps=2)
+
+    return make
+
+
+def run(spec: dict[str, Any], where: Where) -> tuple[list[sweep.Pretraining], str]:
+    path, said = where.work / "spec.yaml", list[str]()
+    path.write_text(yaml.safe_dump(spec))
+    return sweep.run(path, where, said.append), said[0]
+
+
+def state(where: Where) -> dict[str, tuple[int, bytes]]:
+    """Every file of the work folder with its time and bytes."""
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in where.work.rglob("*") if p.is_file()
+            and p.name != "spec.yaml"}
+
+
+def outcome(where: Where) -> dict[str, Any]:
+    """Every record without what the clock and the machine decide."""
+    out = {}
+    for path in where.results.glob("*.json"):
+        made = json.loads(path.read_text())
+        del made["provenance"]
+        for key in ("seconds", "records_per_second", "peak_memory_mb"):
+            made["result"].pop(key, None)
+        made["result"].get("curves", {}).pop("records_per_second", None)
+        out[path.name] = made
+    return out
+
+
+def test_a_sweep_runs_every_combination_and_the_second_time_nothing(place: Callable[[str], Where]) -> None:
+    where = place("a")
+    runs, said = run(SPEC, where)
+    assert said == "spec.yaml: 5 pre-trainings, 10 evaluations; 0 of 15 done"
+    assert [r.config["method"]["name"] for r in runs] == ["random", "jepa", "jepa", "mae", "mae"]  # random has no seeds
+    assert [r.config["seed"] for r in runs] == [0, 0, 1, 0, 1]
+    assert all(record.exists(where.results, name) for r in runs for name in (r.run_id, *r.evaluations))
+    assert len(list(where.results.iterdir())) == 15
+    before = state(where)
+    assert len(before) > 40
+    _, said = run(SPEC, where)
+    assert said.endswith("15 of 15 done")
+    assert state(where) == before
+
+
+def test_a_sweep_that_grew_runs_only_what_is_new(place: Callable[[str], Where]) -> None:
+    where = place("a")
+    spec = {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": [0], "per_method": {}}}
+    first, _ = run(spec, where)
+    before = state(where)
+    spec["pretrain"]["seeds"] = [0, 1]
+    grown, said = run(spec, where)
+    assert said == "spec.yaml: 2 pre-trainings, 4 evaluations; 3 of 6 done"
+    assert grown[0].run_id == first[0].run_id
+    after = state(where)
+    assert {k: after[k] for k in before} == before
+
+
+@pytest.mark.parametrize("at", [1, 6, 11])
+def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(place: Callable[[str], Where], at: int,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["random", "jepa"], "seeds": [0],
+                                 "per_method": {"jepa": SPEC["pretrain"]["per_method"]["jepa"]}}}
+    straight, broken = place("straight"), place("broken")
+    run(spec, straight)
+    schedule, calls = optim.schedule_, []
+
+    def send(*arguments: Any) -> float:
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return schedule(*arguments)
+
+    with monkeypatch.context() as m, pytest.raises(Interrupted, match="the same command continues"):
+        m.setattr(optim, "schedule_", send)
+        run(spec, broken)
+    assert 0 < len(list(broken.results.iterdir())) < 6
+    run(spec, broken)
+    assert outcome(broken) == outcome(straight)
+    assert len(outcome(broken)) == 6
+
+
+@pytest.mark.parametrize(("path", "value", "words"), [
+    ("pretrain", None, "has no section 'pretrain'; a sweep has pretrain and evaluate"),
+    ("pretrani", {}, "unknown section .*'pretrani'; did you mean 'pretrain'"),
+    ("evaluate", [1], "has no section 'evaluate'"),
+    ("pretrain/method", ["jepa"], "unknown key .*'method'; did you mean 'methods'"),
+    ("pretrain/methods", None, "pretrain has no 'methods'"),
+    ("pretrain/methods", "jepa", "pretrain.methods must be a list, got 'jepa'"),
+    ("pretrain/methods", [], "pretrain.methods is empty"),
+    ("pretrain/methods", ["random", "jepa", "mae", "simlcr"], "unknown method 'simlcr'"),
+    ("pretrain/seeds", [], "pretrain.seeds is empty"),
+    ("pretrain/seeds", [0, "one"], "seed must be int"),
+    ("pretrain/seeds", [0, -1], "seed must be 0 or more"),
+    ("pretrain/corpora", {}, "pretrain.corpora is empty"),
+    ("pretrain/corpora", {"tyni": 1.0}, "no store 'tyni' in .*Known: tiny"),
+    ("pretrain/corpora", {"tiny": 0}, "data.corpora.tiny must be a positive weight"),
+    ("pretrain/set/optim.stesp", 3, "unknown key 'optim.stesp'; did you mean 'optim.steps'"),
+    ("pretrain/set/data.rate_hz", 500, "store tiny has 100 Hz, data.rate_hz is 500"),
+    ("pretrain/set/encoder.size", "nanoo", r"unknown encoder\.size 'nanoo'; did you mean 'nano'"),
+    ("pretrain/set/encoder.patch", 30, "does not divide into .*patches of 30"),
+    ("pretrain/set/encoder.init", "zeros", "unknown initialisation 'zeros'"),
+    ("pretrain/per_method/mae/method.decoder", {"width": 9, "heads": 2}, "width 9 does not divide into 2 heads"),
+    ("pretrain/per_method/simclr", {}, "unknown method .*'simclr'"),
+    ("pretrain/per_method/jepa", 3, "pretrain.per_method.jepa must be a mapping"),
+    ("pretrain/per_method/mae/views", [{"seconds": 30}], r"views\[0\]\.seconds is 30"),
+    ("evaluate/store", "other", "no store 'other'"),
+    ("evaluate/tasks", ["pitch", "pich"], "unknown task 'pich'; did you mean 'pitch'"),
+    ("evaluate/tasks", [3], "task must be str"),
+    ("evaluate/protocols", ["linear", "finetune", "knn"], "unknown protocol 'knn'"),
+    ("evaluate/set/folds.test", [12], r"folds\.test is \[12\], but store tiny has no record"),
+    ("evaluate/set/evaluation.head", "mean", r"unknown evaluation\.head 'mean'"),
+    ("evaluate/set/evaluation.crop_seconds", 2.4, "does not divide into the backbone's patches"),
+    ("evaluate/per_protocol/finetune/evaluation.steps", 1, r"evaluation\.validate_every must be between 1"),
+    ("evaluate/per_protocol/finetune", {3: 4}, "evaluate.per_protocol.finetune must be a mapping of keys"),
+    ("evaluate/per_protocol/knn", {}, "unknown protocol .*'knn'"),
+    ("evaluate/seeds", [-1], "seed must be 0 or more"),
+])
+def test_a_bad_spec_is_one_line_and_nothing_has_run(place: Callable[[str], Where], path: str, value: object,
+                                                    words: str) -> None:
+    where = place("a")
+    spec = changed(path, value)
+    if value == {3: 4}:  # JSON knows no such key
+        spec["evaluate"]["per_protocol"]["finetune"] = value
+    with pytest.raises(UserError, match=words) as caught:
+        run(spec, where)
+    assert "\n" not in str(caught.value)
+    assert not (where.work / "runs").exists()
+    assert not where.results.exists()
+
+
+def test_what_a_random_backbone_does_not_use_is_no_part_of_its_name(place: Callable[[str], Where]) -> None:
+    opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
+    names = [sweep.expand(changed("pretrain/set/optim.lr", lr), opened) for lr in (1e-3, 1e-2)]
+    assert names[0][0].run_id == names[1][0].run_id
+    assert names[0][1].run_id != names[1][1].run_id
+
+
+def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Where]) -> None:
+    opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
+    a, b = (sweep.expand(changed("pretrain/corpora", {"tiny": w}), opened) for w in (1, 1.0))
+    assert [r.run_id for r in a] == [r.run_id for r in b]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_sweeps_that_come_with_the_suite_are_valid(path: Path) -> None:
+    assert sweep.read(path) == read_yaml(path)
+    assert path.read_text().startswith("# ")
+
+
+def test_an_evaluation_starts_only_after_its_pretraining(place: Callable[[str], Where],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    pretrain, evaluate = sweep.pretrain, evaluation.evaluate
+    monkeypatch.setattr(sweep, "pretrain", lambda *a: order.append(pretrain(*a)))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a: order.append(evaluate(*a)))
+    runs, _ = run({**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["random"], "per_method": {}}}, place("a"))
+    assert order == [runs[0].run_id, *runs[0].evaluations]
