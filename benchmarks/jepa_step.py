@@ -88,7 +88,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tenso
     with clock("optimiser"):
         optimiser.step()
     with clock("EMA"):
-        model.after_step(at)
+        model.after_step(pretrain.step_at(config["seed"], taken + 1, settings["steps"], x.device))
     return loss.detach()
 
 
@@ -102,11 +102,11 @@ class Ours:
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})  # seconds
 
     def __post_init__(self) -> None:
-        torch.compiler.reset()  # or the sizes before would count against its limit of recompilations
         model = pretrain.build(self.config).to(self.device).train()
         assert isinstance(model, JEPA)
         self.model, self.optimiser, self.taken = model, optim.adamw(model, self.config["optim"]), 0
         if self.config["optim"]["compile"]:
+            torch.compiler.reset()  # or the sizes before would count against its limit of recompilations
             for part in model.children():
                 part.compile()
         self.loader = Loader([self.store], [1.0], folds=[], seconds=self.config["data"]["crop_seconds"],

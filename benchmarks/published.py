@@ -111,12 +111,12 @@ class Driver:
         config = code.configs.pretrain.Config(**code.configs.load_config_file(
             file, dim=width, depth=depth, num_heads=heads, pred_dim=width // 2, pred_depth=depth, pred_num_heads=heads,
             channel_size=samples))
-        torch.compiler.reset()
         momentum = code.linear_schedule(total_steps=config.steps, start_value=config.encoder_momentum,
                                         final_value=config.final_encoder_momentum)
         model = code.JEPA(config=config, momentum_schedule=momentum, use_sdp_kernel=self.cuda).to(self.device)
         optimiser = model.get_optimizer(fused=self.cuda)
         if compile:
+            torch.compiler.reset()  # or the sizes before would count against its limit of recompilations
             model = torch.compile(model)
         records = list(torch.randn(batch, 12, samples))
         amp = precision == "bfloat16" and self.cuda  # it uses no mixed precision on a CPU

@@ -74,8 +74,8 @@ class Row:
     ours: list[float] = field(default_factory=list)
     published: list[float] = field(default_factory=list)
     target: float | None = None
-    gflops: float = 0.0  # GFLOP/s of the median
-    of_peak: float = 0.0
+    gflop: float = 0.0  # a record
+    peak: float = 0.0  # GFLOP/s of a matrix product
 
     @property
     def ratio(self) -> float | None:
@@ -157,12 +157,10 @@ def step_rows(plan: Plan, store: Store, name: str, batch: int, precision: str, b
             row.ours.append(batch / ours[row.what].seconds(plan.steps))
             if published:
                 row.published.append(batch / published("step", key=row.what, steps=plan.steps))
-    cost = gflop(size, plan.tokens, round(KEEP * plan.tokens))
-    for row in rows:
-        row.gflops = cost * median(row.ours)
-        row.of_peak = row.gflops / best
-    if len(rows) > 1 and published:  # both targets in one: the two that are used, compiled or not
+    if len(rows) > 1 and published:
         rows.append(Row(f"{rows[1].what}, published not", rows[1].ours, rows[0].published, rows[1].target))
+    for row in rows:
+        row.gflop, row.peak = gflop(size, plan.tokens, round(KEEP * plan.tokens)), best
     return rows, ours
 
 
@@ -177,14 +175,15 @@ def number(value: float) -> str:
 
 def rate_table(rows: list[Row]) -> Table:
     table = Table("records/s: median (range)", "ours", "published", "ratio", "target", "GFLOP/s", "of peak",
-                  box=box.SIMPLE)
+                  "ratio at peak", box=box.SIMPLE)
     for row in rows:
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         target = "" if row.target is None else f">= {row.target:g}"
         if row.ratio is not None and row.target is not None:
             target += " met" if row.ratio >= row.target else " MISSED"
-        table.add_row(row.what, spread(row.ours), spread(row.published), ratio, target,
-                      f"{row.gflops:.0f}" if row.gflops else "", f"{row.of_peak:.0%}" if row.gflops else "")
+        done = row.gflop * median(row.ours)
+        table.add_row(row.what, spread(row.ours), spread(row.published), "" if row.ratio is None else f"{row.ratio:.2f}",
+                      target, f"{done:.0f}" if done else "", f"{done / row.peak:.0%}" if done else "",
+                      f"{row.peak / row.gflop / median(row.published):.2f}" if done and row.published else "")
     return table
 
 
@@ -254,7 +253,7 @@ def measure(plan: Plan, sections: list[str], published: Published | None, folder
         rows.extend(new)
         console.print(rate_table(new))
 
-    store = noise_store(folder, plan.records, plan.samples)
+    store = noise_store(folder, plan.records if "loader" in sections else max(plan.step_batches), plan.samples)
     if "loader" in sections:
         show(loader_rows(plan, store, published))
     if "masks" in sections:

@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
             if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
                 raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
             if key.startswith("per_"):
-                for name, overrides in value.items():
+                for name, overrides in spec[section][key].items():
                     if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
                         raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                         f"got {overrides!r}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from bench import config, vit
+from bench import config, pretrain, vit
 from bench.config import Config
 from bench.data.prepare import prepare
 from bench.data.signal import LEADS
@@ -60,7 +60,8 @@ def tiny(stores: Path) -> Store:
 
 @pytest.fixture
 def nano(monkeypatch: pytest.MonkeyPatch) -> vit.Size:
-    """encoder.size nano exists while the test runs."""
+    """encoder.size nano exists while the test runs, and looking for collapse costs little."""
+    monkeypatch.setattr(pretrain, "MONITOR_BATCH", 16)
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
     return NANO
 

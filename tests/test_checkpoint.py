@@ -22,7 +22,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     back = checkpoint.load(tmp_path / "x.pt")
     assert back.meta == some().meta
     assert back.tensors.keys() == some().tensors.keys()
-    assert all(torch.equal(v, some().tensors[k]) and v.dtype == some().tensors[k].dtype for k, v in back.tensors.items())
+    for key, value in back.tensors.items():
+        assert torch.equal(value, some().tensors[key])
+        assert value.dtype == some().tensors[key].dtype
 
 
 def test_equal_states_are_equal_bytes_whatever_path_led_to_them(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def killed(configs: list[Config], stores: Path, work: Path, kills: int) -> list[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., Config], stores: Path, tmp_path: Path) -> None:
+def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., Config], stores: Path,
+                                                   tmp_path: Path) -> None:
     configs = [configure(name, f"optim.steps={STEPS}") for name in ("jepa", "simclr", "mae")]
     assert [r["kills"] for r in killed(configs, stores, tmp_path / "runs", 3)] == [3, 3, 3]
 
@@ -165,6 +166,7 @@ def warm_up(config: Config) -> None:
 def main(work: Path) -> None:
     torch.set_num_threads(1)
     vit.SIZES["nano"] = NANO
+    pretrain.MONITOR_BATCH = 16  # as in the tests' own process
     pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
     task = json.loads((work / "task.json").read_text())
     warm_up(task["configs"][0])

@@ -133,7 +133,7 @@ def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny:
     assert len(stub[1].seen) == 4 * len(stub[0].seen)
     for key, start in pretrain.build(configure("mae")).state_dict().items():
         whole, parts = (w[f"model/{key}"] for w in weights)
-        assert (whole - start).abs().max() > 1e-4, key
+        assert (whole - start).abs().max() > 1e-5, key
         assert (whole - parts).abs().max() < 0.01 * (whole - start).abs().max(), key
 
 

@@ -23,8 +23,10 @@ from slurm import sweep
 SPEC: dict[str, Any] = {
     "pretrain": {
         "methods": ["random", "jepa", "mae"], "seeds": [0, 1], "corpora": {"tiny": 1},
-        "set": {"data.rate_hz": 100, "encoder.size": "nano", "optim.steps": 4, "optim.batch": 4, "optim.warmup_steps": 0},
-        "per_method": {m: {k: yaml.safe_load(v) for k, v in (text.split("=") for text in SMALL[m])} for m in ("jepa", "mae")},
+        "set": {"data.rate_hz": 100, "encoder.size": "nano", "optim.steps": 4, "optim.batch": 4,
+                "optim.warmup_steps": 0},
+        "per_method": {m: {k: yaml.safe_load(v) for k, v in (text.split("=") for text in SMALL[m])}
+                       for m in ("jepa", "mae")},
     },
     "evaluate": {
         "store": "tiny", "tasks": ["pitch"], "protocols": ["linear", "finetune"], "seeds": [0],
@@ -128,9 +130,10 @@ def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(pla
             os.kill(os.getpid(), signal.SIGINT)
         return schedule(*arguments)
 
-    with monkeypatch.context() as m, pytest.raises(Interrupted, match="the same command continues"):
+    with monkeypatch.context() as m:
         m.setattr(optim, "schedule_", send)
-        run(spec, broken)
+        with pytest.raises(Interrupted, match="the same command continues"):
+            run(spec, broken)
     assert 0 < len(list(broken.results.iterdir())) < 6
     run(spec, broken)
     assert outcome(broken) == outcome(straight)

@@ -44,13 +44,15 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
         "data": {"store": store.name, "fingerprint": store.fingerprint}})
     config = override(config, overrides)
     settings = config["evaluation"]
-    if not set(map(int, config["folds"]["test"])).isdisjoint([*config["folds"]["train"], *config["folds"]["validation"]]):
+    folds = config["folds"]
+    if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for key, holds, needed in (
             ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
-            ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]), "two numbers in [0, 1)"),
+            ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]),
+             "two numbers in [0, 1)"),
             ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
             ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
             ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
@@ -120,8 +122,8 @@ def open_task(config: Config, pretrained: Config, store: Store) -> Task:
                         f"prepare the store at that rate")
     samples = round(settings["crop_seconds"] * store.rate_hz)
     if samples % patch:
-        raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not divide "
-                        f"into the backbone's patches of {patch} samples")
+        raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
+                        f"divide into the backbone's patches of {patch} samples")
     if settings["head"] not in heads.HEADS:
         raise unknown("evaluation.head", settings["head"], heads.HEADS)
     return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
@@ -219,7 +221,8 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
             taken += 1
             window.append(loss.item())
             if not np.isfinite(window[-1]):
-                raise UserError(f"the loss of step {taken - 1} is {window[-1]}: evaluation stopped; lower evaluation.lr")
+                raise UserError(f"the loss of step {taken - 1} is {window[-1]}: evaluation stopped; lower "
+                                f"evaluation.lr")
             if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
                 p = predict(model, validation, settings, len(task.validation.rows), encoded=model.frozen)
                 value = float(metrics.auroc(task.validation.labels.astype(np.int64), p).mean())
