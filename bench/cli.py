@@ -168,6 +168,9 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
 
     if place not in ("auto", "host", "device"):
         raise UserError(f"--place {place!r} must be auto, host or device")
+    for key, option in (("seed", "--seed N"), ("data.corpora", "--store NAME=WEIGHT")):
+        if any(item.partition("=")[0].strip().startswith(key) for item in overrides or []):
+            raise UserError(f"--set {key} would be overridden; write {option}")
     weights = {}
     for item in corpora:
         name, given, weight = item.partition("=")

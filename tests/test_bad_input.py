@@ -430,3 +430,8 @@ def test_the_installed_command_says_one_line_and_ends_with_2(tmp_path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"ecgbench: no store 'none' in .*\n", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("key", "option"), [("seed=3", "--seed"), ("data.corpora={fast: 1}", "--store")])
+def test_a_key_that_has_an_option_of_its_own_is_not_overridden_in_silence(fails, work, key, option) -> None:
+    assert option in fails(*pretrain(work, "--set", key))
