@@ -189,7 +189,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`
                                                                                    "corpus's own.")] = None,
             rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; 500 by default, that of your data "
                                                              "for array.")] = None,
-            workers: Annotated[int, typer.Option(min=1, help="Threads that read records.")
+            workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
                                ] = len(os.sched_getaffinity(0)),
             resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, whose ends ring.")] = "fourier",
             skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
