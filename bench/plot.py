@@ -80,7 +80,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
 
 @styled
 def auroc(cells: Sequence[Cell]) -> Figure:
-    """A row of panels per table, a panel per protocol, methods on y; mean, 95 % interval, runs as dots."""
+    """A row of panels per table, a panel per protocol, methods on y; mean, interval, runs as dots."""
     tables = list(dict.fromkeys((cell.store, cell.task) for cell in cells))
     labels = list(dict.fromkeys(cell.row.label for cell in cells))
     panels = [list(dict.fromkeys(c.protocol for c in cells if (c.store, c.task) == t)) for t in tables]
@@ -95,7 +95,7 @@ def auroc(cells: Sequence[Cell]) -> Figure:
             _dots(axes, [c for c in cells if (c.store, c.task, c.protocol) == (*table, protocol)], labels)
             heading = f"{table[0]}, {table[1]}" if axes is line[0] else ""
             axes.set_title(f"{heading}\n{_wrapped(protocol)}")
-    figure.supxlabel("macro AUROC with 95 % interval (small dots: runs)", fontsize=7)
+    figure.supxlabel("macro AUROC with interval (small dots: runs)", fontsize=7)
     return figure
 
 
@@ -137,7 +137,7 @@ def critical_difference(ranking: Ranking) -> Figure:
     figure = Figure(figsize=(TEXT, 0.9 + 0.17 * (2.0 - labels[-1])))
     axes = figure.add_subplot()
     for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
-        sign, x, y = (-1, 1, labels[i]) if i < half else (1, n, labels[n - 1 - i])
+        sign, x, y = (-1, 1.0, labels[i]) if i < half else (1, float(n), labels[n - 1 - i])
         x += sign * 0.06 * (n - 1)
         axes.plot((rank, rank, x), (0, y, y), color="0.4", linewidth=0.7)
         axes.text(x, y, f" {rank:.2f} ", va="center", ha="right" if sign < 0 else "left", fontsize=7)

@@ -93,8 +93,9 @@ def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndar
     Runs count as independent across methods though they share seeds, which at worst makes the test careful.
     """
     k_a, k_b = len(points_a), len(points_b)
-    if min(k_a, k_b) < 2:
-        raise UserError(f"methods with {k_a} and {k_b} runs: two of each are needed to know how runs differ; add seeds")
+    if min(k_a, k_b) < 2 or replicates_a.shape[1] < 2:
+        raise UserError(f"methods with {k_a} and {k_b} runs and {replicates_a.shape[1]} resamples: two of each are needed "
+                        f"to know how they vary; add seeds")
     covariance = np.cov(np.concatenate([replicates_a, replicates_b]))
     within_a, within_b, across = covariance[:k_a, :k_a], covariance[k_a:, k_a:], covariance[:k_a, k_a:]
     shared = sum((c.sum() - c.trace()) / (len(c) * (len(c) - 1)) for c in (within_a, within_b)) - 2 * across.mean()

@@ -111,8 +111,8 @@ def score(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, rule:
     return Score(float(point.mean()), float(lower), float(upper), macro, point, low, high)
 
 
-def interval(replicates: np.ndarray, rule: str = "ours") -> tuple[np.ndarray, np.ndarray]:
-    """(lower, upper) of (R, ...) replicates of class-complete resamples, by the rule: of as many as it says."""
+def interval(replicates: np.ndarray, rule: str = "ours") -> tuple[Any, Any]:
+    """(lower, upper) of (R,) or each of (R, C) replicates of class-complete resamples, of as many as the rule says."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
     count, percentiles = RULES[rule]
