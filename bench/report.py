@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shlex
@@ -32,7 +33,7 @@ Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [{{}}, {{}}
 over {{}} bootstrap resamples of the test records. "vs random": difference to the row `{RANDOM_ROW}`; where both
 have two or more runs (pre-trainings; evaluations, where there is one backbone), its 95 % interval counts the
 variance over test records and over runs, and p is corrected for all differences of its table (Holm); otherwise the
-interval is that of the runs at hand, over the same resamples, without p.
+interval is that of the runs at hand, over the same resamples, without p. `pairs.csv` compares all rows.
 The random row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune` is training
 from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
@@ -106,7 +107,7 @@ class Cell:
 
 
 def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
-    """The files written: table.md, table.csv, per_class.csv, figures/; same records, same bytes."""
+    """The files written: table.md, table.csv, pairs.csv, per_class.csv, figures/; same records, same bytes."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
     records = read(results)
@@ -116,7 +117,8 @@ def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
         cell.rule = rule
     ranks = rankings(cells)
     curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
-    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "per_class.csv": classes(cells)}
+    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "pairs.csv": pairs(cells),
+             "per_class.csv": classes(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
     figures = plot.save(plot.auroc(cells), out / "figures" / "auroc")
@@ -342,6 +344,19 @@ def table(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
+def pairs(cells: Sequence[Cell]) -> str:
+    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
+    lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
+              "runs", "other_runs"]]
+    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
+        here = [c for c in cells if (c.store, c.task) == (store, task) and len(c.runs) > 1]
+        found = [(a, b, compare(a.runs, b.runs)) for a, b in itertools.combinations(here, 2) if a.protocol == b.protocol]
+        for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
+            numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
+            lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
+    return as_csv(lines)
+
+
 def classes(cells: Sequence[Cell]) -> str:
     """CSV, a line per cell and class, floats in full."""
     head = ["store", "task", "method", "row", "protocol", "class", "positives", "mean", "sd", "n"]
@@ -382,7 +397,8 @@ def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Recor
                 head = ["class", "positives", *(c.row.label for c in done)]
                 parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]
     for i, name in enumerate(rankings(cells), 1):
-        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)"]
+        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
+                  "Both tests take the tasks for independent; tasks on the same records are not."]
     parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
     parts.append(as_markdown(settings(rows, records)))
     dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]

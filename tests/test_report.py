@@ -156,6 +156,7 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
     assert names == [
         "table.md",
         "table.csv",
+        "pairs.csv",
         "per_class.csv",
         *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
     ]
@@ -213,7 +214,7 @@ def test_difference_is_to_the_random_backbone_of_the_same_encoder(runs: Runs, tm
 
 def test_seeds_share_a_row_and_other_settings_part_it_with_a_label(runs: Runs, tmp_path: Path, fast: None) -> None:
     for steps, seed in itertools.product((1000, 900), (0, 1)):
-        runs.evaluate(runs.pretrain("jepa", seed, steps=steps), [0.1])
+        runs.evaluate(runs.pretrain("jepa", seed, steps=steps), [0.1, 0.2])
     _, cells = tables(runs, tmp_path)
     assert [(c["row"], c["n"]) for c in cells] == [
         ("random / from scratch", "0"), ("jepa (optim.steps=900)", "2"), ("jepa (optim.steps=1000)", "2")]  # fmt: skip
@@ -342,6 +343,13 @@ def test_differences_of_two_or_more_runs_count_the_runs_and_are_corrected_for_th
     assert [float(found[m]["p_holm"]) for m in expected] == holm([c.p for c in expected.values()])
     assert found["random"]["p"] == "--"
     assert f"], p={expected['jepa'].p:.2g} |" in markdown  # the larger of two
+    with (tmp_path / "out" / "pairs.csv").open() as f:
+        pairs = list(csv.DictReader(f))
+    all_pairs = [compare(made[p["row"].split(" ")[0]], made[p["other"].split(" ")[0]]) for p in pairs]
+    assert [(p["row"], p["other"]) for p in pairs] == [
+        ("random / from scratch", "jepa"), ("random / from scratch", "mae"), ("jepa", "mae")]
+    assert [float(p["p"]) for p in pairs] == [c.p for c in all_pairs]
+    assert [float(p["p_holm"]) for p in pairs] == holm([c.p for c in all_pairs])
 
 
 def test_records_whose_classes_differ_are_not_compared(runs: Runs, tmp_path: Path, fast: None) -> None:

@@ -29,7 +29,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """More than two methods over several tasks (Demsar 2006, JMLR 7:1-30)."""
+    """More than two methods over several tasks (Demsar 2006, JMLR 7:1-30).
+
+    Both tests take tasks for independent; where they share records, as PTB-XL's do, they find too much.
+    """
 
     methods: tuple[str, ...]  # the best first
     ranks: tuple[float, ...]  # of each, mean over tasks; 1 is best, equal ones share the mean of their ranks
