@@ -28,6 +28,7 @@ MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece")
 NOTE = f"""\
 Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [{{}}, {{}}] percentiles of the runs' mean
 over {{}} bootstrap resamples of the test records. "vs random": difference to the row `{RANDOM_ROW}`; where both
@@ -107,7 +108,7 @@ class Cell:
 
 
 def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
-    """The files written: table.md, table.csv, pairs.csv, per_class.csv, figures/; same records, same bytes."""
+    """The files written: table.md, table.csv, pairs.csv, per_class.csv, scores.csv, figures/; same records, same bytes."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
     records = read(results)
@@ -118,7 +119,7 @@ def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
     ranks = rankings(cells)
     curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
     texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "pairs.csv": pairs(cells),
-             "per_class.csv": classes(cells)}
+             "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
     figures = plot.save(plot.auroc(cells), out / "figures" / "auroc")
@@ -365,6 +366,16 @@ def classes(cells: Sequence[Cell]) -> str:
         for name, positives, values in c.per_class():
             numbers = [MISSING if x is None else x for x in spread(values)]
             lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, *numbers])
+    return as_csv(lines)
+
+
+def scores(cells: Sequence[Cell]) -> str:
+    """CSV, a line per cell and score beside AUROC, floats in full; over the runs that have it."""
+    lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
+    for c in cells:
+        for name in SCORES:
+            numbers = [MISSING if x is None else x for x in spread([r["result"][name] for r in c.runs if name in r["result"]])]
+            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
     return as_csv(lines)
 
 

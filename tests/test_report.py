@@ -158,6 +158,7 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
         "table.csv",
         "pairs.csv",
         "per_class.csv",
+        "scores.csv",
         *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
     ]
     first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
@@ -385,3 +386,15 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> 
     cells = report.cells_of(runs.made, report.rows_of(runs.made))
     [found] = report.rankings(cells).values()
     assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
+
+
+def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
+    two_methods(runs)
+    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
+        record["result"]["macro_f1"] = value
+    tables(runs, tmp_path)
+    with (tmp_path / "out" / "scores.csv").open() as f:
+        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
+    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
+    assert found["jepa", "macro_f1"][1] == "2"
+    assert found["random", "macro_f1"] == ("--", "0")

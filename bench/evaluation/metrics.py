@@ -12,7 +12,7 @@ from bench.errors import UserError, unknown
 
 RESAMPLES = 1000  # ours
 SEED = 20241014  # fixed: every model on the same labels sees the same resamples, so differences are paired
-BLOCK = 200  # resamples in memory at a time
+BLOCK = 200  # resamples in memory at a time, and drawn at a time: another number draws others
 TRIES = 200_000  # resamples drawn before giving up; ours
 RULES = {  # how many class-complete resamples, and which percentiles of them are the interval
     "ours": (RESAMPLES, (2.5, 97.5)),
