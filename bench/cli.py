@@ -444,11 +444,13 @@ def sweep_run(spec: Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/s
 
 @app.command()
 def report(results: Results = Path("results"),
-           out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report")) -> None:
+           out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
+           interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
+                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours") -> None:
     """Make tables and figures from records alone."""
     from bench import report as reporting
 
-    for path in reporting.write(results, out):
+    for path in reporting.write(results, out, interval):
         print(path)
 
 

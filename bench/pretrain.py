@@ -23,6 +23,7 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.distributed import ALONE, World
 from bench.errors import UserError
+from bench.evaluation.diagnostics import rankme
 from bench.files import locked, write_text
 from bench.interrupt import Interrupted, watched
 from bench.rng import Rng
@@ -308,8 +309,7 @@ def diverged(what: str, folder: Path) -> UserError:
 def collapse(model: method.Method, batch: Tensor | None) -> dict[str, float]:
     """What shows collapse early, from the mean tokens (B, D) of a fixed batch.
 
-    rankme: effective rank, exp of the entropy of the singular values (Garrido et al. 2023, arXiv 2210.02885);
-    feature_sd: sd over the records, mean over the features.
+    rankme: effective rank; feature_sd: sd over the records, mean over the features.
     """
     assert batch is not None
     backbone = model.backbone()
@@ -319,9 +319,7 @@ def collapse(model: method.Method, batch: Tensor | None) -> dict[str, float]:
     backbone.train(training)
     if not features.isfinite().all():
         return {}  # the loss of the next step says so, with its number
-    p = torch.linalg.svdvals(features)
-    p = p / p.sum() + 1e-7  # epsilon: the paper's
-    return {"rankme": torch.exp(-(p * p.log()).sum()).item(), "feature_sd": features.std(0).mean().item()}
+    return {"rankme": rankme(features), "feature_sd": features.std(0).mean().item()}
 
 
 class Metrics:
