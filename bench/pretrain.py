@@ -22,9 +22,9 @@ from bench.data.loader import Loader
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.distributed import ALONE, World
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.evaluation.diagnostics import rankme
-from bench.files import locked, write_text
+from bench.files import locked, read_json, write_text
 from bench.interrupt import Interrupted, watched
 from bench.rng import Rng
 
@@ -345,6 +345,16 @@ class Metrics:
             except json.JSONDecodeError:  # torn by a kill: what follows was never written
                 break
         return out
+
+
+def logged(work: Path, name: str) -> tuple[Config, list[dict[str, Any]]]:
+    """A pre-training's config and the lines of its metrics, finished or not; UserError where there are none."""
+    folder = folder_of(work, name)
+    lines = Metrics(folder / "metrics.jsonl").read()
+    if not lines:
+        known = sorted(p.parent.name for p in (work / "runs").glob("*/metrics.jsonl"))
+        raise unknown("run", name, known) if name not in known else UserError(f"run {name} has logged nothing yet")
+    return read_json(folder / "config.json", f"run {name}"), lines
 
 
 def columns(lines: list[dict[str, Any]]) -> dict[str, list]:
