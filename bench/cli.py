@@ -376,26 +376,37 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
 @app.command()
 def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
              store: Annotated[str, typer.Option(help="Store with labels.")],
-             task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`.")] = "superdiagnostic",
-             protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
+             tasks: Annotated[list[str], typer.Option("--task", help="A task of it, see `ecgbench data info`; repeat it for "
+                                                      "several.")] = ["superdiagnostic"],  # noqa: B006
+             protocols: Annotated[list[str], typer.Option("--protocol", help="linear, linear-mean, knn, finetune, "
+                                                          "finetune-after-linear, scratch; repeat it for several.")
+                                  ] = ["linear"],  # noqa: B006
              at: Annotated[float, typer.Option(help="Checkpoint after this share of the pre-training's steps, one of its "
                                                     "checkpoints.at; 1: the last.")] = 1.0,
-             seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
+             seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+             seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the first on.")] = 1,
+             overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
              outside: Methods = None) -> None:
-    """Evaluate a pre-trained backbone on labelled records."""
+    """Evaluate a pre-trained backbone on labelled records.
+
+    Give all tasks, frozen protocols and seeds at once: their heads train together, in one pass over the records.
+    """
     from bench import record
     from bench.data.store import open_by_name
     from bench.evaluation import run as evaluation
     from bench.files import read_json
 
     opened = open_by_name(work / "stores", store)
-    config = evaluation.config_for(protocol, task, run, opened, seed, [*(overrides or []), ("at", at)])
-    name = evaluation.evaluate(config, opened, where(work, results, device, threads, save_minutes))
-    result = read_json(record.path(results, name), "record")["result"]
-    low, high = result["interval"]
-    print(f"evaluation {name}: macro AUROC {result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] on "
-          f"{result['records']['test']} records, best step {result['best_step']}; {results / name}.json")
+    configs = [evaluation.config_for(protocol, task, run, opened, s, [*(overrides or []), ("at", at)])
+               for protocol in protocols for task in tasks for s in range(seed, seed + seeds)]
+    names = evaluation.evaluate(configs, opened, where(work, results, device, threads, save_minutes))
+    for name, config in zip(names, configs, strict=True):
+        result = read_json(record.path(results, name), "record")["result"]
+        low, high = result["interval"]
+        print(f"evaluation {name} ({config['evaluation']['name']} {config['task']} seed {config['seed']}): macro AUROC "
+              f"{result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] on {result['records']['test']} records, best step "
+              f"{result['best_step']}; {results / name}.json")
 
 
 @runs_app.command("plot")

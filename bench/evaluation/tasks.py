@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from bench.data.store import Store
 from bench.errors import UserError, unknown
+from bench.evaluation import metrics
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,22 @@ class Task:
     train: Split
     validation: Split
     test: Split
+    kind: str = "multi-label"
+
+
+def loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over records and classes, both (B, C)."""
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def probabilities(kind: str, logits: Tensor) -> Tensor:
+    """(..., C) logits -> what is scored."""
+    return logits.sigmoid()
+
+
+def selection(kind: str, y: np.ndarray, p: np.ndarray) -> float:
+    """What the validation folds choose by, the more the better, of labels and probabilities (n, C)."""
+    return float(metrics.auroc(y.astype(np.int64), p).mean())
 
 
 def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_classes: str = "refuse",
@@ -64,4 +83,4 @@ def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_c
     if not keep:
         raise UserError(f"task {task!r} of store {store.name}: no class has positives and negatives in every split")
     splits = {part: Split(s.rows, s.labels[:, keep]) for part, s in splits.items()}
-    return Task([classes[i] for i in keep], **splits)
+    return Task([classes[i] for i in keep], splits["train"], splits["validation"], splits["test"])
