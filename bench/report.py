@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bench import plot
-from bench.config import ROOT, Config, canonical, merge, read_yaml
+from bench.config import Config, canonical
 from bench.errors import UserError
+from bench.evaluation.run import defaults
 from bench.files import write_text
 
 Record = dict[str, Any]
@@ -24,12 +25,13 @@ Record = dict[str, Any]
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
+SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
 NOTE = f"""\
 Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [2.5, 97.5] percentiles of the runs' mean
 over bootstrap resamples of the test records. "vs random": paired difference to the row `{RANDOM_ROW}`,
-same resamples. That row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune`
-is training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
+same resamples. That row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune`
+stands training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
 
 # What the tables read of a record, by kind; anything else in it may change freely.
@@ -155,8 +157,17 @@ def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
 
 
 def recipe(config: Config) -> str:
-    """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates."""
+    """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates.
+
+    From scratch is fine-tuning of what has learned nothing: one recipe, one column.
+    """
+    if protocol_of(config) == SCRATCH:
+        config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
     return canonical({key: value for key, value in config.items() if key not in ("seed", "pretrain")})
+
+
+def protocol_of(config: Config) -> str | None:
+    return config.get("evaluation", {}).get("name")
 
 
 def leaves(config: Config | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -234,7 +245,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
         for part in ("replicates", "per_class"):
             sizes = [(len(r["result"][part]), r["run_id"]) for r in here]
             refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
-        columns = {recipe(r["config"]): (r["config"]["evaluation"]["name"], r["config"]) for r in here}
+        columns = {key: (config["evaluation"]["name"], config) for r in here if (config := json.loads(key := recipe(r["config"])))}
         for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
             runs = [r for r in here if recipe(r["config"]) == key]
             cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
@@ -251,8 +262,11 @@ def column(store: str, task: str, label: str, options: str, runs: list[Record], 
     seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
     for row in rows:
         filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
-        commands = [f"ecgbench evaluate {run} {options} --seed {n}" for _, run in row.pretrained for n in seeds]
-        if not row.pretrained:
+        own = options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} ") if row.method == RANDOM else options
+        commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds]
+        if row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options:  # there is nothing to start from
+            commands = []
+        elif not row.pretrained:
             commands = [f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
         cells.append(Cell(store, task, row, label, filled, [] if filled else commands))
     for cell in cells:
@@ -265,10 +279,8 @@ def column(store: str, task: str, label: str, options: str, runs: list[Record], 
 
 def evaluation_options(config: Config) -> str:
     """What makes `ecgbench evaluate` run this recipe: names, and --set for what is not its protocol's default."""
-    known = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")
     name, task, store = config["evaluation"]["name"], config["task"], config["data"]["store"]
-    default = dict(leaves(merge(known["shared"], known.get(name, {})))) | {
-        "evaluation.name": name, "task": task, "data.store": store}  # fmt: skip
+    default = dict(leaves(defaults(name))) | {"task": task, "data.store": store}
     settings = [(key, value) for key, value in sorted(leaves(config)) if default.get(key) != value]
     return " ".join([f"--protocol {name} --task {task} --store {store}", *map(as_set, settings)])
 

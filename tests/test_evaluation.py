@@ -103,7 +103,8 @@ def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store
 
 
 def test_pitches_can_be_learned(run: str, tiny: Store, where: Where) -> None:
-    made = evaluate("finetune", run, tiny, where, "evaluation.steps=90", "evaluation.patience=90")
+    made = evaluate("finetune", run, tiny, where, "evaluation.steps=60", "evaluation.patience=60",
+                    "evaluation.validate_every=15")
     assert made.record["result"]["macro_auroc"] > 0.9
     assert made.record["result"]["curve"]["loss"][-1] < 0.6 * made.record["result"]["curve"]["loss"][0]
 

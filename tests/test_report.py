@@ -32,7 +32,7 @@ class Runs:
         curve = list(range(steps))
         data = {"mix": {"a": 0.75, "b": 0.25}, "fingerprints": {"a": "fa", "b": "fb"}, "rate_hz": 100}
         config = {
-            "protocol": 1,
+            "protocol": 2,
             "seed": seed,
             "data": data,
             "encoder": {"size": size, "patch": 10},
@@ -59,7 +59,7 @@ class Runs:
     ) -> Record:
         """`values` are the replicates."""
         config = {
-            "protocol": 1,
+            "protocol": 2,
             "seed": seed,
             "pretrain": run["run_id"],
             "data": {"store": "a", "fingerprint": "fa"},
@@ -284,7 +284,7 @@ def test_records_of_other_data_or_rules_never_share_a_table(runs: Runs, tmp_path
     run = runs.pretrain("jepa")
     one, other = runs.evaluate(run, [0.1]), runs.evaluate(run, [0.1], seed=1)
     if what == "protocol":
-        other["config"]["protocol"] = 2
+        other["config"]["protocol"] = 3
     else:
         other["config"]["data"]["fingerprint"] = "another"
     with pytest.raises(UserError, match=f"{what}.*results folder") as error:
