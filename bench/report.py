@@ -245,7 +245,8 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
         for part in ("replicates", "per_class"):
             sizes = [(len(r["result"][part]), r["run_id"]) for r in here]
             refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
-        columns = {key: (config["evaluation"]["name"], config) for r in here if (config := json.loads(key := recipe(r["config"])))}
+        configs = {key: json.loads(key) for key in (recipe(r["config"]) for r in here)}
+        columns = {key: (config["evaluation"]["name"], config) for key, config in configs.items()}
         for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
             runs = [r for r in here if recipe(r["config"]) == key]
             cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)

@@ -213,7 +213,7 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
         if len(names) > 1:
             shutil.rmtree(folder)
         else:
-            (folder / "state.pt").unlink()
+            (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
 
 
 def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
