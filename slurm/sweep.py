@@ -72,7 +72,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
-    """Every run of the sweep; all configs are checked before anything runs. A method of no steps needs no seeds."""
+    """Every run of the sweep; all configs are checked before anything runs.
+
+    A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
+    """
     first, then = spec["pretrain"], spec["evaluate"]
     target = stores[then["store"]]
     out: list[Pretraining] = []
@@ -94,7 +97,9 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
                 if name is None or (learned and protocol == "scratch"):
                     continue
                 settings = overrides_of(then, protocol)
-                for eval_seed, at in itertools.product(then["seeds"], points):
+                # neighbours of what has learned are the same for every seed
+                seeds = then["seeds"][:1] if protocol == "knn" and learned else then["seeds"]
+                for eval_seed, at in itertools.product(seeds, points):
                     c = evaluation.config_for(name, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
                     run.evaluations[config.run_id(c)] = c
             check(run, stores, seen)

@@ -207,6 +207,23 @@ def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]
     assert curves[0.5] != curves[1.0]
 
 
+def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Where]) -> None:
+    opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
+    spec = changed("evaluate/protocols", ["linear", "knn", "finetune", "finetune-after-linear", "scratch"])
+    spec["evaluate"]["seeds"], spec["evaluate"]["set"]["evaluation.warmup_steps"] = [0, 1], 0
+    spec["evaluate"]["per_protocol"] = {"finetune": {"evaluation.lr": 0.5}, "scratch": {"evaluation.lr": 0.5},
+                                        "linear": {"evaluation.lr": 0.25}}
+    random, jepa, *_ = sweep.expand(spec, opened)
+    names = [[c["evaluation"]["name"] for c in run.evaluations.values()] for run in (random, jepa)]
+    assert names[0] == ["linear"] * 2 + ["knn"] * 2 + ["scratch"] * 2
+    assert names[1] == ["linear"] * 2 + ["knn"] + ["finetune"] * 2 + ["finetune-after-linear"] * 2
+    configs = {(run.config["method"]["name"], c["evaluation"]["name"], c["seed"]): c
+               for run in (random, jepa) for c in run.evaluations.values()}
+    assert configs["random", "scratch", 0]["evaluation"]["lr"] == 0.5
+    linear, after = configs["jepa", "linear", 1], configs["jepa", "finetune-after-linear", 1]
+    assert evaluation.linear_of(after) == linear  # the sweep's own linear evaluation is what it starts from
+
+
 def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_path) -> None:
     at_100, at_200 = (corpora.store(tmp_path / str(hz), noise(2, 12, 400), at_hz=hz) for hz in (100, 200))
     made = {"data": {"mix": {"a": 1.0}, "rate_hz": 200, "resampling": "periodic"}}

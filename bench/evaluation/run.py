@@ -26,7 +26,7 @@ from bench.evaluation import finetune, frozen, heads, metrics, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
 from bench.evaluation.tasks import Task
 from bench.files import locked, replacing, write_text
-from bench.interrupt import watched
+from bench.interrupt import Interrupted, watched
 from bench.pretrain import Where, build, folder_of, kept_name, peak_memory_mb
 
 Weights = dict[str, Tensor]
@@ -73,6 +73,8 @@ def check_settings(settings: dict[str, Any], section: str) -> None:
     def numbers(values: Any, least: float, *kinds: type) -> bool:
         return all(type(v) in kinds and v >= least for v in values)
 
+    if settings["head"] not in (known := (*heads.HEADS, "neighbours")):
+        raise unknown(f"{section}.head", settings["head"], known)
     tries, near = settings["grid"], settings["neighbours"]
     for key, holds, needed in (
             ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
@@ -185,9 +187,14 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
             state = None
         members = [names[name] for name in (state.meta["members"] if state else wanted)]
         origin, about = record.provenance(where.device), trained.meta
-        opened = {run_id(c): open_task(c, about["config"], store) for c in members}
-        for task in opened.values():
-            check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, task, store)
+        read: dict[str, Task] = {}  # seeds and heads of one task share it
+        opened = {}
+        for c in members:
+            about_data = canonical({k: v for k, v in c.items() if k not in ("seed", "after", "evaluation")})
+            if about_data not in read:
+                read[about_data] = open_task(c, about["config"], store)
+                check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, read[about_data], store)
+            opened[run_id(c)] = read[about_data]
         for name in wanted:
             write_text(evaluations / name / "config.json", json.dumps(names[name], indent=1, sort_keys=True))
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,10 +217,15 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                         "peak_memory_mb": peak_memory_mb(where.device),
                         "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(),
                                           "units": store.manifest["units"]}}})
+                wanted.remove(name)
+                if wanted and (signum := asked()):
+                    raise Interrupted(signum, f"all but {len(wanted)} of {len(members)} evaluations")
         if len(names) > 1:
             shutil.rmtree(folder)
         else:
             (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
+        if signum := asked():
+            raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
 
 
 def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
@@ -242,8 +254,6 @@ def open_task(config: Config, pretrained: Config, store: Store) -> Task:
     if samples % patch:
         raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
                         f"divide into the backbone's patches of {patch} samples")
-    if settings["head"] not in (known := (*heads.HEADS, "neighbours")):
-        raise unknown("evaluation.head", settings["head"], known)
     return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
 
 
