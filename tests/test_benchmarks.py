@@ -92,9 +92,17 @@ def test_the_crops_of_one_pass_are_at_most_those_of_the_tasks_that_still_train(m
     assert evaluation.crops_needed() == 2 * 1280 + 1280 + 2 * 640
 
 
+def test_the_bootstrap_that_is_timed_agrees_with_sklearn(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import bootstrap
+
+    bootstrap.main(["--resamples", "4", "--sklearn", "1", "--rounds", "1"])
+    assert float(capsys.readouterr().out.split()[-1]) < 1e-12
+
+
 @pytest.fixture(autouse=True)
 def forget():
     """Leave no module of the benchmarks behind: their names are short."""
     yield
-    for name in ("run", "jepa_step", "published", "evaluation"):
+    for name in ("run", "jepa_step", "published", "evaluation", "bootstrap"):
         sys.modules.pop(name, None)

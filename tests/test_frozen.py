@@ -26,6 +26,7 @@ from bench.errors import UserError
 from bench.evaluation import finetune, frozen, heads, metrics, tasks
 from bench.evaluation import run as evaluation
 from bench.evaluation.crops import Epochs, grid
+from bench.evaluation.diagnostics import diagnose
 from bench.interrupt import Interrupted
 from bench.pretrain import Where, folder_of
 
@@ -255,6 +256,19 @@ def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str,
         evaluation.evaluate(configs_of(two, run, protocols=protocols, seeds=1)[:: len(protocols)], two, where)
         assert read[0] and all(not (part & test) for part in read[:1])
         assert set.union(*read[1:]) & test
+
+
+def test_the_record_diagnoses_the_mean_tokens_of_the_validation_records(run: str, two: Store, where: Where) -> None:
+    (config,) = configs_of(two, run, protocols=("linear",), seeds=1)[:1]
+    (name,) = evaluation.evaluate([config], two, where)
+    trained = evaluation.load(folder_of(where.work, run) / "final.pt", config)
+    with torch.no_grad():
+        x = torch.cat(list(grid(Crops(two, 250, torch.device("cpu")), np.arange(64, 72), 125).batches(
+            Crops(two, 250, torch.device("cpu")), 64)))
+        features = evaluation.backbone(trained, 0, 0.0).eval()(x).mean(1).view(8, 3, -1).mean(1)
+    found, expected = result(name, where)["diagnostics"], diagnose(features)
+    assert (found["n"], found["rankme"]) == (8, pytest.approx(expected["rankme"], rel=1e-4))
+    assert found["sd"] == pytest.approx(expected["sd"], abs=1e-4)
 
 
 # nearest neighbours

@@ -27,6 +27,7 @@ from bench.data.loader import Crops
 from bench.errors import UserError
 from bench.evaluation import heads, tasks
 from bench.evaluation.crops import Epochs, average, grid, places
+from bench.evaluation.diagnostics import diagnose
 from bench.evaluation.tasks import Split
 from bench.files import named
 from bench.interrupt import Interrupted
@@ -291,8 +292,15 @@ def fit(configs: Sequence[Config], visible: Mapping[str, Visible], reader: Reade
         train(stacks, sorted(map(run_id, configs)), rows, reader, validation, state, folder, where)
     bank_rows = union(task_of[key].train for key in nearest) if nearest else np.empty(0, np.int64)
     bank = reader.features_of(bank_rows) if nearest else torch.empty(0)
-    return [chosen(stacks[key], validation) if key in stacks else neighbours(
-        same, task_of[key], reader, validation, bank_rows, bank) for key, same in recipes.items()]
+    outcomes = []
+    for key, same in recipes.items():
+        task = task_of[key]
+        made = chosen(stacks[key], validation) if key in stacks else neighbours(
+            same, task, reader, validation, bank_rows, bank)
+        features = reader.features(validation.batches(task.validation.rows), len(task.validation.rows))
+        made.results = [{**each, "diagnostics": diagnose(features)} for each in made.results]
+        outcomes.append(made)
+    return outcomes
 
 
 def union(splits: Iterable[Split]) -> np.ndarray:
@@ -406,7 +414,8 @@ def neighbours(configs: list[Config], task: Visible, reader: Reader, validation:
         x = F.normalize(reader.features(kept.batches(rows), len(rows))).float()
         cosine, nearest = (x @ known.T).topk(min(k, len(known)))
         weights = (cosine / settings["temperature"]).softmax(1)
-        return torch.einsum("nk,nkc->nc", weights.double(), labels[nearest].double()).numpy()
+        mean = torch.einsum("nk,nkc->nc", weights.double(), labels[nearest].double())
+        return mean.clamp(float(labels.min()), float(labels.max())).numpy()  # where rounding would leave that
 
     tried = [{"k": k, "validation_macro_auroc": tasks.selection(
         task.kind, task.validation.labels, of(validation, task.validation.rows, k))} for k in settings["k"]]

@@ -211,7 +211,7 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 record.write(where.results, {
                     "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
-                        **scores(task.classes, task.validation.labels, p_validation, task.test.labels, p_test),
+                        **metrics.summary(task.classes, task.validation.labels, p_validation, task.test.labels, p_test),
                         "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
                         **result, "seconds": time.monotonic() - began, "together": len(members),
                         "peak_memory_mb": peak_memory_mb(where.device),
@@ -318,20 +318,6 @@ def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_tes
         checkpoint.save(folder / "weights.pt", weights)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
-
-
-def scores(classes: Sequence[str], y_validation: np.ndarray, p_validation: np.ndarray, y_test: np.ndarray,
-           p_test: np.ndarray) -> dict[str, Any]:
-    """What the record says of how good the predictions (n, C) are."""
-    score = metrics.score(y_test.astype(np.int64), p_test)
-    return {
-        "macro_auroc": score.macro, "interval": [score.lower, score.upper],
-        "replicates": [round(float(v), 6) for v in score.replicates],  # differences need no more; points are whole
-        "bootstrap": {"resamples": len(score.replicates), "percentiles": [2.5, 97.5], "seed": metrics.SEED,
-                      "kind": "class-complete"},
-        "per_class": {c: {"auroc": float(score.per_class[i]), "lower": float(score.per_class_lower[i]),
-                          "upper": float(score.per_class_upper[i]), "positives": int(y_test[:, i].sum())}
-                      for i, c in enumerate(classes)}}
 
 
 def saved_state(path: Path) -> Checkpoint | None:
