@@ -281,7 +281,9 @@ def show(store: Any) -> None:
     for name in ("mean", "sd"):
         print(f"{name} per lead: " + ", ".join(f"{lead} {v:.3f}" for lead, v in zip(m["leads"], m[name], strict=True)))
     for task, classes in m["tasks"].items():
-        print(f"task {task}: {len(classes)} classes, {int((store.records[task] != '').sum()):,} records")
+        kind, used = store.kind(task), f"{int((store.records[task] != '').sum()):,} records"
+        print(f"task {task}: " + (f"{kind}, in {classes[0]}" if kind == "regression" else f"{kind}, {len(classes)} classes")
+              + f", {used}")
 
 
 def show_labels(store: Any) -> None:
@@ -289,6 +291,8 @@ def show_labels(store: Any) -> None:
     from bench.data.challenge import snomed_names
 
     for task in store.manifest["tasks"]:
+        if store.kind(task) == "regression":
+            continue
         counts = store.label_counts(task)
         names = snomed_names() if task == "snomed" else {}
         folds = [f"fold {fold}" if fold else "no fold" for fold in counts.columns]
