@@ -382,6 +382,9 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
              store: Annotated[str, typer.Option(help="Store with labels.")],
              task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`.")] = "superdiagnostic",
              protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
+             external: Annotated[str | None, typer.Option(metavar="STORE", help="Test on all records of this store instead of "
+                                                          "the test folds, as far as its labels stand for the task's "
+                                                          "classes (bench/evaluation/external.csv).")] = None,
              at: Annotated[float, typer.Option(help="Checkpoint after this share of the pre-training's steps, one of its "
                                                     "checkpoints.at; 1: the last.")] = 1.0,
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
@@ -394,12 +397,14 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
     from bench.files import read_json
 
     opened = open_by_name(work / "stores", store)
-    config = evaluation.config_for(protocol, task, run, opened, seed, [*(overrides or []), ("at", at)])
-    name = evaluation.evaluate(config, opened, where(work, results, device, threads, save_minutes))
+    other = open_by_name(work / "stores", external) if external else None
+    config = evaluation.config_for(protocol, task, run, opened, seed, [*(overrides or []), ("at", at)], other)
+    name = evaluation.evaluate(config, opened, where(work, results, device, threads, save_minutes), other)
     result = read_json(record.path(results, name), "record")["result"]
     low, high = result["interval"]
-    print(f"evaluation {name}: macro AUROC {result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] on "
-          f"{result['records']['test']} records, best step {result['best_step']}; {results / name}.json")
+    metric = {"macro_auroc": "macro AUROC", "r2": "R2"}[result["metric"]]
+    print(f"evaluation {name}: {metric} {result[result['metric']]:.4f} [{low:.4f}, {high:.4f}] on "
+          f"{result['records']['test']} records of {external or store}, best step {result['best_step']}; {results / name}.json")
 
 
 @runs_app.command("plot")

@@ -1,17 +1,17 @@
 """One evaluation: a backbone, a protocol, a task, a seed -> predictions and a record."""
 
 import copy
+import functools
 import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench import checkpoint, optim, progress, record, vit
@@ -21,7 +21,8 @@ from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.errors import UserError, unknown
-from bench.evaluation import heads, metrics, tasks
+from bench.evaluation import external as external_set
+from bench.evaluation import heads, metrics, regression, tasks
 from bench.evaluation.tasks import Split, Task
 from bench.files import locked, replacing, write_text
 from bench.interrupt import Interrupted, watched
@@ -35,7 +36,7 @@ def protocols() -> list[str]:
 
 
 def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
-               overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
+               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
     """The config of an evaluation; overrides as in bench.config."""
     known = read_yaml(Path(__file__).parent / "protocols.yaml")
     if protocol not in protocols():
@@ -44,12 +45,16 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
         "seed": seed, "pretrain": pretrain, "task": task,
         "data": {"store": store.name, "fingerprint": store.fingerprint}})
     config = override(config, overrides)
+    if external:
+        config["external"] = {"store": external.name, "fingerprint": external.fingerprint}
     settings = config["evaluation"]
     folds = config["folds"]
     if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
     if not 0 < config["at"] <= 1:
         raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
+    if not 0 < config["fraction"] <= 1:
+        raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for key, holds, needed in (
@@ -73,7 +78,7 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
     return config
 
 
-def evaluate(config: Config, store: Store, where: Where) -> str:
+def evaluate(config: Config, store: Store, where: Where, external: Store | None = None) -> str:
     """Run what config says unless it has a record; gives its run_id. A killed evaluation continues where it stood."""
     name = run_id(config)
     if record.exists(where.results, name):
@@ -94,7 +99,7 @@ def evaluate(config: Config, store: Store, where: Where) -> str:
         if not {"config", "step", "rate_hz"} <= set(trained.meta):
             raise UserError(f"{source} is no checkpoint of a pre-training; remove it and run the pre-training again")
         write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
-        result = run(config, trained, store, folder, where)
+        result = run(config, trained, store, folder, where, external)
         record.write(where.results, {
             "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": trained.meta["config"],
             "saw": trained.meta["saw"], "result": result, "provenance": origin})
@@ -118,7 +123,7 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     return encoder
 
 
-def open_task(config: Config, pretrained: Config, store: Store) -> Task:
+def open_task(config: Config, pretrained: Config, store: Store, external: Store | None = None) -> Task:
     """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
     settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
     if rate_hz != store.rate_hz:
@@ -130,18 +135,29 @@ def open_task(config: Config, pretrained: Config, store: Store) -> Task:
                         f"divide into the backbone's patches of {patch} samples")
     if settings["head"] not in heads.HEADS:
         raise unknown("evaluation.head", settings["head"], heads.HEADS)
-    return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
+    if (config["external"]["fingerprint"], config["external"]["store"]) != (
+            (external.fingerprint, external.name) if external else ("", "")):
+        raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
+                        f"`ecgbench evaluate --external STORE`, it fills in the key")
+    task = tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples,
+                      fraction=config["fraction"])
+    return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
 
 
 def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
-    """UserError when pre-training saw a record, or a patient, of the validation or test folds."""
-    leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
+    """UserError when pre-training saw a record, or a patient, of the validation or test folds, or of the external store."""
+    if task.tested_on:
+        leak.check(seen, store, task.validation.rows, "validation")
+        leak.check(seen, task.tested_on, task.test.rows, "external test")
+    else:
+        leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
 
 
-def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: Where) -> dict[str, Any]:
+def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: Where,
+        external: Store | None = None) -> dict[str, Any]:
     """Train, select on the validation folds, test once; keeps predictions.npz and gives the record's result."""
     settings, device, seed = config["evaluation"], where.device, config["seed"]
-    task = open_task(config, trained.meta["config"], store)
+    task = open_task(config, trained.meta["config"], store, external)
     check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, task, store)
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
@@ -156,27 +172,45 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
     best = fit(model, task, crops, stride, config, folder, where)
     seconds = time.monotonic() - began
     predictions: dict[str, Any] = {}
-    for part, split in (("validation", task.validation), ("test", task.test)):
-        predictions[f"y_{part}"] = split.labels.astype(np.uint8)
-        predictions[f"p_{part}"] = predict(model, fixed_crops(crops, split, stride), settings, len(split.rows))
-        predictions[f"record_id_{part}"] = store.records.record_id.to_numpy(str)[split.rows]
+    tested_on = task.tested_on or store
+    parts = {"validation": (task.validation, store, crops),
+             "test": (task.test, tested_on, Crops(tested_on, samples, device) if task.tested_on else crops)}
+    for part, (split, of, of_crops) in parts.items():
+        predictions[f"y_{part}"] = split.labels if task.kind == "regression" else split.labels.astype(np.uint8)
+        predictions[f"p_{part}"] = predict(model, fixed_crops(of_crops, split, stride), settings, len(split.rows),
+                                           chances=chances_of(task))
+        predictions[f"record_id_{part}"] = of.records.record_id.to_numpy(str)[split.rows]
+    predictions["p_test"] = predictions["p_test"][:, [task.classes.index(c) for c in task.scored]]
     buffer = io.BytesIO()
-    np.savez(buffer, classes=np.array(task.classes), **predictions)
+    np.savez(buffer, classes=np.array(task.classes), scored=np.array(task.scored), **predictions)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
-    score = metrics.score(task.test.labels.astype(np.int64), predictions["p_test"])
+    metric = tasks.METRIC[task.kind]
+    return scores(task, predictions["p_test"]) | {
+        "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")}, "task": task.facts,
+        f"validation_{metric}": best[f"validation_{metric}"], "best_step": best["step"], "steps": best["taken"],
+        "curve": best["curve"], "seconds": seconds, "peak_memory_mb": peak_memory_mb(device),
+        "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(), "units": store.manifest["units"]},
+    }
+
+
+def chances_of(task: Task) -> Callable[[Tensor], Tensor]:
+    return functools.partial(tasks.probabilities, task.kind, moments=task.moments)
+
+
+def scores(task: Task, p_test: np.ndarray) -> dict[str, Any]:
+    """The score fields of a record's result."""
+    if task.kind == "regression":
+        return regression.summary(task.test.labels, p_test)
+    score = metrics.score(task.test.labels.astype(np.int64), p_test)
     return {
-        "macro_auroc": score.macro, "interval": [score.lower, score.upper],
+        "metric": "macro_auroc", "macro_auroc": score.macro, "interval": [score.lower, score.upper],
         "replicates": [round(float(v), 6) for v in score.replicates],  # differences need no more; points are whole
         "bootstrap": {"resamples": len(score.replicates), "percentiles": [2.5, 97.5], "seed": metrics.SEED,
                       "kind": "class-complete"},
         "per_class": {c: {"auroc": float(score.per_class[i]), "lower": float(score.per_class_lower[i]),
                           "upper": float(score.per_class_upper[i]), "positives": int(task.test.labels[:, i].sum())}
-                      for i, c in enumerate(task.classes)},
-        "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
-        "validation_macro_auroc": best["validation_macro_auroc"], "best_step": best["step"], "steps": best["taken"],
-        "curve": best["curve"], "seconds": seconds, "peak_memory_mb": peak_memory_mb(device),
-        "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(), "units": store.manifest["units"]},
+                      for i, c in enumerate(task.scored)},
     }
 
 
@@ -189,8 +223,9 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
     settings, seed = config["evaluation"], config["seed"]
     module: torch.nn.Module = model.head if model.frozen else model  # what trains, and what is saved
     optimiser = optim.adamw(module, settings)
-    taken, best = 0, {"step": 0, "validation_macro_auroc": -1.0}
-    curve: dict[str, list] = {"step": [], "loss": [], "validation_macro_auroc": []}
+    metric = f"validation_{tasks.METRIC[task.kind]}"
+    taken, best = 0, {"step": 0, metric: -sys.float_info.max}
+    curve: dict[str, list] = {"step": [], "loss": [], metric: []}
     window: list[float] = []
     kept = copy.deepcopy(module.state_dict())
     state = saved_state(folder / "state.pt")
@@ -222,7 +257,7 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
             x = crops.normalise(crops.raw(torch.from_numpy(task.train.rows[rows]), torch.from_numpy(start)))
             y = labels[rows].to(where.device)
             with optim.autocast(where.device, settings["precision"]):
-                loss = F.binary_cross_entropy_with_logits(model(x).float(), y)
+                loss = tasks.loss(task.kind, model(x).float(), y, task.moments)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if settings["clip"]:
@@ -234,16 +269,17 @@ def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: 
                 raise UserError(f"the loss of step {taken - 1} is {window[-1]}: evaluation stopped; lower "
                                 f"evaluation.lr")
             if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
-                p = predict(model, validation, settings, len(task.validation.rows), encoded=model.frozen)
-                value = float(metrics.auroc(task.validation.labels.astype(np.int64), p).mean())
+                p = predict(model, validation, settings, len(task.validation.rows), encoded=model.frozen,
+                            chances=chances_of(task))
+                value = tasks.selection(task.kind, task.validation.labels, p)
                 curve["step"].append(taken)
                 curve["loss"].append(sum(window) / len(window))
-                curve["validation_macro_auroc"].append(value)
+                curve[metric].append(value)
                 window.clear()
-                if value > best["validation_macro_auroc"]:
-                    best = {"step": taken, "validation_macro_auroc": value}
+                if value > best[metric]:
+                    best = {"step": taken, metric: value}
                     kept = copy.deepcopy(module.state_dict())
-                bar(taken, f"validation {value:.4f}, best {best['validation_macro_auroc']:.4f}")
+                bar(taken, f"validation {value:.4f}, best {best[metric]:.4f}")
             signum = asked()
             if signum or time.monotonic() - saved_at > 60 * where.save_minutes:
                 save()
@@ -289,17 +325,17 @@ def fixed_crops(crops: Crops, split: Split, stride: int, records: int = 64) -> I
 
 @torch.no_grad()
 def predict(model: heads.Classifier, batches: Iterable[tuple[Tensor, Tensor]], settings: dict[str, Any], n: int,
-            encoded: bool = False) -> np.ndarray:
-    """(n, C) probabilities of a split's records, the mean over their crops of what settings["average"] says."""
+            encoded: bool = False, chances: Callable[[Tensor], Tensor] = torch.sigmoid) -> np.ndarray:
+    """(n, C) what `chances` makes of logits, of a split's records: the mean over their crops of what settings["average"] says."""
     model.eval()
     total, count = None, torch.zeros(n, 1, dtype=torch.float64)
     for x, owner in batches:
         with optim.autocast(x.device, settings["precision"]):
             logits = (model.head(x) if encoded else model(x)).double().cpu()
-        values = logits if settings["average"] == "logits" else logits.sigmoid()
+        values = logits if settings["average"] == "logits" else chances(logits)
         total = torch.zeros(n, values.shape[1], dtype=torch.float64) if total is None else total
         total.index_add_(0, owner, values)
         count.index_add_(0, owner, torch.ones(len(owner), 1, dtype=torch.float64))
     assert total is not None
     mean = total / count
-    return (mean.sigmoid() if settings["average"] == "logits" else mean).numpy()
+    return (chances(mean) if settings["average"] == "logits" else mean).numpy()
