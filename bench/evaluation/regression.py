@@ -31,12 +31,12 @@ def _scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.n
     n = weights.sum(1)
     error, absolute, a, b, aa, bb, ab = (weights @ v / n for v in (e * e, abs(e), y, p, y * y, p * p, y * p))
     y_variance, p_variance, together = aa - a * a, bb - b * b, ab - a * b
-    varies = p_variance > 1e-24 * (y_variance + bb)  # a constant's is rounding
+    varies = p_variance > 1e-12 * bb  # a constant's is rounding
     return {
         "r2": 1 - error / y_variance,
         "mae": absolute,
         "rmse": np.sqrt(error),
-        "pearson_r": np.divide(together, np.sqrt(y_variance * p_variance), out=np.full(len(n), np.nan), where=varies),
+        "pearson_r": np.where(varies, together / np.sqrt(y_variance * np.where(varies, p_variance, 1)), np.nan),
     }
 
 
@@ -56,12 +56,12 @@ def summary(y_test: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
     """The score fields of a record's result: R2 with its interval and replicates, and {value, lower, upper} of the rest.
 
     y_test and p_test (n,) or (n, 1), in the target's unit. The same resamples for every model on the same records.
-    `undefined` names a metric without a value, or without one in some resample, which then has no interval: Pearson's r
-    of predictions that do not vary.
+    `undefined` says why a metric has no value, or no interval as it has none in some resample: Pearson's r of predictions
+    that do not vary.
     """
     y, p = _checked(y_test, p_test)
     point, each = _scores(y, p, np.ones((1, len(y)))), _scores(y, p, resamples(y))
-    out: dict[str, Any] = {"metric": "r2", "r2": float(point["r2"][0]), "undefined": []}
+    out: dict[str, Any] = {"metric": "r2", "r2": float(point["r2"][0]), "n": len(y), "undefined": {}}
     for name, values in each.items():
         defined = bool(np.isfinite(values).all())
         interval = [float(v) for v in np.percentile(values, PERCENTILES)] if defined else None
@@ -71,6 +71,6 @@ def summary(y_test: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
             lower, upper = interval or (None, None)
             out[name] = {"value": float(point[name][0]), "lower": lower, "upper": upper}
         if not defined:
-            out["undefined"].append(name)
+            out["undefined"][name] = "the predictions" + (" of a resample" if name in out else "") + " do not vary"
     out["bootstrap"] = {"resamples": RESAMPLES, "percentiles": list(PERCENTILES), "seed": SEED, "kind": "two values or more"}
     return out
