@@ -54,7 +54,7 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
         if store.manifest[what] != home.manifest[what]:
             raise UserError(f"external store {store.name} has {what} {store.manifest[what]!r}, {home.name} that is trained on "
                             f"{home.manifest[what]!r}; prepare one as the other")
-    labels, labelled = labels_in(store, task, name)
+    labels, labelled, meant = labels_in(store, task, name)
     used = labelled & (store.records.length.to_numpy() >= shortest)
     rows = np.flatnonzero(used)
     trained = np.concatenate([task.train.rows, task.validation.rows])
@@ -74,7 +74,7 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
         positives = labels.sum(0)
         for c, n in zip(task.classes, positives, strict=True):
             if n in (0, len(rows)):
-                unscored[c] = "only positives" if n else "no positive"
+                unscored[c] = "only positives" if n else "no positive" if c in meant else "no label stands for it"
     scored = [c for c in task.classes if c not in unscored]
     if not scored:
         raise UserError(f"external store {store.name} has no class of task {name!r} with positives and negatives among its "
@@ -86,8 +86,8 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
         tested_on=replace(store, manifest=store.manifest | {key: home.manifest[key] for key in ("mean", "sd")}))
 
 
-def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """((records, C) float32 labels of the task's classes, (records,) bool: those that have one)."""
+def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray, set[str]]:
+    """((records, C) float32 labels of the task's classes, (records,) bool: those that have one, classes that can have)."""
     own = store.manifest["tasks"]
     vocabulary, column = ("snomed", "snomed") if "snomed" in own else ("ludb", "rhythm")
     if vocabulary == "ludb" and store.manifest["source"] != "ludb":
@@ -105,19 +105,23 @@ def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarr
     if not labels.any():
         raise UserError(f"external store {store.name} has no label that stands for a class of task {name!r}; its labels: "
                         f"{', '.join(own[column])!s:.200}")
-    return labels, np.asarray(labels.sum(1) == 1 if task.kind == "single-label" else labels.any(1))
+    return labels, np.asarray(labels.sum(1) == 1 if task.kind == "single-label" else labels.any(1)), set(statement.values())
 
 
-def own_labels(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray]:
+def own_labels(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """The same of a store that has the task itself, with some of its classes."""
+    known = tasks.kinds(store)
+    if name not in known:
+        raise UserError(f"external store {store.name} has neither task {name!r} nor labels that stand for its classes; its "
+                        f"tasks: {', '.join(sorted(known)) or 'none'}")
     kind, classes, found, labelled = tasks.read(store, name)
     if kind != task.kind or (kind == "regression" and classes != task.classes):
         raise UserError(f"task {name!r} of external store {store.name} is {kind} ({', '.join(classes)!s:.80}), it is trained as "
                         f"{task.kind} ({', '.join(task.classes)!s:.80})")
     if kind == "regression":
-        return found, labelled
+        return found, labelled, set()
     labels = np.zeros((len(found), len(task.classes)), np.float32)
     for i, c in enumerate(task.classes):
         if c in classes:
             labels[:, i] = found[:, classes.index(c)]
-    return labels, labelled & labels.any(1)
+    return labels, labelled & labels.any(1), set(classes)

@@ -139,7 +139,8 @@ def open_task(config: Config, pretrained: Config, store: Store, external: Store 
             (external.fingerprint, external.name) if external else ("", "")):
         raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
                         f"`ecgbench evaluate --external STORE`, it fills in the key")
-    task = tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples,
+    folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
+    task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
                       fraction=config["fraction"])
     return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
 

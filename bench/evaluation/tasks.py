@@ -110,12 +110,8 @@ def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_c
 
     splits: dict[str, Split] = {}
     lacking: dict[int, str] = {}
-    left_out = {"unlabelled": 0, "short": 0}
     for part in ("train", "validation", "test"):
-        inside = store.records.fold.isin(folds[part]).to_numpy()
-        rows = np.flatnonzero(used & inside)
-        left_out["unlabelled"] += int((inside & ~labelled).sum())
-        left_out["short"] += int((inside & labelled & ~used).sum())
+        rows = np.flatnonzero(used & store.records.fold.isin(folds[part]).to_numpy())
         if not len(rows):
             have = sorted(set(store.records.fold[used]))
             raise UserError(f"folds.{part} is {list(folds[part])}, but store {store.name} has no record of task "
@@ -149,6 +145,8 @@ def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_c
         moments = float(train.labels.mean(dtype=np.float64)), float(train.labels.std(dtype=np.float64))
         if not moments[1]:
             raise UserError(f"task {task!r} of store {store.name}: the {len(train.rows)} training records have one value")
+    inside = store.records.fold.isin([fold for part in folds.values() for fold in part]).to_numpy()
+    left_out = {"unlabelled": int((inside & ~labelled).sum()), "short": int((inside & labelled & ~used).sum())}
     return Task(kind, classes, train, splits["validation"], splits["test"], classes, moments, facts={
         "kind": kind, "train_patients": len(set(patients)), "left_out": left_out, "dropped": list(lacking.values()),
         "untrained": [c for c, n in zip(classes, train.labels.sum(0), strict=True) if kind != "regression" and not n]})
