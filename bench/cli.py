@@ -380,7 +380,8 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
 @app.command()
 def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
              store: Annotated[str, typer.Option(help="Store with labels.")],
-             task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`.")] = "superdiagnostic",
+             task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`; TASK-single: the records of "
+                                               "it that have one label.")] = "superdiagnostic",
              protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
              external: Annotated[str | None, typer.Option(metavar="STORE", help="Test on all records of this store instead of "
                                                           "the test folds, as far as its labels stand for the task's "

@@ -1,6 +1,7 @@
 """Evaluations end to end by kind of target, on a fraction of the labels, and on another store."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from corpora import array_corpus
 
-from bench import pretrain, record, report
+from bench import cli, pretrain, record, report
 from bench.config import Config, run_id
 from bench.data.prepare import prepare
 from bench.data.sources import open_source
@@ -120,6 +121,23 @@ def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: st
 def test_an_external_test_reads_no_test_fold_at_home(run: str, tiny: Store, clinic: Store, where: Where) -> None:
     made = evaluate("pitch", run, tiny, where, "folds.test=[77]", external=clinic)
     assert made.result["records"] == {"train": 64, "validation": 8, "test": 80}
+
+
+def test_the_command_line_tests_on_another_store_and_names_score_and_records(
+        run: str, tiny: Store, clinic: Store, where: Where, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    (where.work / "stores").mkdir()
+    for store in (tiny, clinic):
+        (where.work / "stores" / store.name).symlink_to(store.folder)
+    base = ["ecgbench", "evaluate", run, "--work", where.work, "--results", where.results, "--device", "cpu",
+            *(word for setting in SHORT for word in ("--set", setting))]
+    for more, printed in ((("--store", "tiny", "--task", "pitch", "--external", "clinic"), r"macro AUROC .* 80 records of cl"),
+                          (("--store", "clinic", "--task", "age"), r"R2 .* on 8 records of clinic,")):
+        monkeypatch.setattr("sys.argv", [str(word) for word in (*base, *more)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        assert re.search(printed, capsys.readouterr().out)
 
 
 def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[..., Config], tiny: Store, clinic: Store,

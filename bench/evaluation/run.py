@@ -181,7 +181,7 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
         predictions[f"p_{part}"] = predict(model, fixed_crops(of_crops, split, stride), settings, len(split.rows),
                                            chances=chances_of(task))
         predictions[f"record_id_{part}"] = of.records.record_id.to_numpy(str)[split.rows]
-    predictions["p_test"] = predictions["p_test"][:, [task.classes.index(c) for c in task.scored]]
+    predictions["p_test"] = predictions["p_test"][:, task.columns]
     buffer = io.BytesIO()
     np.savez(buffer, classes=np.array(task.classes), scored=np.array(task.scored), **predictions)
     with replacing(folder / "predictions.npz") as f:

@@ -38,6 +38,11 @@ class Task:
     tested_on: Store | None = None  # an external store; None: test.rows are of the store that is trained on
     facts: dict[str, Any] = field(default_factory=dict)  # for the record
 
+    @property
+    def columns(self) -> list[int]:
+        """Where the scored classes stand among all."""
+        return [self.classes.index(c) for c in self.scored]
+
 
 def loss(kind: str, logits: Tensor, labels: Tensor, moments: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """(..., B, C) logits, (B, C) labels -> (...) the mean loss of each model.
