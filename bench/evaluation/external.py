@@ -8,7 +8,7 @@ external.csv says which of PTB-XL's statements a label of another corpus stands 
     name         the names say the same; ours. AF, RBBB, ... are what the CPSC of 2018 called its classes
 Left out are codes that stand for several statements (t wave abnormal: NDT, NT_, LOWT, ...), statements whose name says
 less or more than the code (SVARR, ABQRS), and NORM: the Challenge writes it, too, as sinus rhythm.
-A store whose labels come by neither way has the task's own column and class names.
+A store that has the task itself (but LUDB, whose rhythms are not PTB-XL's) is tested by its own labels.
 
 A corpus's labels are what its readers wrote down. As in PTB-XL a record without a label of the task is left out; one
 with any is negative for all classes that it is not labelled with.
@@ -53,7 +53,7 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
     for what in ("rate_hz", "leads", "units"):
         if store.manifest[what] != home.manifest[what]:
             raise UserError(f"external store {store.name} has {what} {store.manifest[what]!r}, {home.name} that is trained on "
-                            f"{home.manifest[what]!r}; prepare one as the other")
+                            f"{home.manifest[what]!r}; they must be the same")
     labels, labelled, meant = labels_in(store, task, name)
     used = labelled & (store.records.length.to_numpy() >= shortest)
     rows = np.flatnonzero(used)
@@ -88,10 +88,16 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
 
 def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """((records, C) float32 labels of the task's classes, (records,) bool: those that have one, classes that can have)."""
-    own = store.manifest["tasks"]
-    vocabulary, column = ("snomed", "snomed") if "snomed" in own else ("ludb", "rhythm")
-    if vocabulary == "ludb" and store.manifest["source"] != "ludb":
+    own = tasks.kinds(store)
+    if store.manifest["source"] == "ludb" and "rhythm" in own:
+        vocabulary, column = "ludb", "rhythm"
+    elif name in own:
         return own_labels(store, task, name)
+    elif "snomed" in own:
+        vocabulary = column = "snomed"
+    else:
+        raise UserError(f"external store {store.name} has neither task {name!r} nor labels that stand for its classes; its "
+                        f"tasks: {', '.join(sorted(own)) or 'none'}")
     if task.kind == "regression" or name.removesuffix(SINGLE) in GROUPED:
         raise UserError(f"the labels of external store {store.name} stand for single statements of PTB-XL, which task {name!r} "
                         f"does not have; all, diagnostic, form and rhythm do")
@@ -104,16 +110,12 @@ def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarr
                 labels[row, i] = 1
     if not labels.any():
         raise UserError(f"external store {store.name} has no label that stands for a class of task {name!r}; its labels: "
-                        f"{', '.join(own[column])!s:.200}")
+                        f"{', '.join(store.manifest['tasks'][column])!s:.200}")
     return labels, np.asarray(labels.sum(1) == 1 if task.kind == "single-label" else labels.any(1)), set(statement.values())
 
 
 def own_labels(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """The same of a store that has the task itself, with some of its classes."""
-    known = tasks.kinds(store)
-    if name not in known:
-        raise UserError(f"external store {store.name} has neither task {name!r} nor labels that stand for its classes; its "
-                        f"tasks: {', '.join(sorted(known)) or 'none'}")
     kind, classes, found, labelled = tasks.read(store, name)
     if kind != task.kind or (kind == "regression" and classes != task.classes):
         raise UserError(f"task {name!r} of external store {store.name} is {kind} ({', '.join(classes)!s:.80}), it is trained as "
