@@ -116,7 +116,7 @@ class Ours:
 
     def validation_crop(self) -> int:
         """A crop through the ten heads."""
-        heads.predict(self.stack.head, self.kept.batches(self.rows), len(self.rows), self.task.kind, self.stack.settings)
+        heads.predict(self.stack.head, self.kept.batches(self.rows), len(self.rows), self.task.chances, self.stack.settings)
         return len(self.kept.rows)
 
     def selection(self) -> int:
@@ -128,7 +128,7 @@ class Ours:
 
     def tuned_crop(self) -> int:
         """A validation crop of fine-tuning."""
-        finetune.predict(self.model, "multi-label", self.rows, self.crops, self.stride, self.config["evaluation"])
+        finetune.predict(self.model, self.task, self.rows, self.crops, self.stride, self.config["evaluation"])
         return len(self.kept.rows)
 
     def tuned_step(self) -> int:

@@ -179,7 +179,7 @@ def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(run: str
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Let the validations have these macro AUROCs."""
     left = iter(values)
-    monkeypatch.setattr(tasks, "selection", lambda kind, y, p: next(left))
+    monkeypatch.setattr(tasks, "selection", lambda kind, labels, p: next(left))
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
@@ -236,7 +236,7 @@ def test_a_record_is_the_mean_over_its_crops(tiny: Store, average: str) -> None:
     rows = tasks.load(tiny, "pitch", {"train": [1], "validation": [2], "test": [9, 10]}).test.rows
     owner = torch.arange(16).repeat_interleave(7).split(21)
     batches = zip(grid(crops, rows, 125).batches(crops, 21), owner, strict=True)
-    p = heads.predict(Sum(), batches, 16, "multi-label", {"average": average, "precision": "float32"})
+    p = heads.predict(Sum(), batches, 16, torch.sigmoid, {"average": average, "precision": "float32"})
     assert p.shape == (16, 2)
     for i, row in enumerate(rows):
         x = torch.tensor((tiny.signal(row) - tiny.mean[:, None]) / tiny.sd[:, None]).clamp(-5, 5)

@@ -16,7 +16,7 @@ from bench.checkpoint import Checkpoint
 from bench.config import Config, run_id
 from bench.data.loader import Crops
 from bench.errors import UserError
-from bench.evaluation import heads, tasks
+from bench.evaluation import heads
 from bench.evaluation.crops import Epochs, grid, places
 from bench.evaluation.frozen import Visible, chunk
 from bench.interrupt import Interrupted
@@ -31,7 +31,7 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
     settings, seed = config["evaluation"], config["seed"]
     optimiser = optim.adamw(model, settings)
     taken, best = 0, {"step": 0, "value": -math.inf}
-    curve: dict[str, list] = {"step": [], "loss": [], "validation_macro_auroc": []}
+    curve: dict[str, list] = {"step": [], "loss": [], task.metric: []}
     pending, window = list[Tensor](), list[float]()  # losses since the last validation: on the device, here
     kept = copy.deepcopy(model.state_dict())
     if state:
@@ -68,7 +68,7 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
             x = crops.normalise(crops.raw(torch.from_numpy(rows[here]), torch.from_numpy(epochs.starts(epoch, room)[here])))
             with optim.autocast(where.device, settings["precision"]):
                 logits = model(x)
-            loss = tasks.loss(task.kind, logits.float(), labels[torch.from_numpy(here).to(where.device)])
+            loss = task.loss(logits, labels[torch.from_numpy(here).to(where.device)])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if settings["clip"]:
@@ -78,11 +78,10 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
             pending.append(loss.detach())
             if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
                 settle()
-                p = predict(model, task.kind, task.validation.rows, crops, stride, settings)
-                value = tasks.selection(task.kind, task.validation.labels, p)
+                value = task.score(predict(model, task, task.validation.rows, crops, stride, settings))
                 curve["step"].append(taken)
                 curve["loss"].append(sum(window) / len(window))
-                curve["validation_macro_auroc"].append(value)
+                curve[task.metric].append(value)
                 window.clear()
                 if value > best["value"]:
                     best = {"step": taken, "value": value}
@@ -96,10 +95,10 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
                     raise Interrupted(signum, f"evaluation {run_id(config)} at step {taken} of {settings['steps']}")
     save()
     model.load_state_dict(kept)
-    return {"validation_macro_auroc": best["value"], "best_step": best["step"], "steps": taken, "curve": curve}
+    return {task.metric: best["value"], "best_step": best["step"], "steps": taken, "curve": curve}
 
 
-def predict(model: heads.Classifier, kind: str, rows: np.ndarray, crops: Crops, stride: int,
+def predict(model: heads.Classifier, task: Visible, rows: np.ndarray, crops: Crops, stride: int,
             settings: dict[str, Any]) -> np.ndarray:
     """(n, C) probabilities of the rows (n,) from their crops at every stride."""
     fixed = grid(crops, rows, stride)
@@ -110,4 +109,4 @@ def predict(model: heads.Classifier, kind: str, rows: np.ndarray, crops: Crops, 
         yield from zip(fixed.batches(crops, size), owner.split(size), strict=True)
 
     model.eval()
-    return heads.predict(model, batches(), len(rows), kind, settings)
+    return heads.predict(model, batches(), len(rows), task.chances, settings)

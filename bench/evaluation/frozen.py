@@ -53,6 +53,24 @@ class Visible:
     classes: list[str]
     train: Split
     validation: Split
+    moments: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def metric(self) -> str:
+        """What the record calls the validation score."""
+        return f"validation_{tasks.METRIC[self.kind]}"
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(..., B, C) logits, (B, C) labels -> (...) of each model."""
+        return tasks.loss(self.kind, logits.float(), labels, self.moments)
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> probabilities, or values in their unit."""
+        return tasks.probabilities(self.kind, logits, self.moments)
+
+    def score(self, p: np.ndarray) -> float:
+        """What decides, of predictions (n, C) for the validation records."""
+        return tasks.selection(self.kind, self.validation.labels, p)
 
 
 @dataclass
@@ -168,7 +186,7 @@ class Stack:
         self.taken, self.pending = 0, list[Tensor]()  # losses (S,) that are still on the device
         self.window: list[list[float]] = []  # losses since the last validation
         self.best = [{"step": 0, "value": -math.inf} for _ in configs]
-        self.curves: list[dict[str, list]] = [{"step": [], "loss": [], "validation_macro_auroc": []} for _ in configs]
+        self.curves: list[dict[str, list]] = [{"step": [], "loss": [], task.metric: []} for _ in configs]
         self.kept = {k: v.clone() for k, v in self.head.state_dict().items()}
 
     def end(self, s: int) -> int:
@@ -183,7 +201,7 @@ class Stack:
         optim.schedule_(self.optimiser, self.taken, self.settings)
         with optim.autocast(self.device, self.settings["precision"]):
             logits = self.head(tokens)
-        losses = torch.stack([tasks.loss(self.task.kind, each, labels) for each in logits.float()])
+        losses = self.task.loss(logits, labels)
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
         if self.settings["clip"]:
@@ -205,15 +223,15 @@ class Stack:
     def validate(self, kept: Kept) -> None:
         self.settle()
         rows = self.task.validation.rows
-        p = heads.predict(self.head, kept.batches(rows), len(rows), self.task.kind, self.settings)
+        p = heads.predict(self.head, kept.batches(rows), len(rows), self.task.chances, self.settings)
         better = []
         for s, (best, curve) in enumerate(zip(self.best, self.curves, strict=True)):
             if self.taken > self.end(s):
                 continue
-            value = tasks.selection(self.task.kind, self.task.validation.labels, p[s])
+            value = self.task.score(p[s])
             curve["step"].append(self.taken)
             curve["loss"].append(sum(row[s] for row in self.window) / len(self.window))
-            curve["validation_macro_auroc"].append(value)
+            curve[self.task.metric].append(value)
             if value > best["value"]:
                 best.update(step=self.taken, value=value)
                 better.append(s)
@@ -389,16 +407,16 @@ def chosen(stacks: list[Stack], validation: Kept) -> Outcome:
     results, weights = [], []
     for s in range(len(configs)):
         best = stacks[int(np.argmax([stack.best[s]["value"] for stack in stacks]))]
-        tried = [{**stack.point, "best_step": stack.best[s]["step"], "validation_macro_auroc": stack.best[s]["value"]}
+        tried = [{**stack.point, "best_step": stack.best[s]["step"], task.metric: stack.best[s]["value"]}
                  for stack in stacks]
-        results.append({"validation_macro_auroc": best.best[s]["value"], "best_step": best.best[s]["step"],
+        results.append({task.metric: best.best[s]["value"], "best_step": best.best[s]["step"],
                         "steps": best.end(s), "curve": best.curves[s], "chosen": best.point, "grid": tried})
         weights.append({k: v[s] for k, v in best.kept.items()})
     head = stacks[0].head
     head.load_state_dict({k: torch.stack([each[k] for each in weights]) for k in weights[0]})
 
     def of(kept: Kept, rows: np.ndarray) -> np.ndarray:
-        return heads.predict(head, kept.batches(rows), len(rows), task.kind, settings)
+        return heads.predict(head, kept.batches(rows), len(rows), task.chances, settings)
 
     return Outcome(configs, of, of(validation, task.validation.rows), results, weights)
 
@@ -417,11 +435,10 @@ def neighbours(configs: list[Config], task: Visible, reader: Reader, validation:
         mean = torch.einsum("nk,nkc->nc", weights.double(), labels[nearest].double())
         return mean.clamp(float(labels.min()), float(labels.max())).numpy()  # where rounding would leave that
 
-    tried = [{"k": k, "validation_macro_auroc": tasks.selection(
-        task.kind, task.validation.labels, of(validation, task.validation.rows, k))} for k in settings["k"]]
-    best = max(tried, key=lambda each: each["validation_macro_auroc"])
-    result = {"validation_macro_auroc": best["validation_macro_auroc"], "best_step": 0, "steps": 0,
-              "curve": {"step": [], "loss": [], "validation_macro_auroc": []}, "chosen": {"k": best["k"]}, "grid": tried}
+    tried = [{"k": k, task.metric: task.score(of(validation, task.validation.rows, k))} for k in settings["k"]]
+    best = max(tried, key=lambda each: each[task.metric])
+    result = {task.metric: best[task.metric], "best_step": 0, "steps": 0,
+              "curve": {"step": [], "loss": [], task.metric: []}, "chosen": {"k": best["k"]}, "grid": tried}
 
     def every(kept: Kept, rows: np.ndarray) -> np.ndarray:
         return np.repeat(of(kept, rows, best["k"])[None], len(configs), axis=0)

@@ -4,7 +4,7 @@ Stacked, every parameter has a leading dimension of S heads, and logits are (S, 
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bench import optim
 from bench.errors import unknown
-from bench.evaluation import tasks
 from bench.evaluation.crops import average
 from bench.vit import Encoder
 
@@ -116,9 +115,9 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], n: int, kind: str,
-            settings: dict[str, Any]) -> np.ndarray:
-    """(..., n, C) probabilities of n records, the mean over their crops of what settings["average"] says.
+def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], n: int,
+            chances: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> np.ndarray:
+    """(..., n, C) what `chances` makes of n records' logits, the mean over their crops of what settings["average"] says.
 
     batches: what the model takes, crops or their tokens (b, ...), and which record each is of.
     """
@@ -126,7 +125,7 @@ def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], n: int, 
         for x, owner in batches:
             with optim.autocast(x.device, settings["precision"]):
                 logits = model(x).float()
-            yield (logits if settings["average"] == "logits" else tasks.probabilities(kind, logits)).movedim(-2, 0), owner
+            yield (logits if settings["average"] == "logits" else chances(logits)).movedim(-2, 0), owner
 
     mean = average(values(), n).movedim(0, -2)
-    return (tasks.probabilities(kind, mean) if settings["average"] == "logits" else mean).numpy()
+    return (chances(mean) if settings["average"] == "logits" else mean).numpy()

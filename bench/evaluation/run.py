@@ -22,7 +22,8 @@ from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.errors import UserError, unknown
-from bench.evaluation import finetune, frozen, heads, metrics, tasks
+from bench.evaluation import external as external_set
+from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
 from bench.evaluation.tasks import Task
 from bench.files import locked, replacing, write_text
@@ -49,17 +50,21 @@ def defaults(protocol: str) -> Config:
 
 
 def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
-               overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
+               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
     """The config of an evaluation; overrides as in bench.config."""
     config = merge(defaults(protocol), {
         "seed": seed, "pretrain": pretrain, "task": task,
         "data": {"store": store.name, "fingerprint": store.fingerprint}})
     config = override(config, overrides)
+    if external:
+        config["external"] = {"store": external.name, "fingerprint": external.fingerprint}
     folds = config["folds"]
     if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
     if not 0 < config["at"] <= 1:
         raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
+    if not 0 < config["fraction"] <= 1:
+        raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for section in ("evaluation", "after"):
@@ -121,14 +126,14 @@ def groups(configs: Sequence[Config]) -> list[list[Config]]:
     found: dict[str, dict[str, Config]] = {}
     for config in configs:
         settings, name = config["evaluation"], run_id(config)
-        shared = {k: config[k] for k in ("pretrain", "at", "data")} | {
+        shared = {k: config[k] for k in ("pretrain", "at", "data", "external")} | {
             "train": config["folds"]["train"]} | {k: settings[k] for k in TOGETHER}
         found.setdefault(canonical(shared) if settings["frozen"] else name, {})[name] = config
     return sorted((list(group.values()) for group in found.values()), key=lambda group: not group[0]["evaluation"]["frozen"])
 
 
-def evaluate(configs: Sequence[Config], store: Store, where: Where) -> list[str]:
-    """Run what the configs say, all on this store, but for what has a record; gives their run_ids.
+def evaluate(configs: Sequence[Config], store: Store, where: Where, external: Store | None = None) -> list[str]:
+    """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
 
     Killed, the same call continues where it stood, and every record ends with the same bytes.
     """
@@ -142,7 +147,7 @@ def evaluate(configs: Sequence[Config], store: Store, where: Where) -> list[str]
         seeds = sorted({c["seed"] for c in group})
         # nothing learned: the weights are drawn from the evaluation's seed, so that seeds are backbones
         for part in [[c for c in group if c["seed"] == s] for s in seeds] if trained.meta["step"] == 0 else [group]:
-            together(part, trained, source.parent / "evaluations", store, where)
+            together(part, trained, source.parent / "evaluations", store, external, where)
     return [run_id(c) for c in configs]
 
 
@@ -168,7 +173,8 @@ def check_protocol(config: Config, learned: bool) -> None:
         raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")
 
 
-def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, store: Store, where: Where) -> None:
+def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
+             where: Where) -> None:
     """Run one group; records are written at its end, and what it keeps on the way is removed after the last of them."""
     names = {run_id(c): c for c in configs}
     key = "group-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
@@ -192,7 +198,7 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
         for c in members:
             about_data = canonical({k: v for k, v in c.items() if k not in ("seed", "after", "evaluation")})
             if about_data not in read:
-                read[about_data] = open_task(c, about["config"], store)
+                read[about_data] = open_task(c, about["config"], store, external)
                 check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, read[about_data], store)
             opened[run_id(c)] = read[about_data]
         for name in wanted:
@@ -211,7 +217,7 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 record.write(where.results, {
                     "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
-                        **metrics.summary(task.classes, task.validation.labels, p_validation, task.test.labels, p_test),
+                        **scores(task, p_validation, p_test), "task": task.facts,
                         "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
                         **result, "seconds": time.monotonic() - began, "together": len(members),
                         "peak_memory_mb": peak_memory_mb(where.device),
@@ -244,7 +250,7 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     return encoder
 
 
-def open_task(config: Config, pretrained: Config, store: Store) -> Task:
+def open_task(config: Config, pretrained: Config, store: Store, external: Store | None = None) -> Task:
     """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
     settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
     if rate_hz != store.rate_hz:
@@ -254,12 +260,23 @@ def open_task(config: Config, pretrained: Config, store: Store) -> Task:
     if samples % patch:
         raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
                         f"divide into the backbone's patches of {patch} samples")
-    return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
+    if (config["external"]["fingerprint"], config["external"]["store"]) != (
+            (external.fingerprint, external.name) if external else ("", "")):
+        raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
+                        f"`ecgbench evaluate --external STORE`, it fills in the key")
+    folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
+    task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
+                      fraction=config["fraction"])
+    return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
 
 
 def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
-    """UserError when pre-training saw a record, or a patient, of the validation or test folds."""
-    leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
+    """UserError when pre-training saw a record, or a patient, of the validation or test folds, or of the external store."""
+    if task.tested_on:
+        leak.check(seen, store, task.validation.rows, "validation")
+        leak.check(seen, task.tested_on, task.test.rows, "external test")
+    else:
+        leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
 
 
 def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
@@ -273,7 +290,10 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
     optim.warn_if_slow(device, settings["precision"])
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
-    visible = {name: Visible(task.kind, task.classes, task.train, task.validation) for name, task in opened.items()}
+    tested_on = next(iter(opened.values())).tested_on
+    test_crops = Crops(tested_on, samples, device) if tested_on else crops
+    visible = {name: Visible(task.kind, task.classes, task.train, task.validation, task.moments)
+               for name, task in opened.items()}
     if not settings["frozen"]:
         (config,), (task,), (seen,) = configs, opened.values(), visible.values()
         torch.manual_seed(optim.derive(seed, WEIGHTS, 1))
@@ -281,13 +301,14 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
         if config["after"]:
             model.head.load_state_dict(linear_weights(linear_of(config), folder.parent, where))
         result = finetune.fit(config, seen, model, crops, stride, state, folder, where, asked)
-        p_validation, p_test = (finetune.predict(model, task.kind, split.rows, crops, stride, settings)
-                                for split in (task.validation, task.test))
+        p_validation, p_test = (finetune.predict(model, seen, split.rows, of, stride, settings)
+                                for split, of in ((task.validation, crops), (task.test, test_crops)))
         yield config, p_validation, p_test, result, model.state_dict()
         return
     rows = np.flatnonzero(np.isin(store.index["fold"], configs[0]["folds"]["train"]) & (store.index["length"] >= samples))
     reader = frozen.Reader(encoder, crops, stride, settings, folder, asked)
     outcomes = frozen.fit(configs, visible, reader, rows, state, folder, where)
+    reader.crops = test_crops
     test = reader.keep(frozen.union(task.test for task in opened.values()), "test crops")
     for outcome in outcomes:
         p_tests = outcome.predict(test, opened[run_id(outcome.configs[0])].test.rows)
@@ -308,16 +329,25 @@ def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
 
 def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_test: np.ndarray, weights: Checkpoint) -> None:
     """Write predictions.npz, and weights.pt where something has trained."""
-    arrays: dict[str, Any] = {"classes": np.array(task.classes)}
-    for part, split, p in (("validation", task.validation, p_validation), ("test", task.test, p_test)):
-        arrays |= {f"y_{part}": split.labels, f"p_{part}": p,
-                   f"record_id_{part}": store.records.record_id.to_numpy(str)[split.rows]}
+    arrays: dict[str, Any] = {"classes": np.array(task.classes), "scored": np.array(task.scored)}
+    for part, split, p, of in (("validation", task.validation, p_validation, store),
+                               ("test", task.test, p_test[:, task.columns], task.tested_on or store)):
+        arrays |= {f"y_{part}": split.labels if task.kind == "regression" else split.labels.astype(np.uint8),
+                   f"p_{part}": p, f"record_id_{part}": of.records.record_id.to_numpy(str)[split.rows]}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     if weights.tensors:
         checkpoint.save(folder / "weights.pt", weights)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
+
+
+def scores(task: Task, p_validation: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
+    """The score fields of a record's result, from predictions (n, C) of all classes."""
+    if task.kind == "regression":
+        return regression.summary(task.test.labels, p_test)
+    y_validation, p_validation, p_test = (a[:, task.columns] for a in (task.validation.labels, p_validation, p_test))
+    return {"metric": "macro_auroc", **metrics.summary(task.scored, y_validation, p_validation, task.test.labels, p_test)}
 
 
 def saved_state(path: Path) -> Checkpoint | None:
