@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from corpora import array_corpus
 from torch import Tensor, nn
 
-from bench import optim, pretrain, record, vit
+from bench import cli, optim, pretrain, record, vit
 from bench.config import Config, run_id
 from bench.data.loader import Crops
 from bench.data.prepare import prepare
@@ -529,6 +529,24 @@ def test_seeds_of_a_random_backbone_are_backbones(configure: Callable[..., Confi
     made = [evaluation.config_for("knn", "pitch", random, two, seed) for seed in range(2)]
     a, b = (predictions(name, random, where)["p_test"] for name in evaluation.evaluate(made, two, where))
     assert not np.array_equal(a, b)
+
+
+def test_one_command_evaluates_several_tasks_protocols_and_seeds(run: str, two: Store, where: Where,
+                                                                  monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    (where.work / "stores").mkdir()
+    (where.work / "stores" / "two").symlink_to(two.folder)
+    words = ["ecgbench", "evaluate", run, "--store", "two", "--work", where.work, "--results", where.results, "--device", "cpu",
+             "--task", "pitch", "--task", "form", "--protocol", "linear", "--protocol", "knn", "--seed", 3, "--seeds", 2,
+             *(word for setting in SHORT for word in ("--set", setting))]
+    monkeypatch.setattr("sys.argv", [str(word) for word in words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 8 == len({line.split()[1] for line in printed})
+    assert "(knn form seed 4): macro AUROC" in printed[-1]
+    assert {result(line.split()[1], where)["together"] for line in printed} == {8}
 
 
 @pytest.mark.parametrize(("protocol", "override", "words"), [

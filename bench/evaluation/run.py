@@ -213,7 +213,9 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                     continue
                 task = opened[name]
                 keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
-                    "config": config, "pretrain_config": about["config"], "classes": task.classes}))
+                    "config": config, "pretrain_config": about["config"], "classes": task.classes,
+                    "rate_hz": store.rate_hz, "mean": store.mean.tolist(), "sd": store.sd.tolist(),
+                    **{key: store.manifest[key] for key in ("leads", "units")}}))
                 record.write(where.results, {
                     "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
@@ -328,7 +330,8 @@ def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
 
 
 def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_test: np.ndarray, weights: Checkpoint) -> None:
-    """Write predictions.npz, and weights.pt where something has trained."""
+    """Write predictions.npz and, where something has trained, weights.pt: the chosen head, the encoder if that trained, and
+    what makes crops of a signal."""
     arrays: dict[str, Any] = {"classes": np.array(task.classes), "scored": np.array(task.scored)}
     for part, split, p, of in (("validation", task.validation, p_validation, store),
                                ("test", task.test, p_test[:, task.columns], task.tested_on or store)):
