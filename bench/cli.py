@@ -281,7 +281,9 @@ def show(store: Any) -> None:
     for name in ("mean", "sd"):
         print(f"{name} per lead: " + ", ".join(f"{lead} {v:.3f}" for lead, v in zip(m["leads"], m[name], strict=True)))
     for task, classes in m["tasks"].items():
-        print(f"task {task}: {len(classes)} classes, {int((store.records[task] != '').sum()):,} records")
+        kind, used = store.kind(task), f"{int((store.records[task] != '').sum()):,} records"
+        print(f"task {task}: " + (f"{kind}, in {classes[0]}" if kind == "regression" else f"{kind}, {len(classes)} classes")
+              + f", {used}")
 
 
 def show_labels(store: Any) -> None:
@@ -289,6 +291,8 @@ def show_labels(store: Any) -> None:
     from bench.data.challenge import snomed_names
 
     for task in store.manifest["tasks"]:
+        if store.kind(task) == "regression":
+            continue
         counts = store.label_counts(task)
         names = snomed_names() if task == "snomed" else {}
         folds = [f"fold {fold}" if fold else "no fold" for fold in counts.columns]
@@ -376,26 +380,43 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
 @app.command()
 def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
              store: Annotated[str, typer.Option(help="Store with labels.")],
-             task: Annotated[str, typer.Option(help="A task of it, see `ecgbench data info`.")] = "superdiagnostic",
-             protocol: Annotated[str, typer.Option(help="linear or finetune.")] = "linear",
+             tasks: Annotated[list[str], typer.Option("--task", help="A task of it, see `ecgbench data info`; TASK-single: the "
+                                                      "records of it that have one label. May be repeated.")
+                              ] = ["superdiagnostic"],  # noqa: B006
+             protocols: Annotated[list[str], typer.Option("--protocol", help="linear, linear-mean, knn, finetune, "
+                                                          "finetune-after-linear or scratch. May be repeated.")
+                                  ] = ["linear"],  # noqa: B006
+             external: Annotated[str | None, typer.Option(metavar="STORE", help="Test on all records of this store instead of "
+                                                          "the test folds, as far as its labels stand for the task's "
+                                                          "classes (bench/evaluation/external.csv).")] = None,
              at: Annotated[float, typer.Option(help="Checkpoint after this share of the pre-training's steps, one of its "
                                                     "checkpoints.at; 1: the last.")] = 1.0,
-             seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
+             seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+             seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the first on.")] = 1,
+             overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
              outside: Methods = None) -> None:
-    """Evaluate a pre-trained backbone on labelled records."""
+    """Evaluate a pre-trained backbone on labelled records.
+
+    Give all tasks, frozen protocols and seeds at once: their heads train together, in one pass over the records.
+    """
     from bench import record
     from bench.data.store import open_by_name
     from bench.evaluation import run as evaluation
     from bench.files import read_json
 
     opened = open_by_name(work / "stores", store)
-    config = evaluation.config_for(protocol, task, run, opened, seed, [*(overrides or []), ("at", at)])
-    name = evaluation.evaluate(config, opened, where(work, results, device, threads, save_minutes))
-    result = read_json(record.path(results, name), "record")["result"]
-    low, high = result["interval"]
-    print(f"evaluation {name}: macro AUROC {result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] on "
-          f"{result['records']['test']} records, best step {result['best_step']}; {results / name}.json")
+    other = open_by_name(work / "stores", external) if external else None
+    configs = [evaluation.config_for(protocol, task, run, opened, s, [*(overrides or []), ("at", at)], other)
+               for protocol in protocols for task in tasks for s in range(seed, seed + seeds)]
+    names = evaluation.evaluate(configs, opened, where(work, results, device, threads, save_minutes), other)
+    for name, config in zip(names, configs, strict=True):
+        result = read_json(record.path(results, name), "record")["result"]
+        low, high = result["interval"]
+        metric = {"macro_auroc": "macro AUROC", "r2": "R2"}[result["metric"]]
+        print(f"evaluation {name} ({config['evaluation']['name']} {config['task']} seed {config['seed']}): {metric} "
+              f"{result[result['metric']]:.4f} [{low:.4f}, {high:.4f}] on {result['records']['test']} records of "
+              f"{external or store}, best step {result['best_step']}; {results / name}.json")
 
 
 @runs_app.command("plot")

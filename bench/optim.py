@@ -35,9 +35,7 @@ def adamw(module: nn.Module, settings: dict[str, Any]) -> torch.optim.AdamW:
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if id(p) in decay]},
         {"params": [p for p in trainable if id(p) not in decay], "weight_decay": 0.0}]
-    fused = all(p.is_cuda for p in trainable)
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=fused,
-                             foreach=None if fused else True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
 
 
 def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: dict[str, Any]) -> float:

@@ -54,10 +54,10 @@ def runs(work: Path, names: Sequence[str], out: Path) -> Path:
 def labels(store: Store, out: Path) -> Path:
     """Write a picture of a store's records per class and fold to out."""
     kind = suffix(out)
-    if not store.manifest["tasks"]:
-        raise UserError(f"store {store.name} is unlabelled: there are no label counts to draw")
     tables = [(task, {str(name): row.to_numpy() for name, row in store.label_counts(task).iterrows()})
-              for task in store.manifest["tasks"]]
+              for task in store.manifest["tasks"] if store.kind(task) != "regression"]
+    if not tables:
+        raise UserError(f"store {store.name} is unlabelled: there are no label counts to draw")
     title = f"{store.name} ({store.manifest['source']} {store.manifest['version']}): {len(store.index):,} records"
     return plot.save(plot.label_counts(tables, np.unique(store.index["fold"]).tolist(), title), out.with_suffix(""), (kind,))[0]
 

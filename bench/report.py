@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from bench import plot
-from bench.config import ROOT, Config, canonical, merge, read_yaml
+from bench.config import Config, canonical
 from bench.errors import UserError, unknown
 from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking
 from bench.evaluation.metrics import RULES, interval
+from bench.evaluation.run import defaults
 from bench.files import write_text
 
 Record = dict[str, Any]
@@ -27,16 +28,19 @@ Record = dict[str, Any]
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
+SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
 SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece")
+METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
 NOTE = f"""\
-Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [{{}}, {{}}] percentiles of the runs' mean
-over {{}} bootstrap resamples of the test records. "vs random": difference to the row `{RANDOM_ROW}`; where both
-have two or more runs (pre-trainings; evaluations, where there is one backbone), its 95 % interval counts the
-variance over test records and over runs, and p is corrected for all differences of its table (Holm); otherwise the
-interval is that of the runs at hand, over the same resamples, without p. `pairs.csv` compares all rows.
-The random row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune` is training
-from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
+Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
+[{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. "vs random": difference to
+the row `{RANDOM_ROW}`; where both have two or more runs (pre-trainings; evaluations, where there is one backbone), its
+95 % interval counts the variance over test records and over runs, and p is corrected for all differences of its table
+(Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p. `pairs.csv` compares all
+rows.
+The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
+training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
 
 # What the tables read of a record, by kind; anything else in it may change freely.
@@ -72,10 +76,11 @@ class Cell:
     random: "Cell | None" = None  # the cell of the untrained backbone in the same column
     rule: str = "ours"  # of intervals: bench.evaluation.metrics.RULES
     p_holm: float | None = None  # that it equals random, corrected for the cells of its table
+    metric: str = "macro_auroc"  # one of METRICS
 
     @cached_property
     def values(self) -> list[float]:
-        return [run["result"]["macro_auroc"] for run in self.runs]
+        return [run["result"][self.metric] for run in self.runs]
 
     @cached_property
     def replicates(self) -> np.ndarray:
@@ -103,7 +108,7 @@ class Cell:
 
     def per_class(self) -> Iterator[tuple[str, int, list[float]]]:
         """(class, positives in the test fold, AUROC of each run), ..."""
-        for name, first in sorted(self.runs[0]["result"]["per_class"].items()) if self.runs else ():
+        for name, first in sorted(self.runs[0]["result"].get("per_class", {}).items()) if self.runs else ():
             yield name, first["positives"], [run["result"]["per_class"][name]["auroc"] for run in self.runs]
 
 
@@ -122,7 +127,8 @@ def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
              "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
-    figures = plot.save(plot.auroc(cells), out / "figures" / "auroc")
+    aurocs = [c for c in cells if c.metric == "macro_auroc"]
+    figures = plot.save(plot.auroc(aurocs), out / "figures" / "auroc") if aurocs else []
     for i, each in enumerate(ranks.values(), 1):
         figures += plot.save(plot.critical_difference(each), out / "figures" / f"ranks-{i}")
     figures += plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
@@ -154,10 +160,13 @@ def read(results: Path) -> list[Record]:
     configs = [(r["run_id"], r[key]) for r in records for key in ("config", "pretrain_config") if key in r]
     refuse_mixture("protocol", [(config["protocol"], run) for run, config in configs])
     prints: dict[str, list[tuple[str, str]]] = {}
-    for run, data in ((run, config["data"]) for run, config in configs):
+    for run, config in configs:
+        data, other = config["data"], external(config)
         stores = {data["store"]: data["fingerprint"]} if "store" in data else data.get("fingerprints", {})
         for store, fingerprint in stores.items():
             prints.setdefault(store, []).append((fingerprint, run))
+        if other:
+            prints.setdefault(other, []).append((config["external"]["fingerprint"], run))
     for store in sorted(prints):
         refuse_mixture(f"the fingerprint of {store}", prints[store])
     return records
@@ -173,14 +182,27 @@ def read_record(path: Path) -> Record:
             reduce(getitem, key.split("."), record)
         if record["kind"] == "evaluate":
             result = record["result"]
-            aurocs = [(each["positives"], each["auroc"]) for each in result["per_class"].values()]
-            numbers = [result["macro_auroc"], *np.ravel(aurocs), *result["replicates"]]
+            metric = metric_of(record)
+            if metric not in METRICS:
+                raise ValueError(f"its metric {metric!r} is not {' or '.join(METRICS)}")
+            classes = result["per_class"] if metric == "macro_auroc" else {}
+            aurocs = [(each["positives"], each["auroc"]) for each in classes.values()]
+            numbers = [result[metric], *np.ravel(aurocs), *result["replicates"]]
             if not result["replicates"] or not np.isfinite(numbers).all():
                 raise ValueError("a number is not finite or there are no replicates")
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is no record ({error})"
         raise UserError(f"{path} {what}; remove it and run that run again") from None
     return record
+
+
+def metric_of(record: Record) -> str:
+    return record["result"].get("metric", "macro_auroc")
+
+
+def external(config: Config) -> str:
+    """The store that was tested on instead of the test folds, or ""."""
+    return config.get("external", {}).get("store", "")
 
 
 def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
@@ -194,8 +216,17 @@ def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
 
 
 def recipe(config: Config) -> str:
-    """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates."""
+    """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates.
+
+    From scratch is fine-tuning of what has learned nothing: one recipe, one column.
+    """
+    if protocol_of(config) == SCRATCH:
+        config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
     return canonical({key: value for key, value in config.items() if key not in ("seed", "pretrain")})
+
+
+def protocol_of(config: Config) -> str | None:
+    return config.get("evaluation", {}).get("name")
 
 
 def leaves(config: Config | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -204,7 +235,7 @@ def leaves(config: Config | list[Any], prefix: str = "") -> Iterator[tuple[str, 
         name = f"{prefix}{key}"
         if name == "views" or (isinstance(value, dict) and name != "data.mix"):
             yield from leaves(value, f"{name}.")
-        elif name not in ("seed", "pretrain") and not name.startswith("data.fingerprint"):
+        elif name not in ("seed", "pretrain") and not name.startswith(("data.fingerprint", "external.")):
             yield name, value
 
 
@@ -268,12 +299,15 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
     cells: list[Cell] = []
     tables: dict[tuple[str, str], list[Record]] = {}
     for record in (r for r in records if r["kind"] == "evaluate"):
-        tables.setdefault((record["config"]["data"]["store"], record["config"]["task"]), []).append(record)
+        store, other = record["config"]["data"]["store"], external(record["config"])
+        name = f"{other} (trained on {store})" if other else store
+        tables.setdefault((name, record["config"]["task"]), []).append(record)
     for (store, task), here in sorted(tables.items()):
         for part in ("replicates", "per_class"):
-            sizes = [(len(r["result"][part]), r["run_id"]) for r in here]
+            sizes = [(len(r["result"].get(part, {})), r["run_id"]) for r in here]
             refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
-        columns = {recipe(r["config"]): (r["config"]["evaluation"]["name"], r["config"]) for r in here}
+        configs = {key: json.loads(key) for key in (recipe(r["config"]) for r in here)}
+        columns = {key: (config["evaluation"]["name"], config) for key, config in configs.items()}
         for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
             runs = [r for r in here if recipe(r["config"]) == key]
             cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
@@ -293,10 +327,14 @@ def column(store: str, task: str, label: str, options: str, runs: list[Record], 
     seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
     for row in rows:
         filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
-        commands = [f"ecgbench evaluate {run} {options} --seed {n}" for _, run in row.pretrained for n in seeds]
-        if not row.pretrained:
+        own = options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} ") if row.method == RANDOM else options
+        commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds]
+        if row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options:  # there is nothing to start from
+            commands = []
+        elif not row.pretrained:
             commands = [f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
-        cells.append(Cell(store, task, row, label, filled, [] if filled else commands))
+        metric = metric_of(runs[0]) if runs else "macro_auroc"
+        cells.append(Cell(store, task, row, label, filled, [] if filled else commands, metric=metric))
     for cell in cells:
         if cell.row.method != RANDOM:
             wanted = backbone(cell.row.config)
@@ -307,12 +345,11 @@ def column(store: str, task: str, label: str, options: str, runs: list[Record], 
 
 def evaluation_options(config: Config) -> str:
     """What makes `ecgbench evaluate` run this recipe: names, and --set for what is not its protocol's default."""
-    known = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")
     name, task, store = config["evaluation"]["name"], config["task"], config["data"]["store"]
-    default = dict(leaves(merge(known["shared"], known.get(name, {})))) | {
-        "evaluation.name": name, "task": task, "data.store": store}  # fmt: skip
+    default = dict(leaves(defaults(name))) | {"task": task, "data.store": store}
     settings = [(key, value) for key, value in sorted(leaves(config)) if default.get(key) != value]
-    return " ".join([f"--protocol {name} --task {task} --store {store}", *map(as_set, settings)])
+    other = [f"--external {external(config)}"] if external(config) else []
+    return " ".join([f"--protocol {name} --task {task} --store {store}", *other, *map(as_set, settings)])
 
 
 def pretraining_options(config: Config) -> str:
@@ -334,13 +371,13 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
 
 def table(cells: Sequence[Cell]) -> str:
     """CSV, a line per cell, floats in full."""
-    head = ["store", "task", "method", "row", "protocol", "mean", "sd", "n", "lower", "upper"]
+    head = ["store", "task", "metric", "method", "row", "protocol", "mean", "sd", "n", "lower", "upper"]
     lines = [[*head, "vs_random", "vs_random_lower", "vs_random_upper", "p", "p_holm", "run_ids", "command"]]
     for c in cells:
         bounds, difference = c.interval or (None,) * 2, c.difference or (None,) * 3
         p = (c.comparison.p if c.comparison else None, c.p_holm)
         numbers = [MISSING if x is None else x for x in (*spread(c.values), *bounds, *difference, *p)]
-        names = [c.store, c.task, c.row.method, c.row.label, c.protocol]
+        names = [c.store, c.task, c.metric, c.row.method, c.row.label, c.protocol]
         lines.append([*names, *numbers, " ".join(r["run_id"] for r in c.runs), "; ".join(c.commands)])
     return as_csv(lines)
 
@@ -388,20 +425,22 @@ def as_csv(lines: Iterable[Sequence[Any]]) -> str:
 def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
     """The report for reading, three decimals."""
     count, (low, high) = RULES[cells[0].rule]
-    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"), "![AUROC](figures/auroc.png)"]
+    drawn = ["![AUROC](figures/auroc.png)"] if any(c.metric == "macro_auroc" for c in cells) else []
+    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"), *drawn]
     for store, task in dict.fromkeys((c.store, c.task) for c in cells):
         here = [c for c in cells if (c.store, c.task) == (store, task)]
         protocols = list(dict.fromkeys(c.protocol for c in here))
         lines = [["pre-training", *(head for name in protocols for head in (name, "vs random"))]]
         for row in rows:
             lines.append([row.label, *(text for c in here if c.row is row for text in cell_texts(c))])
-        parts += [f"## {task} on {store}", as_markdown(lines)]
+        title = f"## {task} on {store}" + ("" if here[0].metric == "macro_auroc" else f": {METRICS[here[0].metric]}")
+        parts += [title, as_markdown(lines)]
         commands = list(dict.fromkeys(f"- `{command}`" for c in here for command in c.commands))
         if commands:
             parts += ["To fill:", "\n".join(commands)]
         for name in protocols:
             done = [c for c in here if c.protocol == name and c.runs]
-            if done:
+            if done and here[0].metric == "macro_auroc":
                 found = [list(c.per_class()) for c in done]
                 body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
                         for each in zip(*found, strict=True)]  # fmt: skip

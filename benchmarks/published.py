@@ -143,6 +143,47 @@ class Driver:
             optimiser.zero_grad(set_to_none=True)
         return (self.wait() - began) / steps
 
+    def classifier(self, key: str, width: int, depth: int, heads: int, protocol: str, classes: int, batch: int,
+                   samples: int) -> float:
+        """Build what its finetune.py evaluates with a published protocol and take one step; gives the seconds of that."""
+        code, folder = self.code, self.checkout / "configs"
+        evaluation = importlib.import_module("configs.eval").Config(
+            **code.configs.load_config_file(folder / "eval" / f"{protocol}.yaml"), num_classes=classes)
+        config = code.configs.pretrain.Config(**code.configs.load_config_file(
+            folder / "pretrain" / "ViTS_all.yaml", dim=width, depth=depth, num_heads=heads, dropout=evaluation.dropout))
+        models = importlib.import_module("models")
+        encoder = models.VisionTransformer(config=config, keep_registers=evaluation.use_register, use_sdp_kernel=self.cuda)
+        model = models.ViTClassifier(encoder, evaluation, use_sdp_kernel=self.cuda).to(self.device)
+        labels = torch.randint(2, (batch, classes), device=self.device).float()
+        self.steps[key] = (evaluation, model, model.get_optimizer(fused=self.cuda),
+                           torch.randn(batch, 12, samples, device=self.device), labels)
+        return self.classify(key)
+
+    def classify(self, key: str) -> float:
+        """Seconds of one training step on a batch at hand."""
+        evaluation, model, optimiser, x, y = self.steps[key]
+        model.train()
+        began = self.wait()
+        self.code.update_learning_rate_(optimiser, evaluation.learning_rate)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(x), y)
+        loss.backward()
+        if evaluation.gradient_clip > 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), evaluation.gradient_clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        loss.item()
+        return self.wait() - began
+
+    def validate(self, key: str, crops: int) -> float:
+        """Seconds a crop of its validation; it takes the crops of a batch of records at once."""
+        _, model, _, x, _ = self.steps[key]
+        model.eval()
+        crops_of_records = x[torch.arange(crops) % len(x)]
+        began = self.wait()
+        with torch.inference_mode():
+            model(crops_of_records)
+        return (self.wait() - began) / crops
+
 
 def main() -> None:
     checkout, device, threads = sys.argv[1:]

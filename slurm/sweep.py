@@ -22,6 +22,7 @@ SCHEMA: dict[str, dict[str, type]] = {
     "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "at": list,
                  "set": dict, "per_protocol": dict},
 }
+FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
 OPTIONAL = {"at", "set", "per_method", "per_protocol"}
 
 
@@ -71,7 +72,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
-    """Every run of the sweep; all configs are checked before anything runs. A method of no steps needs no seeds."""
+    """Every run of the sweep; all configs are checked before anything runs.
+
+    A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
+    """
     first, then = spec["pretrain"], spec["evaluate"]
     target = stores[then["store"]]
     out: list[Pretraining] = []
@@ -86,18 +90,32 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
                 overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
             made = pretraining_config(method, seed, first["mix"], stores, overrides)
             run = Pretraining(config.run_id(made), made)
-            points = then.get("at", [1.0]) if made["optim"]["steps"] else [1.0]
-            for task in then["tasks"]:
-                for protocol in then["protocols"]:
-                    settings = [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items()]
-                    for eval_seed, at in itertools.product(then["seeds"], points):
-                        c = evaluation.config_for(protocol, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
-                        run.evaluations[config.run_id(c)] = c
+            learned = made["optim"]["steps"] > 0
+            points = then.get("at", [1.0]) if learned else [1.0]
+            for task, protocol in itertools.product(then["tasks"], then["protocols"]):
+                name = protocol if learned else FROM_SCRATCH.get(protocol, protocol)
+                if name is None or (learned and protocol == "scratch"):
+                    continue
+                settings = overrides_of(then, protocol)
+                # neighbours of what has learned are the same for every seed
+                seeds = then["seeds"][:1] if protocol == "knn" and learned else then["seeds"]
+                for eval_seed, at in itertools.product(seeds, points):
+                    c = evaluation.config_for(name, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
+                    run.evaluations[config.run_id(c)] = c
             check(run, stores, seen)
             out.append(run)
             if not made["optim"]["steps"]:
                 break
     return out
+
+
+def overrides_of(then: dict[str, Any], protocol: str) -> list[tuple[str, Any]]:
+    """What the sweep sets of a protocol's evaluations; a linear evaluation to start from is as its own are."""
+    def given(name: str) -> list[tuple[str, Any]]:
+        return [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(name, {}).items()]
+
+    first = given("linear") if protocol == "finetune-after-linear" else []
+    return [(f"after.{k.removeprefix('evaluation.')}", v) for k, v in first if k.startswith("evaluation.")] + given(protocol)
 
 
 def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -116,6 +134,7 @@ def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, 
     for c in run.evaluations.values():
         rules = config.canonical({**c, "seed": 0})
         if rules not in checked:
+            evaluation.check_protocol(c, made["optim"]["steps"] > 0)
             target = stores[c["data"]["store"]]
             task = evaluation.open_task(c, made, target)
             if made["optim"]["steps"]:
@@ -164,7 +183,5 @@ def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pr
         if record.exists(where.results, r.run_id) and not wanted:
             continue
         pretrain(r.config, [stores[name] for name in r.config["data"]["mix"]], where)
-        for name in wanted:
-            c = r.evaluations[name]
-            evaluation.evaluate(c, stores[c["data"]["store"]], where)
+        evaluation.evaluate(list(r.evaluations.values()), stores[spec["evaluate"]["store"]], where)
     return runs

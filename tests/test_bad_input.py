@@ -306,6 +306,22 @@ def test_an_unknown_task_protocol_store_or_setting_of_an_evaluation(fails, work)
     assert "no finished pre-training 'trainde'" in fails(*evaluate(work, name="trainde"))
 
 
+def test_an_external_store_or_a_fraction_that_cannot_be(fails, work) -> None:
+    dropped = ("--set", "empty_classes=drop", "--task", "superdiagnostic")
+    assert "no store 'fsat' in" in fails(*evaluate(work, *dropped, "--external", "fsat"))
+    assert "external store fast has rate_hz 500" in fails(*evaluate(work, *dropped, "--external", "fast"))
+    assert "slow is the one that is trained on" in fails(*evaluate(work, *dropped, "--external", "slow"))
+    assert "write `ecgbench evaluate --external STORE`" in fails(*evaluate(work, *dropped, "--set", "external.store=fast"))
+    assert "patients leaves none; write" in fails(*evaluate(work, *dropped, "--set", "fraction=1e-6"))
+    assert "fraction must be above 0 and up to 1" in fails(*evaluate(work, "--set", "fraction=10"))
+
+
+def test_a_protocol_that_does_not_go_with_the_backbone(fails, work) -> None:
+    assert "`random` one; write scratch" in fails(*evaluate(work, "--protocol", "finetune"))
+    assert "unknown protocol 'x'" in fails(*evaluate(work, "--protocol", "linear", "--protocol", "x"))
+    assert "'--seeds'" in fails(*evaluate(work, "--seeds", "0"))
+
+
 def test_a_store_of_another_rate_than_the_checkpoint_s(fails, work) -> None:
     line = fails(*evaluate(work, store="fast"))
     assert "store fast has 500 Hz" in line and "100 Hz" in line

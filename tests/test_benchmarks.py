@@ -72,6 +72,26 @@ def test_a_package_that_the_published_code_lacks_is_one_line(run, capsys, tmp_pa
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_quick_run_of_the_evaluations_prints_what_all_of_them_would_take(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import evaluation
+
+    evaluation.main(["--quick", "--json", str(tmp_path / "numbers.json")])
+    numbers = json.loads((tmp_path / "numbers.json").read_text())["rows"]["tiny float32"]
+    assert {*numbers["seconds"]} == {*evaluation.PARTS}
+    assert numbers["projected_seconds"]["cached"] < numbers["projected_seconds"]["exact"]
+    assert "7 tasks x 10 seeds x 5,000 steps of 128" in capsys.readouterr().out
+
+
+def test_the_crops_of_one_pass_are_at_most_those_of_the_tasks_that_still_train(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import evaluation
+
+    monkeypatch.setattr(evaluation, "TASKS", {"all": (1, 1280, 0), "few": (1, 640, 0)})
+    monkeypatch.setattr(evaluation, "STEPS", 25)  # 2.5 epochs of the one, 5 of the other
+    assert evaluation.crops_needed() == 2 * 1280 + 1280 + 2 * 640
+
+
 def test_the_bootstrap_that_is_timed_agrees_with_sklearn(monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import bootstrap
@@ -84,5 +104,5 @@ def test_the_bootstrap_that_is_timed_agrees_with_sklearn(monkeypatch, capsys):
 def forget():
     """Leave no module of the benchmarks behind: their names are short."""
     yield
-    for name in ("run", "jepa_step", "published", "bootstrap"):
+    for name in ("run", "jepa_step", "published", "evaluation", "bootstrap"):
         sys.modules.pop(name, None)

@@ -20,8 +20,9 @@ from bench.config import Config, run_id
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.errors import UserError
-from bench.evaluation import heads, metrics, tasks
+from bench.evaluation import finetune, frozen, heads, metrics, tasks
 from bench.evaluation import run as evaluation
+from bench.evaluation.crops import Epochs, average, grid
 from bench.interrupt import Interrupted
 from bench.pretrain import Where, folder_of
 
@@ -37,24 +38,37 @@ def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """Of every training of a classifier while the test runs: weights before and after, the result."""
+    """Of every training while the test runs: weights before and after, whether the encoder would get a gradient."""
     seen: list[SimpleNamespace] = []
-    fit = evaluation.fit
+    frozen_fit, finetune_fit = frozen.fit, finetune.fit
 
-    def watch(model: heads.Classifier, *arguments: Any) -> dict[str, Any]:
+    def watch_frozen(configs: list[Config], visible: Any, reader: frozen.Reader, *arguments: Any) -> Any:
+        encoder = {f"encoder.{k}": v.clone() for k, v in reader.encoder.state_dict().items()}
+        drawn, build = [], heads.build
+        with monkeypatch.context() as m:
+            m.setattr(heads, "build", lambda *a: drawn.append(build(*a)) or drawn[-1])
+            outcomes = frozen_fit(configs, visible, reader, *arguments)
+        head = {f"head.{k}": v.clone() for k, v in drawn[0].state_dict().items()}
+        after = {f"encoder.{k}": v for k, v in reader.encoder.state_dict().items()}
+        after |= {f"head.{k}": v for k, v in outcomes[0].weights[0].items()}
+        seen.append(SimpleNamespace(before=encoder | head, after=after, encoder=reader.encoder))
+        return outcomes
+
+    def watch_finetune(config: Config, task: Any, model: heads.Classifier, *arguments: Any) -> Any:
         before = copy.deepcopy(model.state_dict())
-        result = fit(model, *arguments)
-        seen.append(SimpleNamespace(before=before, after=copy.deepcopy(model.state_dict()), result=result, model=model))
+        result = finetune_fit(config, task, model, *arguments)
+        seen.append(SimpleNamespace(before=before, after=copy.deepcopy(model.state_dict()), encoder=model.encoder))
         return result
 
-    monkeypatch.setattr(evaluation, "fit", watch)
+    monkeypatch.setattr(frozen, "fit", watch_frozen)
+    monkeypatch.setattr(finetune, "fit", watch_finetune)
     return seen
 
 
 def evaluate(protocol: str, run: str, tiny: Store, where: Where, *overrides: str, seed: int = 0) -> SimpleNamespace:
     """The evaluation's record, predictions and bytes."""
     config = evaluation.config_for(protocol, "pitch", run, tiny, seed, [*SHORT, *overrides])
-    name = evaluation.evaluate(config, tiny, where)
+    (name,) = evaluation.evaluate([config], tiny, where)
     folder = folder_of(where.work, run) / "evaluations" / name
     with np.load(folder / "predictions.npz") as content:
         predictions = dict(content)
@@ -68,7 +82,7 @@ def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store
     made = evaluate(protocol, run, tiny, where)
     assert made.name == run_id(made.config)
     assert made.config["pretrain"] == run
-    assert {p.name for p in made.folder.iterdir()} == {"predictions.npz", "config.json", "lock"}
+    assert {p.name for p in made.folder.iterdir()} == {"predictions.npz", "weights.pt", "config.json", "lock"}
     assert made.record["pretrain_config"]["method"]["name"] == "jepa"
     result = made.record["result"]
     assert result["records"] == {"train": 64, "validation": 8, "test": 8}
@@ -89,7 +103,8 @@ def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store
 
 
 def test_pitches_can_be_learned(run: str, tiny: Store, where: Where) -> None:
-    made = evaluate("finetune", run, tiny, where, "evaluation.steps=60", "evaluation.patience=60")
+    made = evaluate("finetune", run, tiny, where, "evaluation.steps=60", "evaluation.patience=60",
+                    "evaluation.validate_every=15")
     assert made.record["result"]["macro_auroc"] > 0.9
     assert made.record["result"]["curve"]["loss"][-1] < 0.6 * made.record["result"]["curve"]["loss"][0]
 
@@ -98,7 +113,7 @@ def test_an_evaluation_with_a_record_is_skipped(run: str, tiny: Store, where: Wh
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     made = evaluate("linear", run, tiny, where)
     monkeypatch.setattr(evaluation, "run", lambda *a: pytest.fail("ran again"))
-    assert evaluation.evaluate(made.config, tiny, where) == made.name
+    assert evaluation.evaluate([made.config], tiny, where) == [made.name]
 
 
 def test_the_same_evaluation_gives_the_same_bytes_and_another_seed_others(run: str, tiny: Store, where: Where) -> None:
@@ -122,7 +137,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, ti
             still = key.startswith("encoder.") and protocol == "linear"
             # under finetune the register token's own head sees every weight of the encoder
             assert torch.equal(before, seen.after[key]) == still, key
-        assert any(p.requires_grad for p in seen.model.encoder.parameters()) == (protocol == "finetune")
+        assert any(p.requires_grad for p in seen.encoder.parameters()) == (protocol == "finetune")
 
 
 def test_a_random_backbone_is_drawn_from_the_evaluations_seed(configure: Callable[..., Config], run: str, tiny: Store,
@@ -164,8 +179,7 @@ def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(run: str
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Let the validations have these macro AUROCs."""
     left = iter(values)
-    monkeypatch.setattr(evaluation, "metrics", SimpleNamespace(
-        auroc=lambda y, p: np.array([next(left)]), summary=metrics.summary))
+    monkeypatch.setattr(tasks, "selection", lambda kind, labels, p: next(left))
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
@@ -204,14 +218,14 @@ class Sum(nn.Module):
 
 def test_a_10_s_record_has_seven_crops_of_2_5_s_every_1_25_s(tiny: Store) -> None:
     crops = Crops(tiny, 250, torch.device("cpu"))
-    task = tasks.load(tiny, "pitch", {"train": [1], "validation": [2], "test": [10]})
-    batches = list(evaluation.fixed_crops(crops, task.test, 125, records=3))
-    assert [len(owner) for _, owner in batches] == [21, 21, 14]
-    owners = torch.cat([owner for _, owner in batches])
-    assert owners.tolist() == [i for i in range(8) for _ in range(7)]
-    x = torch.cat([x for x, _ in batches])
-    for place, crop in enumerate(x):
-        row, start = task.test.rows[place // 7], 125 * (place % 7)
+    rows = tasks.load(tiny, "pitch", {"train": [1], "validation": [2], "test": [10]}).test.rows
+    fixed = grid(crops, rows, 125)
+    assert fixed.rows.tolist() == [row for row in rows for _ in range(7)]
+    assert fixed.starts.tolist() == [125 * i for i in range(7)] * len(rows)
+    batches = list(fixed.batches(crops, 21))
+    assert [len(x) for x in batches] == [21, 21, 14]
+    for place, crop in enumerate(torch.cat(batches)):
+        row, start = rows[place // 7], 125 * (place % 7)
         expected = ((tiny.signal(row) - tiny.mean[:, None]) / tiny.sd[:, None]).clip(-5, 5)[:, start: start + 250]
         assert np.abs(crop.numpy() - expected).max() < 1e-5
 
@@ -219,15 +233,21 @@ def test_a_10_s_record_has_seven_crops_of_2_5_s_every_1_25_s(tiny: Store) -> Non
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_a_record_is_the_mean_over_its_crops(tiny: Store, average: str) -> None:
     crops = Crops(tiny, 250, torch.device("cpu"))
-    task = tasks.load(tiny, "pitch", {"train": [1], "validation": [2], "test": [9, 10]})
-    p = evaluation.predict(Sum(), evaluation.fixed_crops(crops, task.test, 125, records=3),  # type: ignore[arg-type]
-                           {"average": average, "precision": "float32"}, 16)
+    rows = tasks.load(tiny, "pitch", {"train": [1], "validation": [2], "test": [9, 10]}).test.rows
+    owner = torch.arange(16).repeat_interleave(7).split(21)
+    batches = zip(grid(crops, rows, 125).batches(crops, 21), owner, strict=True)
+    p = heads.predict(Sum(), batches, 16, torch.sigmoid, {"average": average, "precision": "float32"})
     assert p.shape == (16, 2)
-    for i, row in enumerate(task.test.rows):
+    for i, row in enumerate(rows):
         x = torch.tensor((tiny.signal(row) - tiny.mean[:, None]) / tiny.sd[:, None]).clamp(-5, 5)
         logits = torch.cat([Sum()(x[None, :, 125 * k: 125 * k + 250]) for k in range(7)])
         expected = logits.mean(0).sigmoid() if average == "logits" else logits.sigmoid().mean(0)
         assert p[i] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_records_of_different_numbers_of_crops_weigh_the_same() -> None:
+    values, owner = torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([1, 1, 0])
+    assert average([(values[:2], owner[:2]), (values[2:], owner[2:])], 2).tolist() == [[7.0], [2.0]]
 
 
 def test_validation_sees_the_same_crops_whether_tokens_are_kept_or_not(run: str, tiny: Store, where: Where) -> None:
@@ -237,20 +257,16 @@ def test_validation_sees_the_same_crops_whether_tokens_are_kept_or_not(run: str,
         metrics.auroc(made.predictions["y_validation"].astype(np.int64), made.predictions["p_validation"]).mean())
 
 
-def test_training_draws_every_record_once_an_epoch_and_crops_everywhere(tiny: Store) -> None:
-    crops = Crops(tiny, 250, torch.device("cpu"))
-    split = tasks.load(tiny, "pitch", {"train": range(1, 9), "validation": [9], "test": [10]}).train
-    epochs, starts = [], []
-    for epoch in range(12):
-        drawn = [evaluation.draw(split, crops, 0, 4 * epoch + k, 16) for k in range(4)]
-        epochs.append(np.concatenate([rows for rows, _ in drawn]).tolist())
-        starts += [s for _, start in drawn for s in start.tolist()]
-    assert all(sorted(e) == list(range(64)) for e in epochs)
-    assert len(set(map(tuple, epochs))) == 12
-    assert (min(starts) < 15, max(starts) > 735, max(starts) <= 750) == (True, True, True)
-    again = evaluation.draw(split, crops, 0, 5, 16)
-    assert all(map(np.array_equal, again, evaluation.draw(split, crops, 0, 5, 16)))
-    assert not np.array_equal(again[0], evaluation.draw(split, crops, 1, 5, 16)[0])
+def test_an_epoch_has_every_record_once_and_its_crops_begin_anywhere() -> None:
+    epochs, room = Epochs(np.arange(100, 164), 0), np.full(64, 751)
+    orders = [epochs.order(e).tolist() for e in range(12)]
+    assert all(sorted(order) == list(range(64)) for order in orders)
+    assert len(set(map(tuple, orders))) == 12
+    starts = np.concatenate([epochs.starts(e, room) for e in range(12)])
+    assert (starts.min() < 15, starts.max() > 735, starts.max() <= 750) == (True, True, True)
+    assert len(set(starts.tolist())) > 400
+    assert epochs.order(5).tolist() == orders[5] != Epochs(epochs.rows, 1).order(5).tolist()
+    assert not np.array_equal(epochs.starts(5, room), Epochs(epochs.rows, 1).starts(5, room))
 
 
 # stopping and continuing
@@ -304,7 +320,7 @@ def test_a_damaged_state_starts_the_evaluation_again_and_says_so(run: str, tiny:
 
 def test_a_loss_that_is_no_number_stops_the_evaluation_and_leaves_its_reason(run: str, tiny: Store, where: Where,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads.AttentiveHead, "forward", lambda self, tokens: self.proj(tokens[:, 0]) * torch.nan)
+    monkeypatch.setattr(heads.AttentiveHead, "forward", lambda self, tokens: tokens[:, 0] @ self.proj.weight.mT * torch.nan)
     with pytest.raises(UserError, match="the loss of step 0 is nan: evaluation stopped; lower"):
         evaluate("linear", run, tiny, where)
     (reason,) = (folder_of(where.work, run) / "evaluations").glob("*/error.txt")
@@ -355,7 +371,7 @@ def test_a_bad_override_is_one_line(tiny: Store, override: str, words: str) -> N
 def test_an_unknown_protocol_and_head_name_the_known_ones(tiny: Store) -> None:
     with pytest.raises(UserError, match="unknown protocol 'liner'; did you mean 'linear'"):
         evaluation.config_for("liner", "pitch", "abc", tiny)
-    with pytest.raises(UserError, match=r"unknown evaluation\.head 'x'. Known: attentive, register"):
+    with pytest.raises(UserError, match=r"unknown evaluation\.head 'x'. Known: attentive, mean, register"):
         heads.build("x", vit.Encoder(vit.Size(16, 1, 2)), 3)
 
 

@@ -33,7 +33,7 @@ class Runs:
         curve = list(range(steps))
         data = {"mix": {"a": 0.75, "b": 0.25}, "fingerprints": {"a": "fa", "b": "fb"}, "rate_hz": 100}
         config = {
-            "protocol": 1,
+            "protocol": 2,
             "seed": seed,
             "data": data,
             "encoder": {"size": size, "patch": 10},
@@ -61,7 +61,7 @@ class Runs:
     ) -> Record:
         """`values` are the replicates."""
         config = {
-            "protocol": 1,
+            "protocol": 2,
             "seed": seed,
             "pretrain": run["run_id"],
             "data": {"store": "a", "fingerprint": "fa"},
@@ -229,6 +229,26 @@ def test_evaluation_recipes_of_one_protocol_are_columns_with_a_label(runs: Runs,
     assert [c["protocol"] for c in cells] == ["linear (evaluation.steps=3)", "linear (evaluation.steps=20)", "finetune"]
 
 
+def test_from_scratch_stands_in_the_column_of_finetune(runs: Runs, tmp_path: Path, fast: None) -> None:
+    random, jepa = runs.pretrain("random"), runs.pretrain("jepa")
+    runs.evaluate(random, [0.1], protocol="scratch", auroc=0.3)
+    runs.evaluate(jepa, [0.2], protocol="finetune", auroc=0.5)
+    _, cells = tables(runs, tmp_path)
+    assert [(c["method"], c["protocol"], c["mean"]) for c in cells] == [
+        ("random", "finetune", "0.3"), ("jepa", "finetune", "0.5")]
+    assert cells[1]["vs_random"] == "0.2"
+
+
+def test_what_fills_the_random_rows_of_fine_tuning_is_scratch_or_nothing(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.pretrain("random")
+    for protocol in ("finetune", "finetune-after-linear"):
+        runs.evaluate(runs.pretrain("jepa"), [0.2], protocol=protocol)
+    _, cells = tables(runs, tmp_path)
+    commands = {c["protocol"]: c["command"] for c in cells if c["method"] == "random"}
+    assert commands["finetune"].startswith("ecgbench evaluate 000000000001 --protocol scratch --task superdiagnostic ")
+    assert commands["finetune-after-linear"] == ""
+
+
 def test_pretraining_without_any_evaluation_has_a_row_and_a_command(runs: Runs, tmp_path: Path, fast: None) -> None:
     run = runs.pretrain("random")
     _, [cell] = tables(runs, tmp_path)
@@ -290,7 +310,7 @@ def test_records_of_other_data_or_rules_never_share_a_table(runs: Runs, tmp_path
     run = runs.pretrain("jepa")
     one, other = runs.evaluate(run, [0.1]), runs.evaluate(run, [0.1], seed=1)
     if what == "protocol":
-        other["config"]["protocol"] = 2
+        other["config"]["protocol"] = 3
     else:
         other["config"]["data"]["fingerprint"] = "another"
     with pytest.raises(UserError, match=f"{what}.*results folder") as error:

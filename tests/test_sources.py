@@ -248,6 +248,53 @@ def test_your_own_data_keep_their_names_folds_and_labels(tmp_path) -> None:
     assert source.tasks == {"rhythm": ["SR", "a", "b"]} and list(source.records.rhythm) == ["SR", "a;b", "", "SR"]
 
 
+def test_targets_of_one_s_own_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
+        "rhythm": ["SR", "AF;SR", "", "SR"], "sex": ["f", "m", "", " m "], "age": ["56", "", "NaN", "1e1"]},
+        tasks=["rhythm", "sex", "age"], single_label=["sex"], regression={"age": "years"})
+    store = prepare(open_source("array", folder, None), tmp_path)
+    assert store.manifest["tasks"] == {"rhythm": ["AF", "SR"], "sex": ["f", "m"], "age": ["years"]}
+    assert [store.kind(t) for t in ("rhythm", "sex", "age")] == ["multi-label", "single-label", "regression"]
+    assert list(store.records.age) == ["56.0", "", "", "10.0"] and list(store.records.sex) == ["f", "m", "", "m"]
+
+
+def test_a_store_of_multi_label_tasks_alone_is_what_it_was_before_there_were_kinds(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"rhythm": ["SR", "AF"]}, tasks=["rhythm"])
+    assert "kinds" not in prepare(open_source("array", folder, None), tmp_path).manifest
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"single_label": ["sxe"]}, "single_label or regression: 'sxe'; did you mean 'sex'"),
+    ({"regression": {"aeg": "years"}}, "did you mean 'age'"),
+    ({"regression": {"age": 3}}, "regression.age must be a unit such as years"),
+    ({"regression": {"age": "a\nb"}}, "regression.age must be a unit such as years"),
+    ({"regression": {"age": "years"}, "single_label": ["age"]}, "age not be in single_label"),
+    ({"regression": {"sex": "years"}}, "sex 'f' in row 1 is not a number"),
+    ({"single_label": ["sex"]}, "sex is single-label, row 2 has 'f;m'"),
+    ({"single_label": "sex"}, "single_label must be list"),
+])
+def test_a_target_that_cannot_be_is_named(tmp_path, spec, message) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"sex": ["f", "m;f"], "age": ["56", "57"]},
+                          tasks=["sex", "age"], **spec)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        open_source("array", folder, None)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("age", "kept"), [("89.0", "89.0"), ("300.0", ""), ("91.0", ""), ("", ""), ("0.0", "0.0")])
+def test_an_age_above_89_is_left_out_in_every_version(corpus, age, kept) -> None:
+    change(corpus / "ptbxl_database.csv", age=age)
+    source = open_source("ptb-xl", corpus, 100)
+    assert source.records.age[1] == kept and source.kinds == {"age": "regression"} and source.tasks["age"] == ["years"]
+
+
+def test_the_real_ages_are_those_of_the_csv(shared) -> None:
+    folder = shared / "data" / "ptb-xl-500"
+    age, table = open_source("ptb-xl", folder, 100).records.age, pd.read_csv(folder / "ptbxl_database.csv").age
+    assert (age == "").sum() == 7 == (table.isna() | (table > 89)).sum()
+    assert [float(x) for x in age if x] == table[table <= 89].tolist()
+
+
 def test_data_without_folds_have_fold_0_and_statistics_from_every_record(tmp_path) -> None:
     source = open_source("array", array_corpus(tmp_path / "a", noise(2, 12, 300)), None)
     assert list(source.records.fold) == [0, 0] and source.stats_folds == [] and source.tasks == {}
@@ -425,8 +472,9 @@ def test_damaged_tables_of_ptb_xl_give_one_line(corpus) -> None:
         source = open_source("ptb-xl", corpus, 100)
         assert source.records.record_id.is_unique and source.records.fold.isin(range(1, 11)).all()
         assert source.records.notna().all(axis=None)
+        assert all(float(text) <= 89 for text in source.records.age if text)
         for task, classes in source.tasks.items():
-            assert {x for text in source.records[task] for x in text.split(";") if x} <= set(classes)
+            assert task == "age" or {x for text in source.records[task] for x in text.split(";") if x} <= set(classes)
         with pytest.raises(Refused):  # this corpus has no signals
             source.read(rows(source)[0])
 

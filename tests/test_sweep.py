@@ -169,9 +169,9 @@ def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(pla
     ("evaluate/store", "other", "no store 'other'"),
     ("evaluate/tasks", ["pitch", "pich"], "unknown task 'pich'; did you mean 'pitch'"),
     ("evaluate/tasks", [3], "task must be str"),
-    ("evaluate/protocols", ["linear", "finetune", "knn"], "unknown protocol 'knn'"),
+    ("evaluate/protocols", ["linear", "finetune", "kn"], "unknown protocol 'kn'"),
     ("evaluate/set/folds.test", [12], r"folds\.test is \[12\], but store tiny has no record"),
-    ("evaluate/set/evaluation.head", "mean", r"unknown evaluation\.head 'mean'"),
+    ("evaluate/set/evaluation.head", "maen", r"unknown evaluation\.head 'maen'; did you mean 'mean'"),
     ("evaluate/set/evaluation.crop_seconds", 2.4, "does not divide into the backbone's patches"),
     ("evaluate/per_protocol/finetune/evaluation.steps", 1, r"evaluation\.validate_every must be between 1"),
     ("evaluate/per_protocol/finetune", {3: 4}, "evaluate.per_protocol.finetune must be a mapping of keys"),
@@ -196,6 +196,7 @@ def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]
     spec = changed("evaluate/at", [0.5, 1.0])
     spec["pretrain"]["methods"], spec["evaluate"]["protocols"] = ["random", "mae"], ["linear"]
     del spec["pretrain"]["per_method"]["jepa"], spec["evaluate"]["per_protocol"]["finetune"]
+    spec["pretrain"]["set"]["optim.lr"] = 0.1
     run(spec, where)
     records = [json.loads(path.read_text()) for path in where.results.glob("*.json")]
     at = [(r["pretrain_config"]["method"]["name"], r["config"]["at"]) for r in records if r["kind"] == "evaluate"]
@@ -204,6 +205,23 @@ def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]
               if r["kind"] == "evaluate" and r["config"]["seed"] == 0 and r["pretrain_config"]["method"]["name"] == "mae"
               and r["pretrain_config"]["seed"] == 0}
     assert curves[0.5] != curves[1.0]
+
+
+def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Where]) -> None:
+    opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
+    spec = changed("evaluate/protocols", ["linear", "knn", "finetune", "finetune-after-linear", "scratch"])
+    spec["evaluate"]["seeds"], spec["evaluate"]["set"]["evaluation.warmup_steps"] = [0, 1], 0
+    spec["evaluate"]["per_protocol"] = {"finetune": {"evaluation.lr": 0.5}, "scratch": {"evaluation.lr": 0.5},
+                                        "linear": {"evaluation.lr": 0.25}}
+    random, jepa, *_ = sweep.expand(spec, opened)
+    names = [[c["evaluation"]["name"] for c in run.evaluations.values()] for run in (random, jepa)]
+    assert names[0] == ["linear"] * 2 + ["knn"] * 2 + ["scratch"] * 2
+    assert names[1] == ["linear"] * 2 + ["knn"] + ["finetune"] * 2 + ["finetune-after-linear"] * 2
+    configs = {(run.config["method"]["name"], c["evaluation"]["name"], c["seed"]): c
+               for run in (random, jepa) for c in run.evaluations.values()}
+    assert configs["random", "scratch", 0]["evaluation"]["lr"] == 0.5
+    linear, after = configs["jepa", "linear", 1], configs["jepa", "finetune-after-linear", 1]
+    assert evaluation.linear_of(after) == linear  # the sweep's own linear evaluation is what it starts from
 
 
 def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_path) -> None:
@@ -236,9 +254,9 @@ def test_the_sweeps_that_come_with_the_suite_are_valid(path: Path) -> None:
 
 def test_an_evaluation_starts_only_after_its_pretraining(place: Callable[[str], Where],
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
+    order: list[Any] = []
     pretrain, evaluate = sweep.pretrain, evaluation.evaluate
     monkeypatch.setattr(sweep, "pretrain", lambda *a: order.append(pretrain(*a)))
     monkeypatch.setattr(evaluation, "evaluate", lambda *a: order.append(evaluate(*a)))
     runs, _ = run({**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["random"], "per_method": {}}}, place("a"))
-    assert order == [runs[0].run_id, *runs[0].evaluations]
+    assert order == [runs[0].run_id, list(runs[0].evaluations)]

@@ -1,10 +1,20 @@
 """What is predicted: folds and labels, or one line that says why not."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import torch.nn.functional as F
+from corpora import array_corpus, noise
+from sklearn.metrics import r2_score, roc_auc_score
 
+from bench.data.prepare import prepare
+from bench.data.sources import open_source
 from bench.data.store import Store
 from bench.errors import UserError
 from bench.evaluation import tasks
@@ -99,3 +109,145 @@ def test_a_task_whose_every_class_is_dropped_is_an_error(tiny: Store) -> None:
 def test_an_unknown_way_with_empty_classes_is_named(tiny: Store) -> None:
     with pytest.raises(UserError, match="unknown value of empty_classes 'dorp'; did you mean 'drop'"):
         tasks.load(tiny, "pitch", FOLDS, empty_classes="dorp")
+
+
+# kinds
+
+
+def targets(folder: Path, **columns: list[str]) -> Store:
+    """A store of 20 records, two in each fold, one patient each, with a task per column."""
+    spec = {"tasks": list(columns), "single_label": [c for c in columns if c == "sex"],
+            "regression": {c: "years" for c in columns if c == "age"}}
+    table = {"fold": [i // 2 + 1 for i in range(20)], **columns}
+    return prepare(open_source("array", array_corpus(folder / "a", noise(20, 12, 300), table, **spec), None), folder)
+
+
+def test_single_means_the_records_with_exactly_one_label(tiny: Store) -> None:
+    task = tasks.load(tiny, "pitch-single", FOLDS)
+    assert (task.kind, task.classes, task.scored) == ("single-label", ["high", "low", "odd"], ["high", "low", "odd"])
+    for split in (task.train, task.validation, task.test):
+        assert all(";" not in tiny.records["pitch"][row] for row in split.rows)
+        assert (split.labels.sum(1) == 1).all()
+    assert len(task.train.rows) == 48
+    assert task.facts["left_out"] == {"unlabelled": 20, "short": 0}
+
+
+def test_real_records_with_two_superclasses_are_not_in_the_single_label_task(shared: Path) -> None:
+    with (shared / "golden" / "ptbxl_task_labels.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    classes = ["CD", "HYP", "MI", "NORM", "STTC"]
+    store = SimpleNamespace(
+        name="golden", kind=lambda task: "multi-label", manifest={"tasks": {"superdiagnostic": classes}},
+        records=pd.DataFrame({"superdiagnostic": [row["superdiagnostic"] for row in rows]}))
+    kind, _, labels, used = tasks.read(store, "superdiagnostic-single")  # type: ignore[arg-type]
+    assert kind == "single-label"
+    assert used.tolist() == [bool(row["superdiagnostic"]) and ";" not in row["superdiagnostic"] for row in rows]
+    assert [classes[i] for i in labels[used].argmax(1)] == [rows[i]["superdiagnostic"] for i in np.flatnonzero(used)]
+
+
+def test_values_that_are_missing_are_left_out_and_counted_and_the_training_rows_give_the_moments(tmp_path: Path) -> None:
+    store = targets(tmp_path, age=["nan", "", *(str(50 + i) for i in range(18))])
+    task = tasks.load(store, "age", FOLDS)
+    assert (task.kind, task.classes) == ("regression", ["years"])
+    assert task.facts["left_out"] == {"unlabelled": 2, "short": 0}
+    values = np.arange(50, 64)
+    assert task.train.labels.tolist() == [[v] for v in values]
+    assert task.moments == pytest.approx((values.mean(), values.std()))
+    assert task.test.labels.tolist() == [[66], [67]]
+
+
+@pytest.mark.parametrize(("ages", "message"), [
+    (["60"] * 16 + ["50", "51"] * 2, "every record in train has the same value"),
+    ([str(i) for i in range(18)] + ["50", "50"], "every record in test has the same value"),
+    ([""] * 16 + ["50", "51"] * 2, r"folds\.train is .* no record of task 'age' there"),
+])
+def test_values_that_cannot_be_scored_are_one_line(tmp_path: Path, ages: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        tasks.load(targets(tmp_path, age=ages), "age", FOLDS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dropped_class_of_a_single_label_task_takes_its_records_with_it(tmp_path: Path) -> None:
+    store = targets(tmp_path, sex=["f", "m"] * 9 + ["x", "f"])
+    with pytest.raises(UserError, match="x has no positive in train; m has no positive in test"):
+        tasks.load(store, "sex", FOLDS)
+    with pytest.raises(UserError, match="one class has positives and negatives in every split"):
+        tasks.load(store, "sex", FOLDS, empty_classes="drop")
+    three = targets(tmp_path / "b", sex=[*["f", "m"] * 7, "x", "x", "f", "m", "m", "f"])
+    task = tasks.load(three, "sex", {**FOLDS, "train": [*range(1, 8), 8]}, empty_classes="drop")
+    assert task.classes == ["f", "m"] and len(task.train.rows) == 14
+    assert all((s.labels.sum(1) == 1).all() for s in (task.train, task.validation, task.test))
+
+
+LOGITS, LABELS = torch.randn(3, 2, 6, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)[[0, 2, 1, 1, 3, 0]]
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "single-label", "regression"])
+def test_the_loss_is_per_model_what_the_formula_says(kind: str) -> None:
+    found = tasks.loss(kind, LOGITS, LABELS, (0.2, 0.5))
+    assert found.shape == (3, 2)
+    for i in range(3):
+        for j in range(2):
+            x = LOGITS[i, j]
+            if kind == "multi-label":
+                expected = F.binary_cross_entropy_with_logits(x, LABELS)
+            elif kind == "single-label":
+                expected = F.cross_entropy(x, LABELS.argmax(1))
+            else:
+                expected = F.mse_loss(x, (LABELS - 0.2) / 0.5)
+            assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_probabilities_are_in_the_kind_s_own_terms() -> None:
+    assert torch.equal(tasks.probabilities("multi-label", LOGITS), LOGITS.sigmoid())
+    assert tasks.probabilities("single-label", LOGITS).sum(-1).flatten().tolist() == pytest.approx([1] * 36)
+    values = torch.tensor([[40.0], [71.0]])
+    standardised = (values - 60) / 15
+    assert tasks.probabilities("regression", standardised, (60.0, 15.0)).flatten().tolist() == pytest.approx([40, 71])
+    assert tasks.loss("regression", standardised, values, (60.0, 15.0)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_selection_is_the_kind_s_metric() -> None:
+    y, p = LABELS.numpy(), LOGITS[0, 0].sigmoid().numpy()
+    for kind in ("multi-label", "single-label"):
+        assert tasks.selection(kind, y, p) == pytest.approx(roc_auc_score(y, p, average="macro"))
+    assert tasks.selection("regression", y[:, :1], p[:, :1]) == pytest.approx(r2_score(y[:, 0], p[:, 0]))
+
+
+# label fractions
+
+
+def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> None:
+    store = replace(tiny)
+    store.__dict__["records"] = tiny.records.assign(patient_id=[f"p{i // 3}" for i in range(80)])
+    whole = tasks.load(store, "pitch", FOLDS)
+    task = tasks.load(store, "pitch", FOLDS, fraction=0.25)
+    assert whole.facts["train_patients"] == 22 and task.facts["train_patients"] == 6
+    assert set(task.train.rows) < set(whole.train.rows)
+    assert task.train.labels.tolist() == [row for i, row in zip(whole.train.rows, whole.train.labels.tolist(), strict=True)
+                                          if i in task.train.rows]
+    chosen = {row // 3 for row in task.train.rows}
+    assert task.train.rows.tolist() == [row for row in whole.train.rows if row // 3 in chosen]
+    for part in ("validation", "test"):
+        assert np.array_equal(getattr(task, part).rows, getattr(whole, part).rows)
+
+
+def test_records_without_a_patient_are_patients_of_their_own(tiny: Store) -> None:
+    task = tasks.load(tiny, "pitch", FOLDS, fraction=0.5)
+    assert task.facts["train_patients"] == len(task.train.rows) == 32
+    assert task.train.labels.sum(0).tolist() == [16, 16, 8]
+
+
+def test_a_class_without_positives_in_the_fraction_is_named_and_kept(tiny: Store) -> None:
+    task = tasks.load(tiny, "pitch", FOLDS, fraction=2 / 64)
+    assert len(task.train.rows) == 2
+    assert task.facts["untrained"] == [c for c, n in zip(task.classes, task.train.labels.sum(0), strict=True) if not n] != []
+    assert task.classes == ["high", "low", "odd"] and (task.test.labels.sum(0) > 0).all()
+
+
+def test_a_fraction_that_leaves_nothing_is_one_line(tiny: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"fraction 0\.001 of 64 patients leaves none; write 0\.016 or more"):
+        tasks.load(tiny, "pitch", FOLDS, fraction=0.001)
+    store = targets(tmp_path, age=[str(50 + i) for i in range(20)])
+    with pytest.raises(UserError, match="the 1 training records have one value"):
+        tasks.load(store, "age", FOLDS, fraction=1 / 16)

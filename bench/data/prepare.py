@@ -76,6 +76,7 @@ def prepare(source: Source, stores: Path, *, name: str | None = None, rate_hz: i
         "format": FORMAT, "source": source.name, "version": source.version, "origin": source.origin, "rate_hz": rate_hz,
         "resampling": resampling, "scale": source.scale, "units": source.units, "highpass_hz": source.highpass_hz,
         "gaps": source.gaps, "constant": source.constant, "min_seconds": source.min_seconds, "tasks": source.tasks,
+        **_kinds(source),
         "stats_folds": sorted(source.stats_folds), "drop_duplicates": drop_duplicates,
         "not_in": {s.name: s.fingerprint for s in not_in}, "records": _hash(source.records)}
     target, partial = stores / name, stores / f".{name}.partial"
@@ -104,6 +105,11 @@ def prepare(source: Source, stores: Path, *, name: str | None = None, rate_hz: i
         os.rename(partial, target)
         sync_folder(stores)
     return open_store(target, verify=False)  # of what was written this moment
+
+
+def _kinds(source: Source) -> dict[str, Any]:
+    """Nothing where every task is multi-label: such a store is what it was before there were other kinds."""
+    return {"kinds": source.kinds} if source.kinds else {}
 
 
 def _hash(records: pd.DataFrame) -> str:
@@ -399,7 +405,7 @@ def _finish(source: Source, name: str, folder: Path, tally: Tally, plan: dict[st
         "leads": list(LEADS), "units": source.units, "scale": source.scale, "records": len(kept),
         "samples": int(index["length"].sum()),
         "mean": (mean * source.scale).tolist(), "sd": (np.sqrt(variance) * source.scale).tolist(),
-        "stats_folds": for_stats, "tasks": source.tasks,
+        "stats_folds": for_stats, "tasks": source.tasks, **_kinds(source),
         "files": {f: {"bytes": (folder / f).stat().st_size, **({} if f == "signals.i16" else {"sha256": sha256(folder / f)})}
                   for f in FILES},
     }

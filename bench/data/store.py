@@ -2,7 +2,7 @@
 
 signals.i16    every record's leads one after the other: record 0 lead I, record 0 lead II, ... little-endian
 index.npy      INDEX of every record: where it lies, its fold, hashes of its samples
-records.csv    record_id, patient_id, one column of labels per task; in the index's order
+records.csv    record_id, patient_id, one column per task: its labels, or the number; in the index's order
 prepare.json   what was refused, filled, clipped or found twice
 manifest.json  rate, leads, units, statistics, the other files' sizes and SHA-256 (but for signals.i16: the index has a
                hash of every record), the fingerprint; written last
@@ -67,6 +67,10 @@ class Store:
     def sd(self) -> np.ndarray:
         """(12,) of the training folds, in units."""
         return np.asarray(self.manifest["sd"])
+
+    def kind(self, task: str) -> str:
+        """multi-label, single-label or regression."""
+        return self.manifest.get("kinds", {}).get(task, "multi-label")
 
     @functools.cached_property
     def records(self) -> pd.DataFrame:

@@ -1,15 +1,28 @@
-"""What turns a backbone's tokens into logits."""
+"""What turns a backbone's tokens into logits, and many heads into one.
 
+Stacked, every parameter has a leading dimension of S heads, and logits are (S, B, classes) instead of (B, classes).
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench import optim
 from bench.errors import unknown
-from bench.vit import Encoder, attend
+from bench.evaluation.crops import average
+from bench.vit import Encoder
 
 
 class AttentiveHead(nn.Module):
-    """(B, R + N, D) tokens -> (B, classes) logits: one learned query attends over all tokens (registers too) and its
-    projection yields the logits. arXiv 2410.13867 calls this linear evaluation."""
+    """(B, R + N, D) tokens -> (..., B, classes) logits: one learned query attends over all tokens (registers too) and
+    its projection yields the logits. arXiv 2410.13867 calls this linear evaluation.
+
+    No token is projected: without biases and with one query, q . (K t) = (K^T q) . t and sum w (V t) = V sum w t.
+    """
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -21,23 +34,39 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        q = self.q(self.query).view(1, self.heads, 1, -1).expand(len(tokens), -1, -1, -1)
-        k, v = self.kv(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v).flatten(1))
+        k, v = (w.unflatten(-2, (self.heads, -1)) for w in self.kv.weight.chunk(2, dim=-2))  # (..., H, D / H, D)
+        q = (self.q.weight @ self.query[..., None]).squeeze(-1).unflatten(-1, (self.heads, 1, -1))  # (..., H, 1, D / H)
+        folded = q @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
+        scores = tokens @ folded.flatten(0, -2).mT  # (B, R + N, heads of all)
+        pooled = scores.softmax(1).mT @ tokens  # (B, heads of all, D)
+        values = pooled.transpose(0, 1) @ v.flatten(0, -3).mT  # (heads of all, B, D / H)
+        return values.unflatten(0, v.shape[:-2]).movedim(-3, -2).flatten(-2) @ self.proj.weight.mT
+
+
+class MeanHead(nn.Module):
+    """(B, R + N, D) tokens -> (..., B, classes) logits, linear in the mean of the tokens, registers left out."""
+
+    def __init__(self, encoder: Encoder, classes: int):
+        super().__init__()
+        self.registers = len(encoder.registers)
+        self.proj = nn.Linear(encoder.width, classes, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.registers:].mean(1, dtype=torch.float32) @ self.proj.weight.mT
 
 
 class RegisterHead(nn.Module):
-    """(B, R + N, D) tokens -> (B, classes) logits, linear in the first register token."""
+    """(B, R + N, D) tokens -> (..., B, classes) logits, linear in the first register token."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
         self.proj = nn.Linear(encoder.width, classes, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.proj(tokens[:, 0])
+        return tokens[:, 0] @ self.proj.weight.mT
 
 
-HEADS: dict[str, type[nn.Module]] = {"attentive": AttentiveHead, "register": RegisterHead}
+HEADS: dict[str, type[nn.Module]] = {"attentive": AttentiveHead, "mean": MeanHead, "register": RegisterHead}
 
 
 def build(name: str, encoder: Encoder, classes: int) -> nn.Module:
@@ -49,6 +78,25 @@ def build(name: str, encoder: Encoder, classes: int) -> nn.Module:
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
     return head
+
+
+def stack(heads: Sequence[nn.Module]) -> nn.Module:
+    """Heads of one kind and shape as one: (B, R + N, D) tokens -> (S, B, classes) logits, of each what it gives alone."""
+    out = copy.deepcopy(heads[0])
+    for name, _ in heads[0].named_parameters():
+        *parents, leaf = name.split(".")
+        owner = out.get_submodule(".".join(parents))
+        setattr(owner, leaf, nn.Parameter(torch.stack([h.get_parameter(name).detach() for h in heads])))
+    return out
+
+
+def clip_(stacked: nn.Module, largest: float) -> None:
+    """Scale the gradient of each head of a stack down to this norm, in place: as torch.nn.utils.clip_grad_norm_ does one's."""
+    grads = [p.grad for p in stacked.parameters() if p.grad is not None]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
+    scale = (largest / (norms + 1e-6)).clamp(max=1)
+    for g in grads:
+        g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
 
 
 class Classifier(nn.Module):
@@ -64,3 +112,20 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.tokens(x))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], n: int,
+            chances: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> np.ndarray:
+    """(..., n, C) what `chances` makes of n records' logits, the mean over their crops of what settings["average"] says.
+
+    batches: what the model takes, crops or their tokens (b, ...), and which record each is of.
+    """
+    def values() -> Iterator[tuple[Tensor, Tensor]]:
+        for x, owner in batches:
+            with optim.autocast(x.device, settings["precision"]):
+                logits = model(x).float()
+            yield (logits if settings["average"] == "logits" else chances(logits)).movedim(-2, 0), owner
+
+    mean = average(values(), n).movedim(0, -2)
+    return (chances(mean) if settings["average"] == "logits" else mean).numpy()

@@ -1,57 +1,86 @@
-"""One evaluation: a backbone, a protocol, a task, a seed -> predictions and a record."""
+"""Evaluations: a backbone, a protocol, a task and a seed each -> predictions and a record; many of them at once."""
 
-import copy
+import contextlib
+import hashlib
 import io
 import json
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bench import checkpoint, optim, progress, record, vit
+from bench import checkpoint, optim, record, vit
 from bench.checkpoint import Checkpoint
-from bench.config import Config, merge, override, read_yaml, run_id
+from bench.config import Config, canonical, merge, override, read_yaml, run_id
 from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.errors import UserError, unknown
-from bench.evaluation import heads, metrics, tasks
-from bench.evaluation.tasks import Split, Task
+from bench.evaluation import external as external_set
+from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
+from bench.evaluation.frozen import WEIGHTS, Visible
+from bench.evaluation.tasks import Task
 from bench.files import locked, replacing, write_text
 from bench.interrupt import Interrupted, watched
 from bench.pretrain import Where, build, folder_of, kept_name, peak_memory_mb
 
-WEIGHTS, ORDER, CROPS, DROPOUT = range(100, 104)  # streams of random numbers drawn from one seed
+Weights = dict[str, Tensor]
+TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
 
 
 def protocols() -> list[str]:
     return [k for k in read_yaml(Path(__file__).parent / "protocols.yaml") if k != "shared"]
 
 
-def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
-               overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
-    """The config of an evaluation; overrides as in bench.config."""
+def defaults(protocol: str) -> Config:
+    """The config of a protocol before anything is filled in or overridden."""
     known = read_yaml(Path(__file__).parent / "protocols.yaml")
     if protocol not in protocols():
         raise unknown("protocol", protocol, protocols())
-    config = merge(merge(known["shared"], known[protocol]), {
+    config = merge(known["shared"], known[protocol])
+    if protocol == "finetune-after-linear":
+        config["after"] = defaults("linear")["evaluation"]
+    return config
+
+
+def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
+               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
+    """The config of an evaluation; overrides as in bench.config."""
+    config = merge(defaults(protocol), {
         "seed": seed, "pretrain": pretrain, "task": task,
         "data": {"store": store.name, "fingerprint": store.fingerprint}})
     config = override(config, overrides)
-    settings = config["evaluation"]
+    if external:
+        config["external"] = {"store": external.name, "fingerprint": external.fingerprint}
     folds = config["folds"]
     if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
     if not 0 < config["at"] <= 1:
         raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
+    if not 0 < config["fraction"] <= 1:
+        raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
+    for section in ("evaluation", "after"):
+        if config[section]:
+            check_settings(config[section], section)
+    return config
+
+
+def check_settings(settings: dict[str, Any], section: str) -> None:
+    """UserError for a value that cannot be, naming its key."""
+    def numbers(values: Any, least: float, *kinds: type) -> bool:
+        return all(type(v) in kinds and v >= least for v in values)
+
+    if settings["head"] not in (known := (*heads.HEADS, "neighbours")):
+        raise unknown(f"{section}.head", settings["head"], known)
+    tries, near = settings["grid"], settings["neighbours"]
     for key, holds, needed in (
             ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
             ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]),
@@ -59,47 +88,152 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
             ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
             ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
             ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
-             f"between 1 and evaluation.steps ({settings['steps']})"),
+             f"between 1 and {section}.steps ({settings['steps']})"),
             ("patience", settings["patience"] >= settings["validate_every"],
-             f"evaluation.validate_every ({settings['validate_every']}) or more"),
+             f"{section}.validate_every ({settings['validate_every']}) or more"),
             ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
-             f"less than evaluation.steps ({settings['steps']})"),
+             f"less than {section}.steps ({settings['steps']})"),
             ("stride_seconds", settings["stride_seconds"] > 0, "positive"),
             ("crop_seconds", settings["crop_seconds"] > 0, "positive"),
             ("average", settings["average"] in ("logits", "probabilities"), "logits or probabilities"),
-            ("precision", settings["precision"] in ("float32", "bfloat16"), "float32 or bfloat16")):
+            ("precision", settings["precision"] in ("float32", "bfloat16"), "float32 or bfloat16"),
+            ("features", settings["features"] in ("exact", "cached"), "exact or cached"),
+            ("features", settings["frozen"] or settings["features"] == "exact", "exact where the backbone trains, too"),
+            ("dropout", not settings["frozen"] or settings["dropout"] == 0, "0 where the backbone is frozen"),
+            ("head", settings["frozen"] or settings["head"] != "neighbours", "one that trains where the backbone does"),
+            ("grid", settings["frozen"] or not any(tries.values()), "empty where the backbone trains, too"),
+            ("grid.lr", numbers(tries["lr"], 1e-30, int, float), "a list of positive numbers"),
+            ("grid.weight_decay", numbers(tries["weight_decay"], 0, int, float), "a list of numbers, 0 or more"),
+            ("neighbours.k", near["k"] and numbers(near["k"], 1, int), "a list of numbers of records, 1 or more"),
+            ("neighbours.temperature", near["temperature"] > 0, "positive")):
         if not holds:
-            raise UserError(f"evaluation.{key} must be {needed}, got {settings[key]!r}")
-    return config
+            value: Any = settings
+            for part in key.split("."):
+                value = value[part]
+            raise UserError(f"{section}.{key} must be {needed}, got {value!r}")
 
 
-def evaluate(config: Config, store: Store, where: Where) -> str:
-    """Run what config says unless it has a record; gives its run_id. A killed evaluation continues where it stood."""
-    name = run_id(config)
-    if record.exists(where.results, name):
-        return name
-    record.check_writable(where.results)
-    source = folder_of(where.work, config["pretrain"]) / kept_name(config["at"])
+def linear_of(config: Config) -> Config:
+    """The config of the linear evaluation that a finetune-after-linear starts from: its name is a part of the other's."""
+    return {**config, "evaluation": config["after"], "after": {}}
+
+
+def groups(configs: Sequence[Config]) -> list[list[Config]]:
+    """What evaluate runs together: all heads on one frozen backbone that read the same crops; what fine-tunes is alone.
+
+    In the order to run them: a finetune-after-linear comes after its linear evaluation.
+    """
+    found: dict[str, dict[str, Config]] = {}
+    for config in configs:
+        settings, name = config["evaluation"], run_id(config)
+        shared = {k: config[k] for k in ("pretrain", "at", "data", "external")} | {
+            "train": config["folds"]["train"]} | {k: settings[k] for k in TOGETHER}
+        found.setdefault(canonical(shared) if settings["frozen"] else name, {})[name] = config
+    return sorted((list(group.values()) for group in found.values()), key=lambda group: not group[0]["evaluation"]["frozen"])
+
+
+def evaluate(configs: Sequence[Config], store: Store, where: Where, external: Store | None = None) -> list[str]:
+    """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
+
+    Killed, the same call continues where it stood, and every record ends with the same bytes.
+    """
+    first = [linear_of(c) for c in configs if c["after"] and not record.exists(where.results, run_id(c))]
+    for group in groups([*first, *configs]):
+        if all(record.exists(where.results, run_id(c)) for c in group):
+            continue
+        record.check_writable(where.results)
+        source = folder_of(where.work, group[0]["pretrain"]) / kept_name(group[0]["at"])
+        trained = load(source, group[0])
+        seeds = sorted({c["seed"] for c in group})
+        # nothing learned: the weights are drawn from the evaluation's seed, so that seeds are backbones
+        for part in [[c for c in group if c["seed"] == s] for s in seeds] if trained.meta["step"] == 0 else [group]:
+            together(part, trained, source.parent / "evaluations", store, external, where)
+    return [run_id(c) for c in configs]
+
+
+def load(source: Path, config: Config) -> Checkpoint:
+    """The backbone's checkpoint; UserError where there is none, or where the protocol does not go with it."""
     if not source.is_file():
         raise UserError(f"no finished pre-training {config['pretrain']!r}: {source} does not exist; "
                         f"`ecgbench pretrain` makes it" + ("" if config["at"] == 1 else ", with its share among the "
                                                            "checkpoints.at of its config"))
-    folder = source.parent / "evaluations" / name
-    with locked(folder / "lock", f"evaluation {name}"), record.reason_kept(folder):
-        if record.exists(where.results, name):
-            return name
-        checkpoint.forget_partial(folder)
-        origin = record.provenance(where.device)
-        trained = checkpoint.load(source)
-        if not {"config", "step", "rate_hz"} <= set(trained.meta):
-            raise UserError(f"{source} is no checkpoint of a pre-training; remove it and run the pre-training again")
-        write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
-        result = run(config, trained, store, folder, where)
-        record.write(where.results, {
-            "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": trained.meta["config"],
-            "saw": trained.meta["saw"], "result": result, "provenance": origin})
-        (folder / "state.pt").unlink(missing_ok=True)
-    return name
+    trained = checkpoint.load(source)
+    if not {"config", "step", "rate_hz"} <= set(trained.meta):
+        raise UserError(f"{source} is no checkpoint of a pre-training; remove it and run the pre-training again")
+    check_protocol(config, trained.meta["step"] > 0)
+    return trained
+
+
+def check_protocol(config: Config, learned: bool) -> None:
+    """UserError where the protocol asks for a backbone that has learned something, or for one that has not."""
+    name, run = config["evaluation"]["name"], config["pretrain"]
+    if name == "scratch" and learned:
+        raise UserError(f"scratch draws all weights anew: it goes with the pre-training `random`, {run} is none; write finetune")
+    if not config["evaluation"]["frozen"] and name != "scratch" and not learned:
+        raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")
+
+
+def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
+             where: Where) -> None:
+    """Run one group; records are written at its end, and what it keeps on the way is removed after the last of them."""
+    names = {run_id(c): c for c in configs}
+    key = "group-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
+    folder = evaluations / (key if len(names) > 1 else next(iter(names)))
+    with contextlib.ExitStack() as held:
+        for name in sorted(names):
+            held.enter_context(locked(evaluations / name / "lock", f"evaluation {name}"))
+        wanted = [name for name in names if not record.exists(where.results, name)]
+        for name in wanted:
+            held.enter_context(record.reason_kept(evaluations / name))
+        if not wanted:
+            return
+        checkpoint.forget_partial(folder, *(evaluations / name for name in wanted))
+        state = saved_state(folder / "state.pt")
+        if state and not set(wanted) <= set(state.meta["members"]):
+            state = None
+        members = [names[name] for name in (state.meta["members"] if state else wanted)]
+        origin, about = record.provenance(where.device), trained.meta
+        read: dict[str, Task] = {}  # seeds and heads of one task share it
+        opened = {}
+        for c in members:
+            about_data = canonical({k: v for k, v in c.items() if k not in ("seed", "after", "evaluation")})
+            if about_data not in read:
+                read[about_data] = open_task(c, about["config"], store, external)
+                check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, read[about_data], store)
+            opened[run_id(c)] = read[about_data]
+        for name in wanted:
+            write_text(evaluations / name / "config.json", json.dumps(names[name], indent=1, sort_keys=True))
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with watched() as asked:
+            for config, p_validation, p_test, result, weights in run(
+                    members, opened, trained, store, state, folder, where, asked):
+                name = run_id(config)
+                if name not in wanted:
+                    continue
+                task = opened[name]
+                keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
+                    "config": config, "pretrain_config": about["config"], "classes": task.classes,
+                    "rate_hz": store.rate_hz, "mean": store.mean.tolist(), "sd": store.sd.tolist(),
+                    **{key: store.manifest[key] for key in ("leads", "units")}}))
+                record.write(where.results, {
+                    "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
+                    "saw": about["saw"], "provenance": origin, "result": {
+                        **scores(task, p_validation, p_test), "task": task.facts,
+                        "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
+                        **result, "seconds": time.monotonic() - began, "together": len(members),
+                        "peak_memory_mb": peak_memory_mb(where.device),
+                        "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(),
+                                          "units": store.manifest["units"]}}})
+                wanted.remove(name)
+                if wanted and (signum := asked()):
+                    raise Interrupted(signum, f"all but {len(wanted)} of {len(members)} evaluations")
+        if len(names) > 1:
+            shutil.rmtree(folder)
+        else:
+            (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
+        if signum := asked():
+            raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
 
 
 def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
@@ -118,7 +252,7 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     return encoder
 
 
-def open_task(config: Config, pretrained: Config, store: Store) -> Task:
+def open_task(config: Config, pretrained: Config, store: Store, external: Store | None = None) -> Task:
     """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
     settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
     if rate_hz != store.rate_hz:
@@ -128,123 +262,95 @@ def open_task(config: Config, pretrained: Config, store: Store) -> Task:
     if samples % patch:
         raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
                         f"divide into the backbone's patches of {patch} samples")
-    if settings["head"] not in heads.HEADS:
-        raise unknown("evaluation.head", settings["head"], heads.HEADS)
-    return tasks.load(store, config["task"], config["folds"], empty_classes=config["empty_classes"], shortest=samples)
+    if (config["external"]["fingerprint"], config["external"]["store"]) != (
+            (external.fingerprint, external.name) if external else ("", "")):
+        raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
+                        f"`ecgbench evaluate --external STORE`, it fills in the key")
+    folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
+    task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
+                      fraction=config["fraction"])
+    return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
 
 
 def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
-    """UserError when pre-training saw a record, or a patient, of the validation or test folds."""
-    leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
+    """UserError when pre-training saw a record, or a patient, of the validation or test folds, or of the external store."""
+    if task.tested_on:
+        leak.check(seen, store, task.validation.rows, "validation")
+        leak.check(seen, task.tested_on, task.test.rows, "external test")
+    else:
+        leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
 
 
-def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: Where) -> dict[str, Any]:
-    """Train, select on the validation folds, test once; keeps predictions.npz and gives the record's result."""
-    settings, device, seed = config["evaluation"], where.device, config["seed"]
-    task = open_task(config, trained.meta["config"], store)
-    check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, task, store)
+def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
+        folder: Path, where: Where, asked: Callable[[], int]) -> Iterator[tuple[Config, np.ndarray, np.ndarray, Config, Weights]]:
+    """(config, validation and test probabilities (n, C), what the record says of the choice, chosen weights) of each.
+
+    What trains and chooses is given each task without its test fold, whose records are read only after it has ended.
+    """
+    settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
     torch.manual_seed(optim.derive(seed, WEIGHTS))
-    encoder = backbone(trained, seed, settings["dropout"])
-    torch.manual_seed(optim.derive(seed, WEIGHTS, 1))
-    head = heads.build(settings["head"], encoder, len(task.classes))
-    model = heads.Classifier(encoder, head, settings["frozen"]).to(device)
-    crops = Crops(store, samples, device)
+    encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
+    tested_on = next(iter(opened.values())).tested_on
+    test_crops = Crops(tested_on, samples, device) if tested_on else crops
+    visible = {name: Visible(task.kind, task.classes, task.train, task.validation, task.moments)
+               for name, task in opened.items()}
+    if not settings["frozen"]:
+        (config,), (task,), (seen,) = configs, opened.values(), visible.values()
+        torch.manual_seed(optim.derive(seed, WEIGHTS, 1))
+        model = heads.Classifier(encoder, heads.build(settings["head"], encoder, len(task.classes)), False).to(device)
+        if config["after"]:
+            model.head.load_state_dict(linear_weights(linear_of(config), folder.parent, where))
+        result = finetune.fit(config, seen, model, crops, stride, state, folder, where, asked)
+        p_validation, p_test = (finetune.predict(model, seen, split.rows, of, stride, settings)
+                                for split, of in ((task.validation, crops), (task.test, test_crops)))
+        yield config, p_validation, p_test, result, model.state_dict()
+        return
+    rows = np.flatnonzero(np.isin(store.index["fold"], configs[0]["folds"]["train"]) & (store.index["length"] >= samples))
+    reader = frozen.Reader(encoder, crops, stride, settings, folder, asked)
+    outcomes = frozen.fit(configs, visible, reader, rows, state, folder, where)
+    reader.crops = test_crops
+    test = reader.keep(frozen.union(task.test for task in opened.values()), "test crops")
+    for outcome in outcomes:
+        p_tests = outcome.predict(test, opened[run_id(outcome.configs[0])].test.rows)
+        for s, config in enumerate(outcome.configs):
+            weights = {f"head.{k}": v for k, v in outcome.weights[s].items()}
+            yield config, outcome.p_validation[s], p_tests[s], outcome.results[s], weights
 
-    began = time.monotonic()
-    best = fit(model, task, crops, stride, config, folder, where)
-    seconds = time.monotonic() - began
-    predictions: dict[str, Any] = {}
-    for part, split in (("validation", task.validation), ("test", task.test)):
-        predictions[f"y_{part}"] = split.labels.astype(np.uint8)
-        predictions[f"p_{part}"] = predict(model, fixed_crops(crops, split, stride), settings, len(split.rows))
-        predictions[f"record_id_{part}"] = store.records.record_id.to_numpy(str)[split.rows]
+
+def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
+    """The head that a linear evaluation chose."""
+    name = run_id(config)
+    path = evaluations / name / "weights.pt"
+    if not path.is_file():
+        raise UserError(f"{path} is missing, though the linear evaluation {name} has a record; remove "
+                        f"{record.path(where.results, name)} to run it again")
+    return {k.removeprefix("head."): v for k, v in checkpoint.load(path).tensors.items()}
+
+
+def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_test: np.ndarray, weights: Checkpoint) -> None:
+    """Write predictions.npz and, where something has trained, weights.pt: the chosen head, the encoder if that trained, and
+    what makes crops of a signal."""
+    arrays: dict[str, Any] = {"classes": np.array(task.classes), "scored": np.array(task.scored)}
+    for part, split, p, of in (("validation", task.validation, p_validation, store),
+                               ("test", task.test, p_test[:, task.columns], task.tested_on or store)):
+        arrays |= {f"y_{part}": split.labels if task.kind == "regression" else split.labels.astype(np.uint8),
+                   f"p_{part}": p, f"record_id_{part}": of.records.record_id.to_numpy(str)[split.rows]}
     buffer = io.BytesIO()
-    np.savez(buffer, classes=np.array(task.classes), **predictions)
+    np.savez(buffer, **arrays)
+    if weights.tensors:
+        checkpoint.save(folder / "weights.pt", weights)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
-    return {
-        **metrics.summary(task.classes, *(predictions[f"{k}_{part}"] for part in ("validation", "test") for k in "yp")),
-        "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
-        "validation_macro_auroc": best["validation_macro_auroc"], "best_step": best["step"], "steps": best["taken"],
-        "curve": best["curve"], "seconds": seconds, "peak_memory_mb": peak_memory_mb(device),
-        "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(), "units": store.manifest["units"]},
-    }
 
 
-def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: Config, folder: Path,
-        where: Where) -> dict[str, Any]:
-    """Train the classifier and leave the weights with the best validation macro AUROC in it.
-
-    The test split is not touched here.
-    """
-    settings, seed = config["evaluation"], config["seed"]
-    module: torch.nn.Module = model.head if model.frozen else model  # what trains, and what is saved
-    optimiser = optim.adamw(module, settings)
-    taken, best = 0, {"step": 0, "validation_macro_auroc": -1.0}
-    curve: dict[str, list] = {"step": [], "loss": [], "validation_macro_auroc": []}
-    window: list[float] = []
-    kept = copy.deepcopy(module.state_dict())
-    state = saved_state(folder / "state.pt")
-    if state:
-        checkpoint.restore_(module, optimiser, state.tensors)
-        kept = {k.removeprefix("best/"): v for k, v in state.tensors.items() if k.startswith("best/")}
-        taken, best, curve, window = (state.meta[k] for k in ("taken", "best", "curve", "window"))
-
-    def save() -> None:
-        tensors = checkpoint.flatten(module, optimiser) | {f"best/{k}": v for k, v in kept.items()}
-        checkpoint.save(folder / "state.pt", Checkpoint(
-            tensors, {"taken": taken, "best": best, "curve": curve, "window": window}))
-
-    batch = min(settings["batch"], len(task.train.rows))
-    labels = torch.from_numpy(task.train.labels)
-    validation = list(fixed_crops(crops, task.validation, stride))
-    if model.frozen:  # a frozen encoder gives the same tokens every time: encode the validation crops once
-        with torch.no_grad(), optim.autocast(where.device, settings["precision"]):
-            model.eval()
-            validation = [(model.tokens(x), owner) for x, owner in validation]
-    title = f"{config['evaluation']['name']} {config['task']} {run_id(config)}"
-    saved_at = time.monotonic()
-    with watched() as asked, progress.bar(title, settings["steps"], taken) as bar:
-        while taken < settings["steps"] and taken - best["step"] < settings["patience"]:
-            optim.schedule_(optimiser, taken, settings)
-            torch.manual_seed(optim.derive(seed, DROPOUT, taken))
-            model.train()
-            rows, start = draw(task.train, crops, seed, taken, batch)
-            x = crops.normalise(crops.raw(torch.from_numpy(task.train.rows[rows]), torch.from_numpy(start)))
-            y = labels[rows].to(where.device)
-            with optim.autocast(where.device, settings["precision"]):
-                loss = F.binary_cross_entropy_with_logits(model(x).float(), y)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings["clip"]:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), settings["clip"])
-            optimiser.step()
-            taken += 1
-            window.append(loss.item())
-            if not np.isfinite(window[-1]):
-                raise UserError(f"the loss of step {taken - 1} is {window[-1]}: evaluation stopped; lower "
-                                f"evaluation.lr")
-            if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
-                p = predict(model, validation, settings, len(task.validation.rows), encoded=model.frozen)
-                value = float(metrics.auroc(task.validation.labels.astype(np.int64), p).mean())
-                curve["step"].append(taken)
-                curve["loss"].append(sum(window) / len(window))
-                curve["validation_macro_auroc"].append(value)
-                window.clear()
-                if value > best["validation_macro_auroc"]:
-                    best = {"step": taken, "validation_macro_auroc": value}
-                    kept = copy.deepcopy(module.state_dict())
-                bar(taken, f"validation {value:.4f}, best {best['validation_macro_auroc']:.4f}")
-            signum = asked()
-            if signum or time.monotonic() - saved_at > 60 * where.save_minutes:
-                save()
-                saved_at = time.monotonic()
-                if signum:
-                    raise Interrupted(signum, f"evaluation {run_id(config)} at step {taken} of {settings['steps']}")
-    module.load_state_dict(kept)
-    return {**best, "taken": taken, "curve": curve}
+def scores(task: Task, p_validation: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
+    """The score fields of a record's result, from predictions (n, C) of all classes."""
+    if task.kind == "regression":
+        return regression.summary(task.test.labels, p_test)
+    y_validation, p_validation, p_test = (a[:, task.columns] for a in (task.validation.labels, p_validation, p_test))
+    return {"metric": "macro_auroc", **metrics.summary(task.scored, y_validation, p_validation, task.test.labels, p_test)}
 
 
 def saved_state(path: Path) -> Checkpoint | None:
@@ -257,42 +363,3 @@ def saved_state(path: Path) -> Checkpoint | None:
         print(f"{error}; starting again", file=sys.stderr)
         path.unlink()
         return None
-
-
-def draw(split: Split, crops: Crops, seed: int, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the split and starts of their crops, (B,) each: shuffled epochs, a pure function of (seed, step)."""
-    epoch, position = divmod(step, len(split.rows) // batch)
-    order = np.random.default_rng((seed, ORDER, epoch)).permutation(len(split.rows))
-    rows = order[position * batch: (position + 1) * batch]
-    room = crops.length[split.rows[rows]].numpy() - crops.samples + 1
-    u = np.random.default_rng((seed, CROPS, step)).random(batch)
-    return rows, (u * room).astype(np.int64)
-
-
-def fixed_crops(crops: Crops, split: Split, stride: int, records: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
-    """(crops, which record of the split each belongs to), `records` records at a time, crops at every stride."""
-    samples = crops.samples
-    for first in range(0, len(split.rows), records):
-        rows = split.rows[first: first + records]
-        starts = [np.arange(0, length - samples + 1, stride) for length in crops.length[rows].tolist()]
-        owner = np.repeat(np.arange(len(rows)), [len(s) for s in starts])
-        raw = crops.raw(torch.from_numpy(rows[owner]), torch.from_numpy(np.concatenate(starts)))
-        yield crops.normalise(raw), torch.from_numpy(owner + first)
-
-
-@torch.no_grad()
-def predict(model: heads.Classifier, batches: Iterable[tuple[Tensor, Tensor]], settings: dict[str, Any], n: int,
-            encoded: bool = False) -> np.ndarray:
-    """(n, C) probabilities of a split's records, the mean over their crops of what settings["average"] says."""
-    model.eval()
-    total, count = None, torch.zeros(n, 1, dtype=torch.float64)
-    for x, owner in batches:
-        with optim.autocast(x.device, settings["precision"]):
-            logits = (model.head(x) if encoded else model(x)).double().cpu()
-        values = logits if settings["average"] == "logits" else logits.sigmoid()
-        total = torch.zeros(n, values.shape[1], dtype=torch.float64) if total is None else total
-        total.index_add_(0, owner, values)
-        count.index_add_(0, owner, torch.ones(len(owner), 1, dtype=torch.float64))
-    assert total is not None
-    mean = total / count
-    return (mean.sigmoid() if settings["average"] == "logits" else mean).numpy()

@@ -104,8 +104,9 @@ class Source:
     units: str  # of the physical signal: mV, or sd where a corpus holds no absolute values
     scale: float  # physical units per int16 step of the store
     records: pd.DataFrame  # record_id, patient_id (may be empty), fold (0 = none), one column of labels per task
-    tasks: dict[str, list[str]]  # task -> its classes, in order; labels are joined by ";"
+    tasks: dict[str, list[str]]  # task -> its classes, in order, labels joined by ";"; of a regression its unit alone
     read: Callable[[Any], Recording]  # a row of records -> its recording; Refused where it cannot be used
+    kinds: dict[str, str] = field(default_factory=dict)  # task -> single-label or regression; others are multi-label
     gaps: str = "fill"  # a missing sample: fill (interpolated per lead) or refuse the record
     constant: str = "keep"  # a lead that never changes: keep (and list) or refuse the record
     min_seconds: float = 0.0  # shorter records are left out by rule
@@ -167,6 +168,20 @@ def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
         raise UserError(f"{path}: {column.name!s:.80} {text.iloc[row]!r:.80} in row {row + 1} is not a whole number "
                         f"from 0 to 999,999,999")
     return text.astype(float).astype(int)
+
+
+def numbers(column: pd.Series, path: Path) -> pd.Series:
+    """The column's values as the shortest text of each number, "" where it is empty or NaN.
+
+    UserError naming the first value that is no number, or is too large for 32 bits.
+    """
+    value = pd.to_numeric(column.replace("", "nan"), errors="coerce").astype(float)
+    missing = column.str.strip().str.lower().isin(("", "nan")).to_numpy(bool)
+    wrong = ~missing & ~(value.abs() <= np.finfo(np.float32).max).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{path}: {column.name!s:.80} {column.iloc[row]!r:.80} in row {row + 1} is not a number")
+    return value.map(repr).mask(missing, "")
 
 
 def modules() -> dict[str, ModuleType]:

@@ -6,7 +6,9 @@ dataset.yaml:
     leads: [I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]
     units: mV                      # mV, or sd where the signals hold no absolute values
     scale: 0.001                   # units per step of signals.npy: value = number x scale
-    tasks: [rhythm]                # columns of records.csv with ';'-separated labels; [] for unlabelled data
+    tasks: [rhythm, sex, age]      # columns of records.csv, with ';'-separated labels; [] for unlabelled data
+    single_label: [sex]            # optional: the tasks in which a record has one label and no other
+    regression: {age: years}       # optional: the tasks whose column holds a number, with its unit
     columns: {fold: strat_fold}    # optional: what your csv calls record_id, patient_id, fold
     folds: true                    # optional: statistics from folds 1-8 alone (default: if there is a fold column)
     gaps: fill                     # optional: missing samples are interpolated (fill) or refused (refuse)
@@ -17,7 +19,8 @@ signals.npy holds integers or floats; int16 goes into the store as it is. A miss
 The file may be larger than memory: it is mapped, and read record by record.
 
 records.csv has one row per record, in the order of signals.npy: record_id (each once), and where there are any
-patient_id, fold (1-8 train, 9 validates, 10 tests; 0: none) and the tasks' columns.
+patient_id, fold (1-8 train, 9 validates, 10 tests; 0: none) and the tasks' columns. A record whose value is empty (of
+a regression: or NaN) is left out of that task.
 """
 
 import functools
@@ -31,7 +34,7 @@ import pandas as pd
 
 from bench.config import read_yaml
 from bench.data.signal import LEADS, lead_order
-from bench.data.sources import Corpus, Recording, Source, read_table, whole_numbers
+from bench.data.sources import Corpus, Recording, Source, numbers, read_table, whole_numbers
 from bench.errors import UserError, unknown
 
 CORPUS = Corpus(
@@ -40,7 +43,8 @@ CORPUS = Corpus(
     labels="columns of records.csv that dataset.yaml names", patients="patient_id of records.csv, where there is one")
 
 NEEDED = {"name": str, "rate_hz": int, "leads": list, "units": str, "scale": float, "tasks": list}
-OPTIONAL = {"columns": dict, "folds": bool, "gaps": str, "constant_leads": str, "version": str}
+OPTIONAL = {"single_label": list, "regression": dict, "columns": dict, "folds": bool, "gaps": str, "constant_leads": str,
+            "version": str}
 COLUMNS = ("record_id", "patient_id", "fold")
 RESERVED = (*COLUMNS, "offset", "length", "digest", "row")  # a store's or a source's own columns
 FASTEST = 100_000  # Hz; ours
@@ -64,14 +68,17 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
     records = read_records(folder / "records.csv", spec)
     if len(records) != len(signals):
         raise UserError(f"{folder}: records.csv has {len(records)} rows, signals.npy {len(signals)} records")
-    tasks = {t: sorted({label for text in records[t] for label in text.split(";") if label}) for t in spec["tasks"]}
+    units = spec.get("regression", {})
+    tasks = {t: [units[t]] if t in units else sorted({label for text in records[t] for label in text.split(";") if label})
+             for t in spec["tasks"]}
+    kinds = dict.fromkeys(spec.get("single_label", []), "single-label") | dict.fromkeys(units, "regression")
     by_fold = spec.get("folds", bool(records.fold.any()))
     records["row"] = np.arange(len(records))
     status = (folder / "signals.npy").stat()
     return Source(
         name=spec["name"], version=spec.get("version", "1"), rate_hz=spec["rate_hz"], units=spec["units"],
         # floats need a step of our own: 1 µV, or 1/1000 sd
-        scale=spec["scale"] if signals.dtype.kind in "iu" else 0.001, records=records, tasks=tasks,
+        scale=spec["scale"] if signals.dtype.kind in "iu" else 0.001, records=records, tasks=tasks, kinds=kinds,
         read=functools.partial(read_record, signals, spec["rate_hz"], spec["scale"], order),
         gaps=spec.get("gaps", "fill"), constant=spec.get("constant_leads", "keep"),
         stats_folds=TRAINING_FOLDS if by_fold else [], origin=f"{status.st_size} bytes of {status.st_mtime_ns}")
@@ -111,6 +118,13 @@ def read_spec(path: Path) -> dict[str, Any]:
     for task in spec["tasks"]:
         if not isinstance(task, str) or task in RESERVED or spec["tasks"].count(task) > 1:
             raise UserError(f"{path}: {task!r:.80} in tasks must be a column name, once, and not {', '.join(RESERVED)}")
+    single, units = spec.get("single_label", []), spec.get("regression", {})
+    for task in [*single, *units]:
+        if task not in spec["tasks"]:
+            raise unknown(f"task in {path}, single_label or regression:", task, spec["tasks"])
+    for task, unit in units.items():
+        if task in single or not isinstance(unit, str) or not unit or not unit.isprintable():
+            raise UserError(f"{path}: regression.{task:.80} must be a unit such as years, and {task:.80} not be in single_label")
     for ours, theirs in spec.get("columns", {}).items():
         if ours not in COLUMNS:
             raise unknown(f"key of columns in {path}:", ours, COLUMNS)
@@ -142,8 +156,19 @@ def read_records(path: Path, spec: dict[str, Any]) -> pd.DataFrame:
         "record_id": ids,
         "patient_id": table.get(called["patient_id"], ""),
         "fold": whole_numbers(table[called["fold"]], path) if called["fold"] in table else 0,
-        **{task: table[task].map(_labels) for task in spec["tasks"]},
+        **{task: _target(table[task], task, spec, path) for task in spec["tasks"]},
     })
+
+
+def _target(column: pd.Series, task: str, spec: dict[str, Any], path: Path) -> pd.Series:
+    if task in spec.get("regression", {}):
+        return numbers(column, path)
+    labels = column.map(_labels)
+    several = labels.str.contains(";")
+    if task in spec.get("single_label", []) and several.any():
+        row = int(several.to_numpy().argmax())
+        raise UserError(f"{path}: {task:.80} is single-label, row {row + 1} has {labels.iloc[row]!r:.80}")
+    return labels
 
 
 def _labels(text: str) -> str:

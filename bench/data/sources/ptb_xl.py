@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.data import wfdb_file
-from bench.data.sources import Corpus, PhysioNet, Recording, Refused, Source, published_table, whole_numbers
+from bench.data.sources import Corpus, PhysioNet, Recording, Refused, Source, numbers, published_table, whole_numbers
 from bench.errors import UserError
 
 CORPUS = Corpus(
@@ -23,7 +23,7 @@ CORPUS = Corpus(
     rate_hz=(100, 500),
     records=17_439,  # of folds 1-8
     seconds=174_390,
-    labels="all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm",
+    labels="all, diagnostic, subdiagnostic, superdiagnostic, form, rhythm; age (regression)",
     patients="patient_id of ptbxl_database.csv; no patient is in two folds",
     # Unpacked: 21,799 records x 144,000 bytes of samples, the headers, the tables: 2.96 GiB, published as 3.0 GB.
     download=PhysioNet("ptb-xl", "1.0.3", size_gb=3.0),
@@ -35,7 +35,8 @@ FOLDS = range(1, 11)
 TRAINING_FOLDS = list(range(1, 9))
 VERSIONS = {21837: "1.0.1", 21799: "1.0.3"}  # by number of records
 CSV_SHA256 = {"cd9bf4e6445c5e022605857c4d6f90c90ff0e62df847da52efaebe94de786156": "1.0.1"}
-COLUMNS = ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+OLDEST = 89  # years
+COLUMNS = ("ecg_id", "patient_id", "age", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 SCP_COLUMNS = ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 NAME = re.compile(r"[^\s;'\\]+")  # labels are joined by ";"
 CODES = re.compile(r"\{(?:'[^'\\]+': *\d+(?:\.\d*)?(?:, *|(?=\})))*\}", re.ASCII)  # {'NORM': 100.0, 'SR': 0.0}
@@ -61,10 +62,22 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
         "fold": table.strat_fold,
         "file": table[FILES[rate_hz][0]],
         **labels,
+        "age": ages(table.age, path),
     })
     return Source(
         name=CORPUS.name, version=version(folder, len(table)), rate_hz=rate_hz, units=CORPUS.units, scale=CORPUS.scale,
-        records=records, tasks=tasks, read=functools.partial(read_record, folder, rate_hz), stats_folds=TRAINING_FOLDS)
+        records=records, tasks=tasks | {"age": ["years"]}, kinds={"age": "regression"},
+        read=functools.partial(read_record, folder, rate_hz), stats_folds=TRAINING_FOLDS)
+
+
+def ages(column: pd.Series, path: Path) -> pd.Series:
+    """Ages in years as texts, "" where none is known: empty, or above 89.
+
+    From 1.0.2 on 300 stands for an age above 89, as HIPAA demands; 1.0.1 still gives the ages of those patients. They are
+    left out of both, so that the target is the same.
+    """
+    age = numbers(column, path)
+    return age.mask(pd.to_numeric(age) > OLDEST, "")
 
 
 def version(folder: Path, rows: int) -> str:
