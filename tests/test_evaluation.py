@@ -68,7 +68,7 @@ def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store
     made = evaluate(protocol, run, tiny, where)
     assert made.name == run_id(made.config)
     assert made.config["pretrain"] == run
-    assert {p.name for p in made.folder.iterdir()} == {"predictions.npz", "config.json", "lock"}
+    assert {p.name for p in made.folder.iterdir()} == {"predictions.npz", "weights.pt", "config.json", "lock"}
     assert made.record["pretrain_config"]["method"]["name"] == "jepa"
     result = made.record["result"]
     assert result["records"] == {"train": 64, "validation": 8, "test": 8}

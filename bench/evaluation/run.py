@@ -164,6 +164,7 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
     np.savez(buffer, classes=np.array(task.classes), **predictions)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
+    keep_weights(folder / "weights.pt", model, config, trained, task, store)
     score = metrics.score(task.test.labels.astype(np.int64), predictions["p_test"])
     return {
         "macro_auroc": score.macro, "interval": [score.lower, score.upper],
@@ -178,6 +179,16 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
         "curve": best["curve"], "seconds": seconds, "peak_memory_mb": peak_memory_mb(device),
         "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(), "units": store.manifest["units"]},
     }
+
+
+def keep_weights(path: Path, model: heads.Classifier, config: Config, trained: Checkpoint, task: Task, store: Store) -> None:
+    """Write what `ecgbench predict` needs of a classifier: the selected head, and its encoder unless final.pt holds that."""
+    parts = ("head.",) if model.frozen and trained.meta["step"] else ("head.", "encoder.")
+    tensors = {k.replace(".", "/", 1): v for k, v in model.state_dict().items() if k.startswith(parts)}
+    checkpoint.save(path, Checkpoint(tensors, {
+        "config": config, "pretrain_config": trained.meta["config"], "classes": task.classes, "rate_hz": store.rate_hz,
+        "leads": store.manifest["leads"], "units": store.manifest["units"], "mean": store.mean.tolist(),
+        "sd": store.sd.tolist()}))
 
 
 def fit(model: heads.Classifier, task: Task, crops: Crops, stride: int, config: Config, folder: Path,
