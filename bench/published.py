@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,8 @@ class Published:
     step: int
     classifier: dict[str, Any] | None  # its eval_config; None: a pre-training
     task: str
-    mean: list[float]  # (12,) of the classifier's input in mV, and the sd; a pre-training's file does not say
+    mean: list[float]  # (12,) of a classifier's input in mV, and the sd, in PTB-XL's own order of leads whatever the
+    # encoder's is; a pre-training's file does not say
     sd: list[float]
 
 
@@ -85,11 +87,11 @@ def read(path: Path) -> Published:
     if classifier is not None:
         classifier = check(classifier, EVAL_CONFIG, f"{path}, eval_config")
         try:
-            mean, sd = (content["preprocess"][k].double()[order].tolist() for k in ("mean", "std"))
+            mean, sd = (content["preprocess"][k].double().view(len(LEADS)).tolist() for k in ("mean", "std"))
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
             raise UserError(f"{path} is a classifier without the mean and std of its 12 input leads (preprocess)") from None
-        if not min(sd) > 0:
-            raise UserError(f"{path}: an input lead has the std {min(sd)}")
+        if not (min(sd) > 0 and np.isfinite([mean, sd]).all()):
+            raise UserError(f"{path}: its preprocess mean and std are no finite numbers, or a std is not positive")
     blocks = {key.split(".")[1] for key in weights.get("target_encoder", weights.get("encoder", {})) if "blocks." in key}
     if made["depth"] != len(blocks):  # and it costs nothing to say so before that many are made
         raise UserError(f"{what}: depth is {made['depth']}, the encoder has {len(blocks)} blocks")
