@@ -107,7 +107,7 @@ def over_crops(f: Callable[[Tensor], Tensor], source: Source, backbone: Backbone
     if crops:
         flush()
     if not ids:
-        record_id, why = next(iter(refused.items()))
+        record_id, why = next(iter(refused.items()), ("its table", "is empty"))
         raise UserError(f"none of the {len(refused):,} records of {source.name} can be used; {record_id}: {why}")
     done_to_them = {"from": source.name, "rate_hz": rate_hz, "units": source.units, "crop_seconds": crop_seconds,
                     "stride_seconds": stride_seconds, "resampled": resampled, "resampling": RESAMPLING if resampled else "",

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def of_checkpoint(trained: Checkpoint) -> Backbone:
                         f"own weights; name the run of a pre-training")
     mean, sd, units, words = statistics(meta)
     encoder = evaluation.backbone(trained, 0, 0.0).eval().requires_grad_(False)
-    shape = {**made["encoder"], "size": asdict(encoder.size), "dropout": 0.0}
+    shape = {**made["encoder"], "size": str(encoder.size), "dropout": 0.0}
     about = {
         "run_id": meta["run_id"], "method": made["method"]["name"], "encoder": shape, "rate_hz": meta["rate_hz"],
         "units": units, "leads": meta["leads"], "mean": mean, "sd": sd, "clip_sd": CLIP, "statistics": words,

@@ -407,7 +407,7 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
                                                         "or a classifier (linear, fine-tuned).")],
                    saw: Annotated[list[str], typer.Option(metavar="STORE", help="Store whose training folds it was "
                                                           "pre-trained on, for the leak guard and the normalisation; may be "
-                                                          "repeated. unknown: nothing is checked, and every record says so.")],
+                                                          "repeated. unknown: nothing is checked; records say so.")],
                    name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
                    work: Work = WORK) -> None:
     """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
@@ -423,7 +423,7 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
               file=sys.stderr)
     print(f"run {run}. Next: ecgbench evaluate {run} --protocol linear --task TASK --store STORE")
     if evaluation:
-        print(f"its classifier, evaluation {evaluation}. Next: ecgbench predict --run {evaluation} --from RECORDS --out p.csv")
+        print(f"its classifier: ecgbench predict --run {evaluation} --from RECORDS --out p.csv")
 
 
 @app.command()

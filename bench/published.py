@@ -7,7 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def folded(head: dict[str, Tensor]) -> dict[str, Tensor]:
 def encoder_settings(made: dict[str, Any]) -> dict[str, Any]:
     """The `encoder` section of ours that a published config describes; what ours does not have by default comes last."""
     size = vit.Size(made["dim"], made["depth"], made["num_heads"])
-    named = next((name for name, known in vit.SIZES.items() if known == size), asdict(size))
+    named = next((name for name, known in vit.SIZES.items() if known == size), str(size))
     unlike = {"bias": (made["bias"], False), "qkv_bias": (made["qkv_bias"], False),
               "mlp_ratio": (made["mlp_ratio"], vit.MLP_RATIO), "norm_eps": (made["norm_eps"], vit.NORM_EPS)}
     return {"size": named, "tokens": "time", "patch": made["patch_size"], "registers": made["num_registers"],

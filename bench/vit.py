@@ -6,6 +6,7 @@ Source: arXiv 2410.13867, section 3, and the published configurations; tokens of
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,9 @@ class Size:
     width: int
     depth: int
     heads: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.depth}x{self.heads}"
 
 
 SIZES = {
@@ -211,14 +215,16 @@ def initialise_(module: nn.Module, init: str, depth: int) -> None:
 
 
 def build(config: dict) -> Encoder:
-    """The encoder that a config's `encoder` section describes; weights from torch's global generator.
-
-    Its size is a name, or of an imported or exported backbone {width, depth, heads}.
-    """
+    """The encoder that a config's `encoder` section describes; weights from torch's global generator."""
     settings = dict(config)
-    size = settings.pop("size")
-    if isinstance(size, dict):
-        return Encoder(Size(**size), **settings)
-    if size not in SIZES:
-        raise unknown("encoder.size", size, SIZES)
-    return Encoder(SIZES[size], **settings)
+    return Encoder(size_of(settings.pop("size")), **settings)
+
+
+def size_of(name: str) -> Size:
+    """The size of a name: one of SIZES, or WIDTHxDEPTHxHEADS, as an imported or exported backbone may have."""
+    if name in SIZES:
+        return SIZES[name]
+    match = re.fullmatch(r"((?!0)\d{0,4}[02468])x(\d{1,3})x([1-9]\d{0,2})", str(name))  # sines and cosines: an even width
+    if not match:
+        raise unknown("encoder.size", name, [*SIZES, "WIDTHxDEPTHxHEADS"])
+    return Size(*map(int, match.groups()))

@@ -1,4 +1,4 @@
-"""New records through a trained backbone: what an evaluation computed is computed again, and nothing bad passes in silence."""
+"""New records through a trained backbone: an evaluation's numbers again, and nothing bad passes in silence."""
 
 import csv
 import importlib.util
@@ -161,8 +161,8 @@ def test_a_bad_record_is_listed_and_the_rest_goes_on(made: Backbone, slow: Path,
     assert np.allclose(applied.values, good.values[3:], atol=1e-5)
     reasons = {record_id: next(w for w in ("is needed", "are needed", "truncated", "500 Hz", "lead I + lead III", "damaged")
                                if w in why) for record_id, why in applied.refused.items()}
-    assert reasons == {first.stem: "are needed", second.stem: "truncated", third.stem: "lead I + lead III", "00009_hr": "500 Hz",
-                       "a": "damaged"}
+    assert reasons == {first.stem: "are needed", second.stem: "truncated", third.stem: "lead I + lead III",
+                       "00009_hr": "500 Hz", "a": "damaged"}
     assert applied.done["refused"] == applied.refused
 
 
@@ -197,8 +197,11 @@ def test_an_array_s_leads_are_put_in_order_its_gaps_filled_and_short_records_lis
     gaps = open_records(str(corpora.array_corpus(tmp_path / "gaps", signals)), tmp_path)
     assert apply.embed(made, gaps, CPU, **ONE).done["gaps_filled"] == 1
     short = open_records(str(corpora.array_corpus(tmp_path / "short", signals[:, :, :249], name="short")), tmp_path)
-    with pytest.raises(UserError, match=r"none of the 3 records of short can be used; r0: lasts 2\.49 s, shorter than a crop"):
+    with pytest.raises(UserError, match=r"none of the 3 records of short can be used; r0: lasts 2\.49 s, shorter than a"):
         apply.embed(made, short, CPU, **ONE)
+    empty = open_records(str(corpora.array_corpus(tmp_path / "none", signals[:0], name="none")), tmp_path)
+    with pytest.raises(UserError, match="none of the 0 records of none can be used"):
+        apply.embed(made, empty, CPU, **ONE)
 
 
 def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: Path, made: Backbone,
@@ -223,8 +226,8 @@ def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: P
 
 
 @pytest.mark.parametrize(("place", "message"), [
-    ("nope", "no store 'nope' in"), ("a/b", "a .hea file, a folder of them"), ("empty", "holds no .hea file, no dataset.yaml"),
-    ("text.txt", "a .hea file, a folder of them")])
+    ("nope", "no store 'nope' in"), ("a/b", "a .hea file, a folder of them"), ("empty", "holds no .hea file, no dataset"),
+    (".", "holds no .hea file, no dataset"), ("text.txt", "a .hea file, a folder of them"), ("", "holds no .hea file")])
 def test_a_place_without_records_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

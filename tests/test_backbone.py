@@ -128,8 +128,8 @@ def flip(folder: Path) -> None:
     (about(format=2), "has format 2, this version reads 1"),
     (about(rate_hz="100"), "rate_hz must be int, it is '100'"),
     (about(leads=["I"]), "its leads are 'I', not I, II"),
-    (about(encoder={"size": {"width": 16}}), "is no exported backbone, or is damaged"),
-    (about(encoder={"size": {"width": 16, "depth": 2, "heads": 2}, "patch": 10}), "has shape"),
+    (about(encoder={"size": "16x2"}), "is no exported backbone, or is damaged"),
+    (about(encoder={"size": "16x2x2", "patch": 10}), "has shape"),
     (about(mean=["x"] * 12), "is no exported backbone, or is damaged"),
 ])
 def test_a_damaged_export_is_one_line(exported: Path, spoil: Callable[[Path], Any], message: str) -> None:
@@ -169,7 +169,8 @@ def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: 
     made.about["saw"] = {"ptb-xl": {"source": "ptb-xl", "version": "1.0.3", "records": 17418}}
     result = {"macro_auroc": 0.91234, "interval": [0.9, 0.95]}
     records = [{"kind": "evaluate", "run_id": str(seed) * 12, "result": result, "config": {
-        "pretrain": of, "data": {"store": "ptb-xl"}, "task": "all", "at": 1.0, "seed": seed, "evaluation": {"name": "linear"}}}
+        "pretrain": of, "data": {"store": "ptb-xl"}, "task": "all", "at": 1.0, "seed": seed,
+        "evaluation": {"name": "linear"}}}
         for of, seed in (("other", 3), (run, 2), (run, 1))]
     text = backbone.card(made, [*records, {"kind": "pretrain", "run_id": run}])
     assert "| ptb-xl | ptb-xl | 1.0.3 | 17418 | CC BY 4.0 |" in text
@@ -178,8 +179,8 @@ def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: 
     assert "3" * 12 not in text
 
 
-def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure: Callable[..., Config], tiny: Store, run: str,
-                                                                       where: Where) -> None:
+def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure: Callable[..., Config], tiny: Store,
+                                                                       run: str, where: Where) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     with pytest.raises(UserError, match="has learned nothing"):
         backbone.of_run(where.work, random)

@@ -312,5 +312,12 @@ def test_impossible_shapes_say_what_to_change() -> None:
         encoder()(torch.randn(1, 12, 260))
     with pytest.raises(UserError, match="width 16 does not divide into 3 heads"):
         Encoder(Size(16, 1, 3))
-    with pytest.raises(UserError, match=r"unknown encoder\.size 'x'"):
-        vit.build({"size": "x"})
+    for size in ("x", "0x2x2", "15x2x2", "16x2x0", "16x2", "16x2x2x2", "-16x2x2"):
+        with pytest.raises(UserError, match=rf"unknown encoder\.size '{size}'.* Known: WIDTHxDEPTHxHEADS, b, s, tiny, xs"):
+            vit.build({"size": size})
+
+
+def test_a_size_without_a_name_is_its_numbers() -> None:
+    made = vit.build({"size": "24x3x2"})
+    assert (made.width, len(made.blocks), made.size.heads) == (24, 3, 2)
+    assert vit.size_of(str(SIZES["xs"])) == SIZES["xs"]

@@ -13,16 +13,17 @@ from bench.data.store import Store, open_by_name, open_store
 from bench.errors import UserError
 
 ANY_RATE = 0  # of a Source whose records each say their own
+CHUNK = 4  # records that a thread takes at a time: they may last half an hour; ours
 
 
 def open_records(place: str, stores: Path) -> Source:
     """The records at a place: a .hea file (its suffix may be missing), a folder of them, a folder with dataset.yaml, or
     a store, by its folder or its name in `stores`."""
-    path = Path(place)
-    if path.suffix == ".hea" or path.with_name(f"{path.name}.hea").is_file():
-        path = path if path.suffix == ".hea" else path.with_name(f"{path.name}.hea")
-        return wfdb(path.parent, [path])
+    path, header = Path(place), Path(f"{place}.hea")
     if not path.is_dir():
+        if path.suffix == ".hea" or header.is_file():
+            header = path if path.suffix == ".hea" else header
+            return wfdb(header.parent, [header])
         if path.exists() or len(path.parts) != 1:
             raise UserError(f"--from {place}: a .hea file, a folder of them, a folder with dataset.yaml, or a store's name")
         return store(open_by_name(stores, place))
@@ -39,7 +40,7 @@ def open_records(place: str, stores: Path) -> Source:
 def wfdb(folder: Path, files: list[Path]) -> Source:
     """WFDB records in mV; an id is the path below folder, without its suffix."""
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
-    return Source(name=folder.resolve().name, version="", rate_hz=ANY_RATE, units="mV", scale=0.001, tasks={},
+    return Source(name=folder.resolve().name, version="", rate_hz=ANY_RATE, units="mV", scale=0.001, tasks={}, chunk=CHUNK,
                   records=pd.DataFrame({"record_id": names}), read=lambda row: read_wfdb(folder / f"{row.record_id}.hea"))
 
 
@@ -65,4 +66,5 @@ def store(opened: Store) -> Source:
 
     ids = opened.records.record_id
     return Source(name=opened.name, version=m["version"], rate_hz=opened.rate_hz, units=m["units"], scale=m["scale"],
-                  records=pd.DataFrame({"record_id": ids, "row": np.arange(len(ids))}), tasks={}, read=read)
+                  records=pd.DataFrame({"record_id": ids, "row": np.arange(len(ids))}), tasks={}, read=read,
+                  chunk=CHUNK)
