@@ -134,7 +134,7 @@ def head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tenso
 
 @dataclass(frozen=True)
 class Classifier:
-    """An evaluation's selected weights: (B, 12, T) ECG in units -> (B, C) logits."""
+    """An evaluation's selected weights: head(backbone(ecg, registers=True)) are its logits, (B, C)."""
 
     run: str
     backbone: Backbone

@@ -110,7 +110,10 @@ def of_run(work: Path, run: str) -> Backbone:
         known = sorted(p.parent.name for p in (work / "runs").glob(f"*/{kept_name(1)}"))
         raise UserError(f"no finished pre-training {run!r:.80} in {work}, and no folder of `ecgbench export`. Known: "
                         f"{', '.join(known) or 'none'}")
-    return of_checkpoint(checkpoint.load(path))
+    trained = checkpoint.load(path)
+    if not {"config", "run_id", "step", "rate_hz", "leads", "stores", "saw"} <= trained.meta.keys():
+        raise UserError(f"{path} is no checkpoint of a pre-training; remove it and run the pre-training again")
+    return of_checkpoint(trained)
 
 
 def open_backbone(work: Path, given: str) -> Backbone:

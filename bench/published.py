@@ -232,14 +232,13 @@ def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] |
     if not all(share > 0 for share in shares.values()):  # the file does not name them all: alike
         shares = dict.fromkeys(shares, 1.0)
     return {
-        "protocol": base["protocol"], "seed": 0,
+        **base,
         "data": {**base["data"], "mix": {k: v / sum(shares.values()) for k, v in shares.items()},
                  "fingerprints": {s.name: s.fingerprint for s in saw or ()}, "rate_hz": made["sampling_frequency"],
                  "crop_seconds": made["channel_size"] / made["sampling_frequency"], "resampling": "periodic"},
         "encoder": encoder_settings(made), "optim": {"steps": made["steps"], "batch": made["batch_size"]},
         "method": {"name": name, "imported": weights, "saw": UNKNOWN if saw is None else "stated", "step": given.step,
-                   "config": made, "eval_config": given.classifier, "task": given.task},
-        "views": []}
+                   "config": made, "eval_config": given.classifier, "task": given.task}}
 
 
 def head_of(given: Published, path: Path, made: config.Config) -> Checkpoint:

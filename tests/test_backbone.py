@@ -47,6 +47,16 @@ def test_the_code_of_the_model_card_runs_in_the_folder_and_without_the_method(
     assert names["tokens"].shape == (1, 40, 16)
 
 
+def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Where, tmp_path: Path) -> None:
+    run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    trained = backbone.of_run(where.work, run)
+    backbone.export(trained, tmp_path / "out", [])
+    x = torch.randn(2, 12, 3 * trained.encoder.patch)
+    tokens = bench.load_backbone(tmp_path / "out")(x)
+    assert tokens.shape == (2, 36, 16)
+    assert torch.equal(tokens, trained(x))
+
+
 def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_trained_on(
         exported: Path, run: str, tiny: Store, where: Where) -> None:
     trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
@@ -187,3 +197,6 @@ def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure
     for name in ("0" * 12, "../runs/x", ""):
         with pytest.raises(UserError, match=f"no finished pre-training {name!r} in .* Known: .*{run}"):
             backbone.of_run(where.work, name)
+    checkpoint.save(folder_of(where.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
+    with pytest.raises(UserError, match=r"final\.pt is no checkpoint of a pre-training"):
+        backbone.of_run(where.work, run)
