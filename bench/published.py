@@ -68,9 +68,9 @@ def read(path: Path) -> Published:
     what = f"{path}, config"
     made = check(made, CONFIG, what)
     positive = ("sampling_frequency", "channel_size", "patch_size", "dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
-    for key in positive:
-        if made[key] <= 0:
-            raise UserError(f"{what}: {key} must be positive, got {made[key]!r}")
+    for key, lowest in {**dict.fromkeys(positive, 0), "num_registers": -1}.items():
+        if made[key] <= lowest:
+            raise UserError(f"{what}: {key} must be above {lowest}, got {made[key]!r}")
     try:
         order = lead_order(made["channels"])
     except UserError as error:
@@ -86,6 +86,9 @@ def read(path: Path) -> Published:
     sd: list[float] = []
     if classifier is not None:
         classifier = check(classifier, EVAL_CONFIG, f"{path}, eval_config")
+        for key in ("num_classes", "crop_duration", "crop_stride"):  # seconds; None: the whole record
+            if not (classifier.get(key) is None or (type(classifier[key]) in (int, float) and classifier[key] > 0)):
+                raise UserError(f"{path}, eval_config: {key} must be above 0, got {classifier[key]!r:.80}")
         try:
             mean, sd = (content["preprocess"][k].double().view(len(LEADS)).tolist() for k in ("mean", "std"))
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
@@ -228,8 +231,8 @@ def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] |
         if store.rate_hz != made["sampling_frequency"]:
             raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone {made['sampling_frequency']} Hz; "
                             f"prepare the store at that rate")
-    shares = {s.name: float(made["datasets"].get(s.manifest["source"], 0)) for s in saw or ()}
-    if not all(share > 0 for share in shares.values()):  # the file does not name them all: alike
+    shares = {s.name: made["datasets"].get(s.manifest["source"]) for s in saw or ()}
+    if not all(type(share) in (int, float) and share > 0 for share in shares.values()):  # not all named there: alike
         shares = dict.fromkeys(shares, 1.0)
     return {
         **base,
