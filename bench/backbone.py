@@ -46,8 +46,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.encoder, self.rate_hz, self.units, self.clip_sd = encoder, rate_hz, units, clip_sd
         self.about = about or {}  # config.json
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None], persistent=False)
-        self.register_buffer("sd", torch.tensor(sd, dtype=torch.float32)[:, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(len(LEADS), 1), persistent=False)
+        self.register_buffer("sd", torch.tensor(sd, dtype=torch.float32).view(len(LEADS), 1), persistent=False)
 
     def forward(self, ecg: Tensor, registers: bool = False) -> Tensor:
         if ecg.ndim != 3 or ecg.shape[1] != len(LEADS):

@@ -140,6 +140,7 @@ def flip(folder: Path) -> None:
     (about(leads=["I"]), "its leads are 'I', not I, II"),
     (about(encoder={"size": "16x2"}), "is no exported backbone, or is damaged"),
     (about(encoder={"size": "16x2x2", "patch": 10}), "has shape"),
+    (about(sd=[1.0] * 3), "is no exported backbone, or is damaged"),
     (about(mean=["x"] * 12), "is no exported backbone, or is damaged"),
 ])
 def test_a_damaged_export_is_one_line(exported: Path, spoil: Callable[[Path], Any], message: str) -> None:

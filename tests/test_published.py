@@ -20,6 +20,7 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.errors import UserError
 from bench.evaluation import run as evaluation
+from bench.files import locked
 from bench.pretrain import Where, folder_of
 
 CONFIG: dict[str, Any] = {
@@ -199,6 +200,13 @@ def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Pa
     names = {run, published.import_(tmp_path / "a.pt", tmp_path, "y", None)[0]}
     names |= {published.import_(tmp_path / f"{f}.pt", tmp_path, "x", None)[0] for f in "cd"}
     assert len(names) == 4
+
+
+def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    write(tmp_path / "a.pt")
+    run, _ = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+    with locked(folder_of(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
+        published.import_(tmp_path / "a.pt", tmp_path, "x", None)
 
 
 # what it saw
