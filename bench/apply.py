@@ -123,24 +123,32 @@ def embed(backbone: Backbone, source: Source, device: torch.device, **options: A
     return replace(made, done={"backbone": about, "embedding": "mean of tokens, mean over crops", **made.done})
 
 
-def head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tensor], what: str) -> nn.Module:
-    """The named head with these weights; an imported one may have a bias on its logits."""
-    made = heads.build(name, encoder, classes)
-    if "proj.bias" in tensors:
-        made.proj = nn.Linear(encoder.width, classes)
-    checkpoint.fill_(made, tensors, what)
-    return made
+class Classifier(nn.Module):
+    """(B, 12, T) ECG in the backbone's units -> (B, C) logits: an evaluation's selected weights.
+
+    meta: of WEIGHTS. threshold: of the classes whose record holds one, chosen on the validation folds.
+    """
+
+    def __init__(self, run: str, backbone: Backbone, head: nn.Module, bias: Tensor, meta: dict[str, Any],
+                 threshold: dict[str, float]):
+        super().__init__()
+        self.run, self.backbone, self.head, self.meta, self.threshold = run, backbone, head, meta, threshold
+        self.bias = nn.Parameter(bias)  # (C,): 0 but of an imported head, as heads here have no biases
+
+    def forward(self, ecg: Tensor) -> Tensor:
+        return self.head(self.backbone(ecg, registers=True)) + self.bias
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """An evaluation's selected weights: head(backbone(ecg, registers=True)) are its logits, (B, C)."""
-
-    run: str
-    backbone: Backbone
-    head: nn.Module
-    meta: dict[str, Any]  # of WEIGHTS
-    threshold: dict[str, float]  # of the classes whose record holds one: chosen on the validation folds
+def head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tensor], what: str) -> tuple[nn.Module, Tensor]:
+    """The named head with these weights, and what is added to its logits, (classes,)."""
+    made, bias = heads.build(name, encoder, classes), tensors.get("proj.bias", torch.zeros(classes, device="cpu"))
+    checkpoint.fill_(made, {k: v for k, v in tensors.items() if k != "proj.bias"}, what)
+    if bias.shape != (classes,) or not bias.isfinite().all():
+        raise UserError(f"{what}: proj.bias has shape {tuple(bias.shape)}, not ({classes},), or is not finite")
+    return made, bias.float()
 
 
 def open_classifier(work: Path, results: Path, run: str) -> Classifier:
@@ -158,40 +166,41 @@ def open_classifier(work: Path, results: Path, run: str) -> Classifier:
     if meta["leads"] != list(LEADS):
         raise UserError(f"{path}: its leads are {meta['leads']!r:.200}, not {', '.join(LEADS)}")
     config = meta["config"]
-    trained = {k.removeprefix("encoder/"): v for k, v in tensors.items() if k.startswith("encoder/")}
+    trained = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     if trained:
         with torch.device("meta"):
             encoder = vit.build({**meta["pretrain_config"]["encoder"], "dropout": 0.0})
         checkpoint.fill_(encoder, trained, str(path))
     else:
         source = folder_of(work, config["pretrain"]) / kept_name(config["at"])
+        torch.manual_seed(optim.derive(config["seed"], evaluation.WEIGHTS))  # of a backbone that learned nothing
         encoder = evaluation.backbone(checkpoint.load(source), config["seed"], 0.0)
-    made = head(config["evaluation"]["head"], encoder, len(meta["classes"]),
-                {k.removeprefix("head/"): v for k, v in tensors.items() if k.startswith("head/")}, str(path))
+    made, bias = head(config["evaluation"]["head"], encoder, len(meta["classes"]),
+                      {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}, str(path))
     threshold = {}
     if record.exists(results, run):
         per_class = read_json(record.path(results, run), "record")["result"]["per_class"]
         found = {c: per_class.get(c, {}).get("threshold") for c in meta["classes"]}
         threshold = {c: value for c, value in found.items() if value is not None}
-    backbone = Backbone(encoder.eval().requires_grad_(False), meta["rate_hz"], meta["units"], meta["mean"], meta["sd"])
-    return Classifier(run, backbone, made.eval().requires_grad_(False), meta, threshold)
+    backbone = Backbone(encoder, meta["rate_hz"], meta["units"], meta["mean"], meta["sd"])
+    return Classifier(run, backbone, made, bias, meta, threshold).eval().requires_grad_(False)
 
 
 def predict(classifier: Classifier, source: Source, device: torch.device, **options: Any) -> Applied:
     """(n, C) probabilities, as the evaluation computed them."""
-    config, backbone, made = classifier.meta["config"], classifier.backbone.to(device), classifier.head.to(device)
+    classifier, config = classifier.to(device), classifier.meta["config"]
     settings = config["evaluation"]
-    logits = settings["average"] == "logits"
 
     def f(x: Tensor) -> Tensor:
         with optim.autocast(device, settings["precision"]):
-            out = made(backbone(x, registers=True)).double()
-        return out if logits else out.sigmoid()
+            logits = classifier(x).double()
+        return logits if settings["average"] == "logits" else classifier.probabilities(logits)
 
-    found = over_crops(f, source, backbone, settings, device=device, **options)
+    found = over_crops(f, source, classifier.backbone, settings, device=device, **options)
     p = torch.from_numpy(found.values)
+    p = classifier.probabilities(p) if settings["average"] == "logits" else p
     done = {"evaluation": classifier.run, "pretrain": config["pretrain"], "task": config["task"], **found.done}
-    return replace(found, values=(p.sigmoid() if logits else p).numpy(), done=done)
+    return replace(found, values=p.numpy(), done=done)
 
 
 def check_out(out: Path, kinds: tuple[str, ...]) -> None:

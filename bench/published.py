@@ -266,6 +266,6 @@ def head_of(given: Published, path: Path, made: config.Config) -> Checkpoint:
                 "average": "logits", "precision": "float32"}
     evaluation = {"protocol": made["protocol"], "seed": 0, "pretrain": config.run_id(made), "at": 1.0, "task": given.task,
                   "data": {"store": "", "fingerprint": ""}, "evaluation": settings, "imported": digest(tensors)}
-    return Checkpoint({f"head/{k}": v for k, v in tensors.items()}, {
+    return Checkpoint({f"head.{k}": v for k, v in tensors.items()}, {
         "config": evaluation, "pretrain_config": made, "classes": [str(i) for i in range(classifier["num_classes"])],
         "rate_hz": made["data"]["rate_hz"], "leads": list(LEADS), "units": "mV", "mean": given.mean, "sd": given.sd})

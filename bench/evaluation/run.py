@@ -182,9 +182,8 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
 
 
 def keep_weights(path: Path, model: heads.Classifier, config: Config, trained: Checkpoint, task: Task, store: Store) -> None:
-    """Write what `ecgbench predict` needs of a classifier: the selected head, and its encoder unless final.pt holds that."""
-    parts = ("head.",) if model.frozen and trained.meta["step"] else ("head.", "encoder.")
-    tensors = {k.replace(".", "/", 1): v for k, v in model.state_dict().items() if k.startswith(parts)}
+    """Write what `ecgbench predict` needs of a classifier: the selected head, and its encoder where that was trained."""
+    tensors = {k: v for k, v in model.state_dict().items() if k.startswith("head.") or not model.frozen}
     checkpoint.save(path, Checkpoint(tensors, {
         "config": config, "pretrain_config": trained.meta["config"], "classes": task.classes, "rate_hz": store.rate_hz,
         "leads": store.manifest["leads"], "units": store.manifest["units"], "mean": store.mean.tolist(),
