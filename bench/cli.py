@@ -190,7 +190,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`
                                                                                    "corpus's own.")] = None,
             rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; 500 by default, that of your data "
                                                              "for array.")] = None,
-            workers: Annotated[int, typer.Option(min=1, help="Threads that read records.")
+            workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
                                ] = len(os.sched_getaffinity(0)),
             resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, whose ends ring.")] = "fourier",
             skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
@@ -440,7 +440,7 @@ def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-tra
 Records = Annotated[str, typer.Option("--from", metavar="RECORDS", help="A .hea file, a folder of them, a folder with "
                                       "dataset.yaml, or a store.")]
 Resample = Annotated[bool, typer.Option("--resample", help="Convert records of another rate; the output says how many.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads that read records.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that read records.")]
 
 
 @app.command()
@@ -501,23 +501,42 @@ def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tra
     print(pictures.runs(work, runs, out))
 
 
+@runs_app.command("table")
+def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+               work: Work = WORK) -> None:
+    """Show where pre-trainings began and where they are: loss, feature sd, RankMe; and what a step costs."""
+    from statistics import median
+
+    from bench.pretrain import logged
+
+    table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
+    for name in runs:
+        made, lines = logged(work, name)
+        of = {key: [line[key] for line in lines if key in line]
+              for key in ("loss", "feature_sd", "rankme", "records_per_second", "memory_mb")}
+        table.add_row(
+            made["method"]["name"], str(made["seed"]), name, f"{lines[-1]['step']:,} of {made['optim']['steps']:,}",
+            *(f"{of[key][0]:.{digits}f} -> {of[key][-1]:.{digits}f}" if of[key] else "-"
+              for key, digits in (("loss", 4), ("feature_sd", 3), ("rankme", 1))),
+            f"{made['optim']['batch'] / median(of['records_per_second']):.2f}" if of["loss"] else "-",
+            f"{max(of['memory_mb']):,.0f} MB" if of["loss"] else "-")
+    Console().print(table)
+
+
 @runs_app.command("tensorboard")
 def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
                      out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
                                     ] = Path("tensorboard"), work: Work = WORK) -> None:
     """Write what pre-trainings have logged for TensorBoard (pip install 'ecgbench[tensorboard]')."""
-    from bench.pretrain import Metrics, folder_of
+    from bench.pretrain import logged
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed; pip install 'ecgbench[tensorboard]'") from None
     for name in runs:
-        lines = Metrics(folder_of(work, name) / "metrics.jsonl").read()
-        if not lines:
-            raise UserError(f"run {name!r} has logged nothing in {work}")
         with SummaryWriter(str(out / name)) as writer:
-            for line in lines:
+            for line in logged(work, name)[1]:
                 for key, value in line.items():
                     if key != "step":
                         writer.add_scalar(key, value, line["step"])
@@ -537,11 +556,13 @@ def sweep_run(spec: Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/s
 
 @app.command()
 def report(results: Results = Path("results"),
-           out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report")) -> None:
+           out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
+           interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
+                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours") -> None:
     """Make tables and figures from records alone."""
     from bench import report as reporting
 
-    for path in reporting.write(results, out):
+    for path in reporting.write(results, out, interval):
         print(path)
 
 

@@ -79,6 +79,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+HELD: set[IO[str]] = set()  # lock files of this process; a forked worker that outlived it would go on holding them
+os.register_at_fork(after_in_child=lambda: [f.close() for f in HELD])
+
+
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold path as a lock file while the block runs; UserError naming the process that holds it already."""
@@ -94,4 +98,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
         f.truncate(0)
         f.write(f"{os.getpid()} on {socket.gethostname()}\n")
         f.flush()
-        yield
+        HELD.add(f)
+        try:
+            yield
+        finally:
+            HELD.discard(f)

@@ -13,8 +13,7 @@ from bench.data.loader import Crops
 from bench.data.signal import LEADS, breaks_einthoven
 from bench.data.store import Store
 from bench.errors import UserError, unknown
-from bench.files import read_json
-from bench.pretrain import Metrics, folder_of
+from bench.pretrain import logged
 from bench.rng import seeded
 
 SEED = 0
@@ -45,12 +44,7 @@ def runs(work: Path, names: Sequence[str], out: Path) -> Path:
     """Write the curves of pre-trainings, finished or not, side by side to out."""
     kind, named = suffix(out), []
     for name in names:
-        folder = folder_of(work, name)
-        lines = Metrics(folder / "metrics.jsonl").read()
-        if not lines:
-            known = sorted(p.parent.name for p in (work / "runs").glob("*/metrics.jsonl"))
-            raise unknown("run", name, known) if name not in known else UserError(f"run {name} has logged nothing yet")
-        made = read_json(folder / "config.json", f"run {name}")
+        made, lines = logged(work, name)
         named.append((f"{made['method']['name']}, seed {made['seed']} ({name})", lines))
     return plot.save(plot.runs(named), out.with_suffix(""), (kind,))[0]
 

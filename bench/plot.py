@@ -23,6 +23,7 @@ from bench.errors import UserError
 from bench.files import replacing
 
 if TYPE_CHECKING:
+    from bench.evaluation.compare import Ranking
     from bench.report import Cell
 
 COLUMN, TEXT = 3.5, 7.0  # inches: one column of a journal page, and both
@@ -79,7 +80,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
 
 @styled
 def auroc(cells: Sequence[Cell]) -> Figure:
-    """A row of panels per table, a panel per protocol, methods on y; mean, 95 % interval, runs as dots."""
+    """A row of panels per table, a panel per protocol, methods on y; mean, interval, runs as dots."""
     tables = list(dict.fromkeys((cell.store, cell.task) for cell in cells))
     labels = list(dict.fromkeys(cell.row.label for cell in cells))
     panels = [list(dict.fromkeys(c.protocol for c in cells if (c.store, c.task) == t)) for t in tables]
@@ -94,7 +95,7 @@ def auroc(cells: Sequence[Cell]) -> Figure:
             _dots(axes, [c for c in cells if (c.store, c.task, c.protocol) == (*table, protocol)], labels)
             heading = f"{table[0]}, {table[1]}" if axes is line[0] else ""
             axes.set_title(f"{heading}\n{_wrapped(protocol)}")
-    figure.supxlabel("macro AUROC with 95 % interval (small dots: runs)", fontsize=7)
+    figure.supxlabel("macro AUROC with interval (small dots: runs)", fontsize=7)
     return figure
 
 
@@ -123,6 +124,36 @@ def _dots(axes: Axes, cells: Sequence[Cell], labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="x")
+
+
+@styled
+def critical_difference(ranking: Ranking) -> Figure:
+    """Methods at their mean ranks, the best at the left; a bar joins those that Nemenyi's test does not tell apart."""
+    ranks, groups, distance = ranking.ranks, ranking.groups, ranking.critical_difference
+    names = [_wrapped(name) for name in ranking.methods]
+    n, half = len(ranks), math.ceil(len(ranks) / 2)
+    lines = max(name.count("\n") for name in names) + 1
+    labels = -0.6 - 0.35 * len(groups) - (0.2 + 0.7 * lines) * np.arange(half)  # heights; the better half is at the left
+    figure = Figure(figsize=(TEXT, 0.9 + 0.17 * (2.0 - labels[-1])))
+    axes = figure.add_subplot()
+    for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        sign, x, y = (-1, 1.0, labels[i]) if i < half else (1, float(n), labels[n - 1 - i])
+        x += sign * 0.06 * (n - 1)
+        axes.plot((rank, rank, x), (0, y, y), color="0.4", linewidth=0.7)
+        axes.text(x, y, f" {rank:.2f} ", va="center", ha="right" if sign < 0 else "left", fontsize=7)
+        axes.text(x + sign * 0.11 * (n - 1), y, name, va="center", ha="right" if sign < 0 else "left", fontsize=7)
+    for i, (first, last) in enumerate(groups):
+        axes.plot((ranks[first], ranks[last]), (-0.35 * (i + 1),) * 2, color="black", linewidth=2.5,
+                  solid_capstyle="butt")
+    axes.plot((1, 1 + distance), (1.3, 1.3), color="black", linewidth=1.2, marker="|")
+    axes.text(1, 1.7, f"critical difference {distance:.2f}, {ranking.tasks} tasks, Friedman p = {ranking.p:.2g}", fontsize=7)
+    axes.plot((1, n), (0, 0), color="black", linewidth=0.8)
+    for rank in range(1, n + 1):
+        axes.plot((rank, rank), (0, 0.2), color="black", linewidth=0.8)
+        axes.text(rank, 0.3, str(rank), ha="center", fontsize=7)
+    axes.set(xlim=(1 - 0.65 * (n - 1), n + 0.65 * (n - 1)), ylim=(labels[-1] - 0.5, 2.5))
+    axes.axis("off")
+    return figure
 
 
 @styled

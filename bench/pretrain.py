@@ -22,8 +22,9 @@ from bench.data.loader import Loader
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.distributed import ALONE, World
-from bench.errors import UserError
-from bench.files import locked, write_text
+from bench.errors import UserError, unknown
+from bench.evaluation.diagnostics import rankme
+from bench.files import locked, read_json, write_text
 from bench.interrupt import Interrupted, watched
 from bench.rng import Rng
 
@@ -308,8 +309,7 @@ def diverged(what: str, folder: Path) -> UserError:
 def collapse(model: method.Method, batch: Tensor | None) -> dict[str, float]:
     """What shows collapse early, from the mean tokens (B, D) of a fixed batch.
 
-    rankme: effective rank, exp of the entropy of the singular values (Garrido et al. 2023, arXiv 2210.02885);
-    feature_sd: sd over the records, mean over the features.
+    rankme: effective rank; feature_sd: sd over the records, mean over the features.
     """
     assert batch is not None
     backbone = model.backbone()
@@ -319,9 +319,7 @@ def collapse(model: method.Method, batch: Tensor | None) -> dict[str, float]:
     backbone.train(training)
     if not features.isfinite().all():
         return {}  # the loss of the next step says so, with its number
-    p = torch.linalg.svdvals(features)
-    p = p / p.sum() + 1e-7  # epsilon: the paper's
-    return {"rankme": torch.exp(-(p * p.log()).sum()).item(), "feature_sd": features.std(0).mean().item()}
+    return {"rankme": rankme(features), "feature_sd": features.std(0).mean().item()}
 
 
 class Metrics:
@@ -347,6 +345,16 @@ class Metrics:
             except json.JSONDecodeError:  # torn by a kill: what follows was never written
                 break
         return out
+
+
+def logged(work: Path, name: str) -> tuple[Config, list[dict[str, Any]]]:
+    """A pre-training's config and the lines of its metrics, finished or not; UserError where there are none."""
+    folder = folder_of(work, name)
+    lines = Metrics(folder / "metrics.jsonl").read()
+    if not lines:
+        known = sorted(p.parent.name for p in (work / "runs").glob("*/metrics.jsonl"))
+        raise unknown("run", name, known) if name not in known else UserError(f"run {name} has logged nothing yet")
+    return read_json(folder / "config.json", f"run {name}"), lines
 
 
 def columns(lines: list[dict[str, Any]]) -> dict[str, list]:

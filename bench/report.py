@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shlex
@@ -16,7 +17,9 @@ import numpy as np
 
 from bench import plot
 from bench.config import ROOT, Config, canonical, merge, read_yaml
-from bench.errors import UserError
+from bench.errors import UserError, unknown
+from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking
+from bench.evaluation.metrics import RULES, interval
 from bench.files import write_text
 
 Record = dict[str, Any]
@@ -25,19 +28,24 @@ MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece")
 NOTE = f"""\
-Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [2.5, 97.5] percentiles of the runs' mean
-over bootstrap resamples of the test records. "vs random": paired difference to the row `{RANDOM_ROW}`,
-same resamples. That row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune`
-is training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
+Macro AUROC on the test fold: mean over runs (sd over runs), n runs, [{{}}, {{}}] percentiles of the runs' mean
+over {{}} bootstrap resamples of the test records. "vs random": difference to the row `{RANDOM_ROW}`; where both
+have two or more runs (pre-trainings; evaluations, where there is one backbone), its 95 % interval counts the
+variance over test records and over runs, and p is corrected for all differences of its table (Holm); otherwise the
+interval is that of the runs at hand, over the same resamples, without p. `pairs.csv` compares all rows.
+The random row's backbone learned nothing: frozen protocols evaluate its random weights; `finetune` is training
+from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
 
 # What the tables read of a record, by kind; anything else in it may change freely.
 CONFIG = ["protocol", "seed", "method.name", "data.mix", "data.rate_hz", "encoder"]
-EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name"]
+EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name", "folds.test"]
 NEEDS = {
     "pretrain": ["result.curves", "result.monitor", *(f"config.{k}" for k in CONFIG)],
-    "evaluate": [*(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
+    "evaluate": ["result.records.test", "result.bootstrap",
+                 *(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
 }
 
 
@@ -62,6 +70,8 @@ class Cell:
     runs: list[Record]
     commands: list[str]
     random: "Cell | None" = None  # the cell of the untrained backbone in the same column
+    rule: str = "ours"  # of intervals: bench.evaluation.metrics.RULES
+    p_holm: float | None = None  # that it equals random, corrected for the cells of its table
 
     @cached_property
     def values(self) -> list[float]:
@@ -74,15 +84,22 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        return percentiles(self.replicates) if self.runs else None
+        return interval(self.replicates, self.rule) if self.runs else None
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """With random; None where either has fewer than two runs."""
+        return compare(self.runs, self.random.runs) if self.random and min(len(self.runs), len(self.random.runs)) > 1 else None
 
     @property
     def difference(self) -> tuple[float, float, float] | None:
-        """(difference to random, lower, upper), paired by resample."""
+        """(difference to random, lower, upper), over runs, too, where there are enough."""
+        if self.comparison:
+            return self.comparison.difference, self.comparison.lower, self.comparison.upper
         if self.random is None or not (self.runs and self.random.runs):
             return None
-        lower, upper = percentiles(self.replicates - self.random.replicates)
-        return float(np.mean(self.values) - np.mean(self.random.values)), lower, upper
+        return (float(np.mean(self.values) - np.mean(self.random.values)),
+                *interval(self.replicates - self.random.replicates, self.rule))
 
     def per_class(self) -> Iterator[tuple[str, int, list[float]]]:
         """(class, positives in the test fold, AUROC of each run), ..."""
@@ -90,18 +107,40 @@ class Cell:
             yield name, first["positives"], [run["result"]["per_class"][name]["auroc"] for run in self.runs]
 
 
-def write(results: Path, out: Path) -> list[Path]:
-    """The files written: table.md, table.csv, per_class.csv, figures/; same records, same bytes."""
+def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
+    """The files written: table.md, table.csv, pairs.csv, per_class.csv, scores.csv, figures/; same records, same bytes."""
+    if rule not in RULES:
+        raise unknown("rule of intervals", rule, RULES)
     records = read(results)
     rows = rows_of(records)
     cells = cells_of(records, rows)
+    for cell in cells:
+        cell.rule = rule
+    ranks = rankings(cells)
     curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
-    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "per_class.csv": classes(cells)}
+    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "pairs.csv": pairs(cells),
+             "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
     figures = plot.save(plot.auroc(cells), out / "figures" / "auroc")
+    for i, each in enumerate(ranks.values(), 1):
+        figures += plot.save(plot.critical_difference(each), out / "figures" / f"ranks-{i}")
     figures += plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
     return [*(out / name for name in texts), *figures]
+
+
+def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
+    """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are."""
+    found = {}
+    for store, protocol in dict.fromkeys((c.store, c.protocol) for c in cells):
+        here = [c for c in cells if (c.store, c.protocol) == (store, protocol)]
+        tasks = len({c.task for c in here})
+        means = {row: [float(np.mean(c.values)) for c in here if c.row.label == row and c.runs]
+                 for row in dict.fromkeys(c.row.label for c in here)}
+        complete = {row: values for row, values in means.items() if len(values) == tasks}
+        if len(complete) > 2 and tasks > 1:
+            found[f"{protocol} on {store}"] = ranking(complete)
+    return found
 
 
 def read(results: Path) -> list[Record]:
@@ -238,6 +277,9 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
         for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
             runs = [r for r in here if recipe(r["config"]) == key]
             cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
+        compared = [c for c in cells if (c.store, c.task) == (store, task) and c.comparison]
+        for cell, p in zip(compared, holm([c.comparison.p for c in compared if c.comparison]), strict=True):
+            cell.p_holm = p
     if cells:
         return cells
     mix = rows[-1].config["data"]["mix"]
@@ -284,12 +326,6 @@ def as_set(setting: tuple[str, Any]) -> str:
     return f"--set {shlex.quote(f'{setting[0]}={text_of(setting[1])}')}"
 
 
-def percentiles(replicates: np.ndarray) -> tuple[float, float]:
-    """(2.5, 97.5) percentiles of (R,) replicates."""
-    lower, upper = np.percentile(replicates, (2.5, 97.5))
-    return float(lower), float(upper)
-
-
 def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     """(mean, sd with ddof 1, n); None where there are too few values for it."""
     n = len(values)
@@ -299,12 +335,26 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
 def table(cells: Sequence[Cell]) -> str:
     """CSV, a line per cell, floats in full."""
     head = ["store", "task", "method", "row", "protocol", "mean", "sd", "n", "lower", "upper"]
-    lines = [[*head, "vs_random", "vs_random_lower", "vs_random_upper", "run_ids", "command"]]
+    lines = [[*head, "vs_random", "vs_random_lower", "vs_random_upper", "p", "p_holm", "run_ids", "command"]]
     for c in cells:
-        interval, difference = c.interval or (None,) * 2, c.difference or (None,) * 3
-        numbers = [MISSING if x is None else x for x in (*spread(c.values), *interval, *difference)]
+        bounds, difference = c.interval or (None,) * 2, c.difference or (None,) * 3
+        p = (c.comparison.p if c.comparison else None, c.p_holm)
+        numbers = [MISSING if x is None else x for x in (*spread(c.values), *bounds, *difference, *p)]
         names = [c.store, c.task, c.row.method, c.row.label, c.protocol]
         lines.append([*names, *numbers, " ".join(r["run_id"] for r in c.runs), "; ".join(c.commands)])
+    return as_csv(lines)
+
+
+def pairs(cells: Sequence[Cell]) -> str:
+    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
+    lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
+              "runs", "other_runs"]]
+    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
+        here = [c for c in cells if (c.store, c.task) == (store, task) and len(c.runs) > 1]
+        found = [(a, b, compare(a.runs, b.runs)) for a, b in itertools.combinations(here, 2) if a.protocol == b.protocol]
+        for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
+            numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
+            lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
     return as_csv(lines)
 
 
@@ -319,6 +369,16 @@ def classes(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
+def scores(cells: Sequence[Cell]) -> str:
+    """CSV, a line per cell and score beside AUROC, floats in full; over the runs that have it."""
+    lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
+    for c in cells:
+        for name in SCORES:
+            numbers = [MISSING if x is None else x for x in spread([r["result"][name] for r in c.runs if name in r["result"]])]
+            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
+    return as_csv(lines)
+
+
 def as_csv(lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
@@ -327,7 +387,8 @@ def as_csv(lines: Iterable[Sequence[Any]]) -> str:
 
 def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
     """The report for reading, three decimals."""
-    parts = ["# ecgbench report", NOTE, "![AUROC](figures/auroc.png)"]
+    count, (low, high) = RULES[cells[0].rule]
+    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"), "![AUROC](figures/auroc.png)"]
     for store, task in dict.fromkeys((c.store, c.task) for c in cells):
         here = [c for c in cells if (c.store, c.task) == (store, task)]
         protocols = list(dict.fromkeys(c.protocol for c in here))
@@ -346,6 +407,9 @@ def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Recor
                         for each in zip(*found, strict=True)]  # fmt: skip
                 head = ["class", "positives", *(c.row.label for c in done)]
                 parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]
+    for i, name in enumerate(rankings(cells), 1):
+        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
+                  "Both tests take the tasks for independent; tasks on the same records are not."]
     parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
     parts.append(as_markdown(settings(rows, records)))
     dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]
@@ -363,7 +427,8 @@ def cell_texts(c: Cell) -> tuple[str, str]:
         value = f"{mean:.3f} ({MISSING if sd is None else f'{sd:.3f}'}), n={n} {brackets}"
     if c.row.method == RANDOM and c.runs:
         return value, "reference"
-    return value, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c.difference) if c.difference else MISSING
+    p = "" if c.p_holm is None else f", p={c.p_holm:.2g}"
+    return value, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c.difference) + p if c.difference else MISSING
 
 
 def settings(rows: Sequence[Row], records: Sequence[Record]) -> list[list[str]]:

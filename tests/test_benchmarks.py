@@ -72,9 +72,17 @@ def test_a_package_that_the_published_code_lacks_is_one_line(run, capsys, tmp_pa
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_bootstrap_that_is_timed_agrees_with_sklearn(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import bootstrap
+
+    bootstrap.main(["--resamples", "4", "--sklearn", "1", "--rounds", "1"])
+    assert float(capsys.readouterr().out.split()[-1]) < 1e-12
+
+
 @pytest.fixture(autouse=True)
 def forget():
     """Leave no module of the benchmarks behind: their names are short."""
     yield
-    for name in ("run", "jepa_step", "published"):
+    for name in ("run", "jepa_step", "published", "bootstrap"):
         sys.modules.pop(name, None)

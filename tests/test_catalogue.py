@@ -168,3 +168,19 @@ def test_a_new_method_passes_the_contract_tests(tmp_path: Path) -> None:
 
 def test_the_template_is_what_its_yaml_says() -> None:
     assert yaml.safe_load(catalogue.YAML.replace("$name", "x"))["method"] == {"name": "x", "noise": 0.5}
+
+
+def test_the_table_of_runs_shows_where_each_began_and_where_it_is(ecgbench: Callable[..., str], tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "runs" / "aaaaaaaaaaaa"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"method": {"name": "jepa"}, "seed": 3, "optim": {"steps": 20, "batch": 8}}')
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "rankme": 5.5, "feature_sd": 0.25}\n'
+        '{"step": 1, "loss": 2.0, "records_per_second": 16.0, "memory_mb": 700.0}\n'
+        '{"step": 2, "loss": 1.5, "records_per_second": 32.0, "memory_mb": 900.0}\n')
+    monkeypatch.setenv("COLUMNS", "140")
+    said = ecgbench("runs", "table", "aaaaaaaaaaaa", "--work", tmp_path)
+    row = next(line for line in said.splitlines() if "aaaaaaaaaaaa" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "jepa", "3", "aaaaaaaaaaaa", "2 of 20", "2.0000 -> 1.5000", "0.250 -> 0.250", "5.5 -> 5.5", "0.33", "900 MB"]

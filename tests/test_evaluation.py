@@ -165,7 +165,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Let the validations have these macro AUROCs."""
     left = iter(values)
     monkeypatch.setattr(evaluation, "metrics", SimpleNamespace(
-        auroc=lambda y, p: np.array([next(left)]), score=metrics.score, SEED=metrics.SEED))
+        auroc=lambda y, p: np.array([next(left)]), summary=metrics.summary))
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bench import plot
 from bench.errors import UserError
+from bench.evaluation.compare import Ranking
 from bench.report import Cell, Row
 
 RNG = np.random.default_rng(0)
@@ -19,6 +20,7 @@ SIGNAL = RNG.normal(0, 0.3, (12, 1000))
 RUN = {"curves": {"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]},
        "monitor": {"step": [0, 2], "rankme": [3.0, 4.0], "feature_sd": [1.0, None]}}  # fmt: skip
 UNTRAINED = {"curves": {}, "monitor": {"step": [0], "rankme": [2.0], "feature_sd": [1.0]}}
+RANKING = Ranking(("jepa", "mae (mask=0.75)", "simclr", "random"), (1.2, 1.8, 3.0, 4.0), 7, 0.01, 1.5)
 
 
 def cells() -> list[Cell]:
@@ -34,6 +36,7 @@ def cells() -> list[Cell]:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "auroc": lambda: plot.auroc(cells()),
     "auroc of nothing": lambda: plot.auroc([cells()[-1]]),
+    "critical difference": lambda: plot.critical_difference(RANKING),
     "pretraining": lambda: plot.pretraining([("random", "random", UNTRAINED), ("jepa", "jepa", RUN)]),
     "pretraining of nothing": lambda: plot.pretraining([]),
     "ecg": lambda: plot.ecg(SIGNAL, 100, title="record"),
@@ -90,6 +93,15 @@ def test_auroc_draws_each_interval_and_each_run_at_its_value() -> None:
     assert [pytest.approx([0.5525, 0.6475]), pytest.approx([0.7525, 0.8475])] == [
         line for line in lines if len(line) == 2 and line[1] - line[0] > 0.05]  # fmt: skip
     assert pytest.approx([0.79, 0.81]) in lines
+
+
+def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> None:
+    axes = plot.critical_difference(RANKING).axes[0]
+    lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines if line.get_linewidth() > 2]
+    assert lines == [pytest.approx([1.2, 1.8]), pytest.approx([1.8, 3.0]), pytest.approx([3.0, 4.0])]
+    assert {line.get_xdata()[0] for line in axes.lines if np.size(line.get_xdata()) == 3} == {1.2, 1.8, 3.0, 4.0}
+    texts = [text.get_text() for text in axes.texts]
+    assert {"jepa", "mae\n(mask=0.75)", "simclr", "random"} <= set(texts)
 
 
 def test_each_method_has_a_loss_panel_of_its_own() -> None:

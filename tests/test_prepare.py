@@ -109,18 +109,22 @@ def start(where):
             os._exit(0)
     return pid
 
-began = time.monotonic()
+def lines():
+    journal = stores / ".mine.partial" / "journal.jsonl"
+    return len(journal.read_text().splitlines()) if journal.exists() else -1
+
 os.waitpid(start(stores / "straight"), 0)
-seconds = time.monotonic() - began
 for kill in range(20):
+    wanted = lines() + draw.randint(0, 12)
     pid = start(stores)
-    time.sleep(draw.uniform(0, seconds / 3))
+    while lines() < wanted and not (stores / "mine").exists():
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.02))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     if (stores / "mine").exists():  # it was done: from the start again
         shutil.rmtree(stores / "mine")
-    journal = stores / ".mine.partial" / "journal.jsonl"
-    print(len(journal.read_text().splitlines()) if journal.exists() else -1)
+    print(lines())
 os.waitpid(start(stores), 0)
 """
 

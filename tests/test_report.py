@@ -16,6 +16,7 @@ import pytest
 from bench import config as configs
 from bench import report
 from bench.errors import UserError
+from bench.evaluation.compare import compare, holm
 
 Record = dict[str, Any]
 
@@ -55,6 +56,7 @@ class Runs:
         seed: int = 0,
         protocol: str = "linear",
         auroc: float = 0.5,
+        task: str = "superdiagnostic",
         **settings: Any,
     ) -> Record:
         """`values` are the replicates."""
@@ -63,10 +65,12 @@ class Runs:
             "seed": seed,
             "pretrain": run["run_id"],
             "data": {"store": "a", "fingerprint": "fa"},
-            "task": "superdiagnostic",
+            "task": task,
+            "folds": {"test": [10]},
             "evaluation": {"name": protocol, **settings},
         }
-        result = {"macro_auroc": auroc, "replicates": values, "per_class": {"MI": {"auroc": auroc, "positives": 7}}}
+        result = {"macro_auroc": auroc, "replicates": values, "per_class": {"MI": {"auroc": auroc, "positives": 7}},
+                  "records": {"test": 20}, "bootstrap": {"seed": 1}}
         return self.add(
             "evaluate",
             {"config": config, "pretrain_config": run["config"], "result": result, "provenance": {"dirty": False}},
@@ -152,7 +156,9 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
     assert names == [
         "table.md",
         "table.csv",
+        "pairs.csv",
         "per_class.csv",
+        "scores.csv",
         *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
     ]
     first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
@@ -209,7 +215,7 @@ def test_difference_is_to_the_random_backbone_of_the_same_encoder(runs: Runs, tm
 
 def test_seeds_share_a_row_and_other_settings_part_it_with_a_label(runs: Runs, tmp_path: Path, fast: None) -> None:
     for steps, seed in itertools.product((1000, 900), (0, 1)):
-        runs.evaluate(runs.pretrain("jepa", seed, steps=steps), [0.1])
+        runs.evaluate(runs.pretrain("jepa", seed, steps=steps), [0.1, 0.2])
     _, cells = tables(runs, tmp_path)
     assert [(c["row"], c["n"]) for c in cells] == [
         ("random / from scratch", "0"), ("jepa (optim.steps=900)", "2"), ("jepa (optim.steps=1000)", "2")]  # fmt: skip
@@ -316,3 +322,79 @@ def test_interval_of_paired_differences_is_narrower_than_of_the_means(runs: Runs
     _, cells = tables(runs, tmp_path)
     assert float(cells[1]["upper"]) - float(cells[1]["lower"]) == pytest.approx(0.19)
     assert float(cells[1]["vs_random_upper"]) - float(cells[1]["vs_random_lower"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_differences_of_two_or_more_runs_count_the_runs_and_are_corrected_for_their_table(
+    runs: Runs, tmp_path: Path, fast: None
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, 50)
+    made: dict[str, list[Record]] = {}
+    for method, auroc in (("random", 0.5), ("jepa", 0.52), ("mae", 0.6)):
+        for seed, offset in enumerate((-0.01, 0.0, 0.01)):
+            value = auroc + offset
+            replicates = (value + noise + rng.normal(0, 0.005, 50)).tolist()
+            made.setdefault(method, []).append(runs.evaluate(runs.pretrain(method, seed), replicates, seed, auroc=value))
+    markdown, cells = tables(runs, tmp_path)
+    found = {c["method"]: c for c in cells}
+    expected = {method: compare(made[method], made["random"]) for method in ("jepa", "mae")}
+    for method, comparison in expected.items():
+        assert float(found[method]["p"]) == comparison.p
+        assert float(found[method]["vs_random_lower"]) == comparison.lower
+    assert [float(found[m]["p_holm"]) for m in expected] == holm([c.p for c in expected.values()])
+    assert found["random"]["p"] == "--"
+    assert f"], p={expected['jepa'].p:.2g} |" in markdown  # the larger of two
+    with (tmp_path / "out" / "pairs.csv").open() as f:
+        pairs = list(csv.DictReader(f))
+    all_pairs = [compare(made[p["row"].split(" ")[0]], made[p["other"].split(" ")[0]]) for p in pairs]
+    assert [(p["row"], p["other"]) for p in pairs] == [
+        ("random / from scratch", "jepa"), ("random / from scratch", "mae"), ("jepa", "mae")]
+    assert [float(p["p"]) for p in pairs] == [c.p for c in all_pairs]
+    assert [float(p["p_holm"]) for p in pairs] == holm([c.p for c in all_pairs])
+
+
+def test_records_whose_classes_differ_are_not_compared(runs: Runs, tmp_path: Path, fast: None) -> None:
+    for method in ("random", "jepa"):
+        for seed in range(2):
+            runs.evaluate(runs.pretrain(method, seed), [0.1, 0.2], seed)
+    runs.made[-1]["result"]["per_class"]["MI"]["positives"] = 8
+    with pytest.raises(UserError, match="do not compare, classes differs"):
+        tables(runs, tmp_path)
+
+
+def test_strodthoffs_rule_gives_the_5_and_95_percentiles_of_100_resamples(runs: Runs, tmp_path: Path, fast: None) -> None:
+    values = np.random.default_rng(0).random(1000)
+    runs.evaluate(runs.pretrain("random"), values.tolist())
+    report.write(runs.write(tmp_path / "results"), tmp_path / "out", "strodthoff")
+    with (tmp_path / "out" / "table.csv").open() as f:
+        [cell] = csv.DictReader(f)
+    assert [float(cell["lower"]), float(cell["upper"])] == np.percentile(values[:100], [5, 95]).tolist()
+    assert "[5.0, 95.0] percentiles" in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(UserError, match="unknown rule of intervals 'theirs'"):
+        report.write(tmp_path / "results", tmp_path / "out", "theirs")
+
+
+def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> None:
+    for i, method in enumerate(("random", "jepa", "mae", "simclr")):
+        run = runs.pretrain(method)
+        for task in ("form", "rhythm")[: 1 if method == "simclr" else 2]:
+            runs.evaluate(run, [0.1], task=task, auroc=0.5 + 0.1 * i)
+    written = [path.name for path in report.write(runs.write(tmp_path / "results"), tmp_path / "out")]
+    assert "ranks-1.png" in written
+    assert "ranks-2.png" not in written
+    assert "Mean ranks over tasks: linear on a" in (tmp_path / "out" / "table.md").read_text()
+    cells = report.cells_of(runs.made, report.rows_of(runs.made))
+    [found] = report.rankings(cells).values()
+    assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
+
+
+def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
+    two_methods(runs)
+    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
+        record["result"]["macro_f1"] = value
+    tables(runs, tmp_path)
+    with (tmp_path / "out" / "scores.csv").open() as f:
+        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
+    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
+    assert found["jepa", "macro_f1"][1] == "2"
+    assert found["random", "macro_f1"] == ("--", "0")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from bench.data.signal import LEADS, RESAMPLERS, constant_leads, fill_gaps, high_pass, lead_order, resample, to_int16
+from bench.data.signal import LEADS, RESAMPLERS, fill_gaps, high_pass, lead_order, resample, to_int16
 from bench.errors import UserError
 
 
@@ -51,13 +51,6 @@ def test_a_lead_without_any_value_is_refused_by_name(signal) -> None:
     signal[8] = np.nan
     with pytest.raises(UserError, match="lead V3 holds no value"):
         fill_gaps(signal)
-
-
-def test_constant_leads_are_those_that_never_change(signal) -> None:
-    assert constant_leads(signal) == []
-    signal[1], signal[11] = 0.25, 0.0
-    signal[4, :-1] = 0.0
-    assert constant_leads(signal) == ["II", "V6"]
 
 
 def test_int16_is_the_nearest_step(signal) -> None:

@@ -2,13 +2,16 @@
 
 import array
 import collections
+import contextlib
 import hashlib
 import itertools
 import json
+import mmap
+import multiprocessing
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bench.config import canonical
-from bench.data.signal import LEADS, RESAMPLERS, SHORTEST, constant_leads, fill_gaps, high_pass, resample, to_int16
+from bench.data.signal import LEADS, RESAMPLERS, SHORTEST, fill_gaps, high_pass, resample, to_int16
 from bench.data.sources import GAP, Refused, Source, modules
 from bench.data.store import FILES, FORMAT, INDEX, Store, fingerprint, open_store, short_hash
 from bench.errors import UserError, unknown
@@ -27,11 +30,12 @@ from bench.interrupt import Interrupted, watched
 SAVE = 64 << 20  # bytes of signals between two lines of the journal, what a kill can cost; ours
 SAVE_ROWS = 10_000  # or so many records, refused ones included; ours
 EXACT = 1 << 20  # samples of 16 bits whose squares add up to less than 2**53
+ROOM = 4 << 20  # bytes for the signals of a chunk; ours
 LONG = 2  # workers for a source of long records, each of which takes 100 MiB and more to resample; ours
 NAMED = 3  # refused records that an error names; ours
 
 
-@dataclass(frozen=True)
+@dataclass
 class Done:
     """What became of one record."""
 
@@ -238,29 +242,80 @@ def _signals(source: Source, folder: Path, tally: Tally, rate_hz: int, resamplin
 
 
 def each(source: Source, first: int, rate_hz: int, resampling: str, workers: int) -> Iterator[tuple[Any, Done]]:
-    """(row, what became of it) from row `first` on, in order.
+    """(row, what became of it) from row `first` on, in order. A signal is valid until the next is asked for.
 
-    Threads: reading, hashing, summing and filtering leave the interpreter free, and no sample is copied between
-    processes.
+    In processes, as much of a record's time is the interpreter's own: each gets the next chunk in turn and leaves the
+    signals in memory that it shares with this one.
     """
-    rows = itertools.islice(source.records.itertuples(index=False), first, None)
-
-    def work(chunk: list[Any]) -> list[tuple[Any, Done]]:
-        return [(row, one(source, row, rate_hz, resampling)) for row in chunk]
-
-    workers = min(workers, LONG) if source.chunk == 1 else workers
+    Row = collections.namedtuple("Row", source.records.columns.tolist(), rename=True)  # type: ignore[misc]
+    rows = (Row(*values) for values in itertools.islice(source.records.itertuples(index=False, name=None), first, None))
     chunks = iter(lambda: list(itertools.islice(rows, source.chunk)), [])
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: collections.deque = collections.deque()
+    workers = min(workers, LONG) if source.chunk == 1 else workers
+    context = multiprocessing.get_context("fork")  # a worker has the source, whatever that holds
+    rooms = [[mmap.mmap(-1, ROOM) for _ in range(2)] for _ in range(workers)]  # one is filled while the other is read
+    team: list[tuple[Any, Any]] = []
+    waiting: collections.deque = collections.deque()
+
+    def finished() -> Iterator[tuple[Any, Done]]:
+        chunk, pipe, room = waiting.popleft()
         try:
-            for chunk in chunks:
-                waiting.append(pool.submit(work, chunk))
-                if len(waiting) > 2 * workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            results = pipe.recv()
+        except (EOFError, ConnectionError):
+            raise UserError("a worker was killed, perhaps for want of memory; run again with fewer --workers") from None
+        if isinstance(results, Exception):
+            raise results
+        for row, (done, start, samples) in zip(chunk, results, strict=True):
+            if samples:
+                done.signal = np.frombuffer(room, np.int16, len(LEADS) * samples, start).reshape(len(LEADS), samples)
+            yield row, done
+
+    try:
+        for own in rooms:
+            pipe, end = context.Pipe()
+            others = [pipe, *(p for _, p in team)]
+            process = context.Process(target=_work, args=(end, others, own, lambda values: one(
+                source, Row(*values), rate_hz, resampling)), daemon=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # that other threads run: a worker needs none of them
+                process.start()
+            end.close()
+            team.append((process, pipe))
+        for i, chunk in enumerate(chunks):
+            if len(waiting) == 2 * workers:
+                yield from finished()
+            worker, room = i % workers, i // workers % 2
+            team[worker][1].send((room, [tuple(row) for row in chunk]))
+            waiting.append((chunk, team[worker][1], rooms[worker][room]))
+        while waiting:
+            yield from finished()
+    finally:
+        for process, pipe in team:
+            process.kill()
+            process.join()
+            pipe.close()
+
+
+def _work(pipe: Any, others: list[Any], rooms: list[mmap.mmap], make: Callable[[tuple], Done]) -> None:
+    """A worker's life: chunks in, (what became of it, where in the room its signal is, how long that is) out."""
+    for other in others:  # the far ends of pipes: else this one would not see that the process behind them is gone
+        other.close()
+    with contextlib.suppress(EOFError, ConnectionError):  # it is gone: so is the work
+        while True:
+            room, chunk = pipe.recv()
+            results: list[tuple[Done, int, int]] = []
+            answer: Any = results
+            end = 0
+            try:
+                for values in chunk:
+                    done, start, samples = make(values), end, 0
+                    if done.signal is not None and end + done.signal.nbytes <= ROOM:  # else it goes through the pipe
+                        end, samples = end + done.signal.nbytes, done.signal.shape[1]
+                        np.frombuffer(rooms[room], np.int16, done.signal.size, start)[:] = done.signal.ravel()
+                        done.signal = None
+                    results.append((done, start, samples))
+            except Exception as error:
+                answer = error
+            pipe.send(answer)
 
 
 def one(source: Source, row: Any, rate_hz: int, resampling: str) -> Done:
@@ -294,12 +349,13 @@ def one(source: Source, row: Any, rate_hz: int, resampling: str) -> Done:
                 physical = resample(physical, recording.rate_hz, rate_hz, resampling)
             signal, clipped = to_int16(physical, scale)
             stored = short_hash(np.ascontiguousarray(signal, "<i2"))
-        constant = constant_leads(signal)
+        total, squares = _sums(signal)
+        constant = [lead for lead, a, b in zip(LEADS, total, squares, strict=True) if a * a == signal.shape[1] * b]
         if len(constant) == len(LEADS):
             digest = 0  # a flat record is no one's
         if source.constant == "refuse" and constant:
             raise Refused("constant leads", f"has constant leads ({', '.join(constant)})")
-        return Done(signal, None, digest, stored, gaps, constant, clipped, *_sums(signal),
+        return Done(signal, None, digest, stored, gaps, constant, clipped, total, squares,
                     resampled=recording.rate_hz != rate_hz)
     except Refused as refusal:
         return Done(None, refusal)
@@ -310,7 +366,7 @@ def _sums(signal: np.ndarray) -> tuple[list[int], list[int]]:
     total, squares = np.zeros((2, len(signal)), np.int64)
     for first in range(0, signal.shape[1], EXACT):
         part = signal[:, first: first + EXACT].astype(np.float64)
-        total += part.sum(1).astype(np.int64)
+        total += (part[:, None] @ np.ones((part.shape[1], 1))).ravel().astype(np.int64)
         squares += (part[:, None] @ part[..., None]).ravel().astype(np.int64)
     return total.tolist(), squares.tolist()
 

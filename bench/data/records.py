@@ -13,7 +13,7 @@ from bench.data.store import Store, open_by_name, open_store
 from bench.errors import UserError
 
 ANY_RATE = 0  # of a Source whose records each say their own
-CHUNK = 4  # records that a thread takes at a time: they may last half an hour; ours
+CHUNK = 4  # records that a worker takes at a time: they may last half an hour; ours
 
 
 def open_records(place: str, stores: Path) -> Source:

@@ -40,12 +40,6 @@ def fill_gaps(signal: np.ndarray) -> tuple[np.ndarray, int]:
     return signal, len(leads)
 
 
-def constant_leads(signal: np.ndarray) -> list[str]:
-    """Names of the leads that never change."""
-    flat = signal.min(axis=1) == signal.max(axis=1)
-    return [lead for lead, is_flat in zip(LEADS, flat, strict=True) if is_flat]
-
-
 def breaks_einthoven(signal: np.ndarray) -> bool:
     """Whether lead I + lead III is not lead II: gains, or the order of the leads, are wrong. NaN are left out."""
     i, ii, iii = signal[:3, ~np.isnan(signal[:3]).any(axis=0)]
@@ -77,15 +71,21 @@ def resample(signal: np.ndarray, from_hz: int, to_hz: int, method: str = "fourie
     if method not in RESAMPLERS:
         raise unknown("resampling method", method, RESAMPLERS)
     length, samples = signal.shape[1], round(signal.shape[1] * to_hz / from_hz)
-    signal = signal.astype(np.float32, copy=False)
+    signal = signal.astype(np.float32)
     if method == "periodic":
         return dsp.resample(signal, samples, axis=1)
-    first, rise = signal[:, :1], (signal[:, -1:] - signal[:, :1]) / max(1, length - 1)
-    spectrum = fft.rfft(signal - (first + rise * np.arange(length, dtype=np.float32)), axis=1)
+    first, rise = signal[:, 0].copy(), (signal[:, -1] - signal[:, 0]) / max(1, length - 1)
+    place = np.arange(length, dtype=np.float32)
+    for lead, a, b in zip(signal, first, rise, strict=True):  # one at a time: what is between stays in the cache
+        lead -= a + b * place
+    spectrum = fft.rfft(signal, axis=1, norm="forward", overwrite_x=True)
     if (half := min(length, samples)) % 2 == 0 and length != samples:  # the frequency that two halves of the spectrum share
         spectrum[:, half // 2] *= 0.5 if samples > length else 2
-    out = fft.irfft(spectrum, samples, axis=1) * np.float32(samples / length)
-    return out + (first + rise * (np.arange(samples, dtype=np.float32) * np.float32(length / samples)))
+    out = fft.irfft(spectrum, samples, axis=1, norm="forward", overwrite_x=True)
+    place = np.arange(samples, dtype=np.float32) * np.float32(length / samples)
+    for lead, a, b in zip(out, first, rise, strict=True):
+        lead += a + b * place
+    return out
 
 
 def to_int16(signal: np.ndarray, scale: float) -> tuple[np.ndarray, int]:

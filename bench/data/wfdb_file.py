@@ -72,10 +72,12 @@ def read(path: Path, leads: tuple[str, ...] = LEADS) -> Recording:
     if strange:
         raise Refused("other units", f"{path} is in {', '.join(sorted(strange)):.80}, not in mV")
     files = {name: _frames(path, header, name) for name in dict.fromkeys(s.file for s in signals)}
-    samples = np.empty((len(leads), header.length), np.int16)
-    for row, i, signal in zip(samples, picked, signals, strict=True):
-        frames, first = files[signal.file]
-        row[:] = frames[:, i - first]
+    if len(files) == 1:  # nearly always
+        [(frames, first)] = files.values()
+        samples = frames.T[[i - first for i in picked]].astype(np.int16, copy=False)
+    else:
+        columns = [files[s.file][0][:, i - files[s.file][1]] for i, s in zip(picked, signals, strict=True)]
+        samples = np.stack(columns, dtype=np.int16)
     sums = samples.sum(axis=1, dtype=np.int16).tolist()  # wraps around, as the checksum does
     for signal, found in zip(signals, sums, strict=True):
         if signal.checksum is not None and (signal.checksum - found) & 0xFFFF:

@@ -165,15 +165,8 @@ def run(config: Config, trained: Checkpoint, store: Store, folder: Path, where: 
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
     keep_weights(folder / "weights.pt", model, config, trained, task, store)
-    score = metrics.score(task.test.labels.astype(np.int64), predictions["p_test"])
     return {
-        "macro_auroc": score.macro, "interval": [score.lower, score.upper],
-        "replicates": [round(float(v), 6) for v in score.replicates],  # differences need no more; points are whole
-        "bootstrap": {"resamples": len(score.replicates), "percentiles": [2.5, 97.5], "seed": metrics.SEED,
-                      "kind": "class-complete"},
-        "per_class": {c: {"auroc": float(score.per_class[i]), "lower": float(score.per_class_lower[i]),
-                          "upper": float(score.per_class_upper[i]), "positives": int(task.test.labels[:, i].sum())}
-                      for i, c in enumerate(task.classes)},
+        **metrics.summary(task.classes, *(predictions[f"{k}_{part}"] for part in ("validation", "test") for k in "yp")),
         "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
         "validation_macro_auroc": best["validation_macro_auroc"], "best_step": best["step"], "steps": best["taken"],
         "curve": best["curve"], "seconds": seconds, "peak_memory_mb": peak_memory_mb(device),

@@ -1,0 +1,59 @@
+"""What a backbone's features look like, without labels: RankMe, spectrum, similarity to another backbone's."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+
+
+def diagnose(features: Tensor) -> dict[str, Any]:
+    """A record's diagnostics of (n, D) features, e.g. mean tokens of the validation records: n, rankme, sd (spectrum).
+
+    UserError where there are fewer than two records or a value is not finite.
+    """
+    if len(features) < 2 or not features.isfinite().all():
+        raise UserError(f"features of {len(features)} records cannot be diagnosed: two are needed, all values finite")
+    return {"n": len(features), "rankme": rankme(features), "sd": spectrum(features).tolist()}
+
+
+def rankme(features: Tensor) -> float:
+    """Effective rank of (n, D) features: exp of the entropy of their singular values.
+
+    Garrido et al. 2023, arXiv 2210.02885; so is the epsilon. Features that are all 0 have rank 1.
+    """
+    s = torch.linalg.svdvals(features.double())
+    p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny) + 1e-7
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+def spectrum(features: Tensor) -> Tensor:
+    """(min(n, D),) sd of (n, D) features along their principal axes, the largest first."""
+    centred = features.double() - features.double().mean(0)
+    return torch.linalg.svdvals(centred) / (len(features) - 1) ** 0.5
+
+
+def cka(x: Tensor, y: Tensor) -> float:
+    """Linear CKA (Kornblith et al. 2019, arXiv 1905.00414) of (n, D1) and (n, D2) features of the same n records.
+
+    Debiased (Nguyen et al. 2021, arXiv 2010.15327, with the HSIC of Song et al. 2012): without that,
+    unrelated features look alike where D is not small beside n, and more so the wider the backbone. 1: equal up to
+    rotation and scale; near 0, on either side of it: unrelated. UserError for fewer than 4 records, other records
+    than each other's, or features that do not vary.
+    """
+    if len(x) != len(y) or len(x) < 4:
+        raise UserError(f"CKA needs features of the same records, 4 or more, got {len(x)} and {len(y)}")
+    x, y = x.double(), y.double()
+    centred = [f - f.mean(0) for f in (x, y)]
+    own = [_hsic(f, f) for f in centred]
+    if not all(h > 0 and c.norm() > 1e-12 * f.norm() for h, c, f in zip(own, centred, (x, y), strict=True)):
+        raise UserError("CKA is not defined for features that are not finite or do not vary")
+    return _hsic(*centred) / (own[0] * own[1]) ** 0.5
+
+
+def _hsic(x: Tensor, y: Tensor) -> float:
+    """n (n - 3) times the unbiased HSIC of centred (n, D1) and (n, D2) features with linear kernels, in O(n D1 D2)."""
+    n, k, m = len(x), x.square().sum(1), y.square().sum(1)  # the kernels' diagonals, which the estimate leaves out
+    both = k @ m  # a row of a centred kernel without its diagonal sums to minus that diagonal
+    return ((x.T @ y).square().sum() - both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * both).item()
