@@ -30,7 +30,8 @@ RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
-SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece")
+SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
+          "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
 METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
 NOTE = f"""\
 Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
@@ -407,11 +408,13 @@ def classes(cells: Sequence[Cell]) -> str:
 
 
 def scores(cells: Sequence[Cell]) -> str:
-    """CSV, a line per cell and score beside AUROC, floats in full; over the runs that have it."""
+    """CSV, a line per cell and score beside its metric, floats in full; over the runs that have it."""
     lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
     for c in cells:
-        for name in SCORES:
-            numbers = [MISSING if x is None else x for x in spread([r["result"][name] for r in c.runs if name in r["result"]])]
+        for name in SCORES[c.metric]:
+            found = [r["result"][name] for r in c.runs if name in r["result"]]
+            found = [each["value"] if isinstance(each, dict) else each for each in found]
+            numbers = [MISSING if x is None else x for x in spread(found)]
             lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
     return as_csv(lines)
 

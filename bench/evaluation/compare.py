@@ -16,7 +16,7 @@ LEVEL = 0.05  # of every test and interval
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first method's mean macro AUROC minus the second's."""
+    """The first method's mean score (macro AUROC, R2) minus the second's."""
 
     difference: float
     lower: float  # of its 95 % interval
@@ -67,20 +67,21 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
 def _terms(record: Record) -> dict[str, Any]:
     """What two records must share to be compared."""
     config, result = record["config"], record["result"]
-    classes = sorted((c, each["positives"]) for c, each in result["per_class"].items())
+    classes = sorted((c, each["positives"]) for c, each in result.get("per_class", {}).items())
     return {**{key: config[key] for key in ("protocol", "task", "data")}, "folds.test": config["folds"]["test"],
+            "external": config.get("external"), "metric": result.get("metric"),
             "the number of test records": result["records"]["test"], "classes": classes,
             "bootstrap": result["bootstrap"]}
 
 
 def _runs(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) macro AUROC and (k, R) replicates of a method's k runs."""
+    """(k,) scores and (k, R) replicates of a method's k runs."""
     names = [r["config"]["pretrain"] for r in records]
     if len(set(names)) == 1:
         names = [r["run_id"] for r in records]
     same = np.array(names) == np.array(list(dict.fromkeys(names)))[:, None]
     mean = same / same.sum(1, keepdims=True)
-    return (mean @ np.array([r["result"]["macro_auroc"] for r in records]),
+    return (mean @ np.array([r["result"][r["result"].get("metric", "macro_auroc")] for r in records]),
             mean @ np.array([r["result"]["replicates"] for r in records]))
 
 

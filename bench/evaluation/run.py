@@ -214,6 +214,7 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 task = opened[name]
                 keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
                     "config": config, "pretrain_config": about["config"], "classes": task.classes,
+                    "kind": task.kind, "moments": list(task.moments),
                     "rate_hz": store.rate_hz, "mean": store.mean.tolist(), "sd": store.sd.tolist(),
                     **{key: store.manifest[key] for key in ("leads", "units")}}))
                 record.write(where.results, {
