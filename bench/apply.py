@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from bench.data.sources import Recording, Refused, Source
 from bench.errors import UserError
 from bench.evaluation import heads, tasks
 from bench.evaluation import run as evaluation
+from bench.evaluation.diagnostics import cka
 from bench.files import read_json, replacing, write_text
 from bench.pretrain import folder_of, kept_name
 
@@ -231,6 +234,27 @@ def write_embeddings(out: Path, applied: Applied) -> None:
             pyarrow.parquet.write_table(table.replace_schema_metadata({"ecgbench": text}), f)
         else:
             np.savez(f, record_id=np.array(ids), embedding=values, crops=crops, metadata=np.array(text))
+
+
+def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) record ids and (n, D) embeddings of an .npz file of write_embeddings; UserError when it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            ids, values = content["record_id"], content["embedding"]
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} does not exist, or is no file; `ecgbench embed --out {path.name}` makes one") from None
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no .npz file of `ecgbench embed` ({type(error).__name__})") from None
+    if values.ndim != 2 or len(ids) != len(values) or values.dtype.kind != "f" or len(set(ids.tolist())) != len(ids):
+        raise UserError(f"{path} is no .npz file of `ecgbench embed`: it lacks an embedding for each of its records")
+    return ids, values
+
+
+def similarity(first: Path, second: Path) -> tuple[float, int]:
+    """(linear CKA of two files of embeddings, how many records they share). UserError where these are too few."""
+    (a, x), (b, y) = read_embeddings(first), read_embeddings(second)
+    shared, i, j = np.intersect1d(a, b, return_indices=True)
+    return cka(torch.from_numpy(x[i]), torch.from_numpy(y[j])), len(shared)
 
 
 def write_predictions(out: Path, applied: Applied, classifier: Classifier) -> None:

@@ -484,6 +484,16 @@ def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", he
 
 
 @app.command()
+def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+        second: Annotated[Path, typer.Argument(help="Another, of the same records by another backbone.")]) -> None:
+    """How alike two backbones see the same records: debiased linear CKA, 1 alike up to rotation, 0 unrelated."""
+    from bench import apply
+
+    value, n = apply.similarity(first, second)
+    print(f"CKA {value:.4f} on {n:,} records that both files hold")
+
+
+@app.command()
 def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", help="run_id of an evaluation, frozen or "
                                              "fine-tuned.")],
             place: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,

@@ -329,3 +329,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: Callable[..., tuple[int,
     assert (code, out) == (2, "")
     assert err.startswith(f"ecgbench: {message}") and err.count("\n") == 1
     assert not any(p.name != "work" for p in tmp_path.iterdir())
+
+
+def test_similarity_is_of_the_records_that_both_files_hold(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))
+    ids = np.array([f"r{i}" for i in range(40)])
+    np.savez(tmp_path / "a.npz", record_id=ids, embedding=x)
+    np.savez(tmp_path / "b.npz", record_id=ids[:4:-1], embedding=(3 * x @ turn)[:4:-1].astype(np.float32))
+    value, n = apply.similarity(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (value, n) == (pytest.approx(1, abs=1e-5), 35)
+    np.savez(tmp_path / "other.npz", record_id=np.char.add("x", ids), embedding=x)
+    with pytest.raises(UserError, match="4 or more, got 0 and 0"):
+        apply.similarity(tmp_path / "a.npz", tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_what_is_no_file_of_embeddings_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.npz"
+    if content is None:
+        np.savez(path, record_id=np.array(["a", "a"]), embedding=np.zeros((2, 3), np.float32))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="is no .npz file of `ecgbench embed`"):
+        apply.read_embeddings(path)
