@@ -319,7 +319,6 @@ def test_an_external_store_or_a_fraction_that_cannot_be(fails, work) -> None:
 def test_a_protocol_that_does_not_go_with_the_backbone(fails, work) -> None:
     assert "`random` one; write scratch" in fails(*evaluate(work, "--protocol", "finetune"))
     assert "unknown protocol 'x'" in fails(*evaluate(work, "--protocol", "linear", "--protocol", "x"))
-    assert "'--seeds'" in fails(*evaluate(work, "--seeds", "0"))
 
 
 def test_a_store_of_another_rate_than_the_checkpoint_s(fails, work) -> None:
