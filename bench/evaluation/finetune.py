@@ -60,22 +60,13 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
     saved_at = time.monotonic()
     with progress.bar(title, settings["steps"], taken) as bar:
         while taken < settings["steps"] and taken - best["step"] < settings["patience"]:
-            optim.schedule_(optimiser, taken, settings)
-            torch.manual_seed(optim.derive(seed, DROPOUT, taken))
-            model.train()
             epoch, position = divmod(taken, len(rows) // batch)
             here = epochs.order(epoch)[position * batch: (position + 1) * batch]
             x = crops.normalise(crops.raw(torch.from_numpy(rows[here]), torch.from_numpy(epochs.starts(epoch, room)[here])))
-            with optim.autocast(where.device, settings["precision"]):
-                logits = model(x)
-            loss = task.loss(logits, labels[torch.from_numpy(here).to(where.device)])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings["clip"]:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-            optimiser.step()
+            optim.schedule_(optimiser, taken, settings)
+            torch.manual_seed(optim.derive(seed, DROPOUT, taken))
+            pending.append(step(model, optimiser, task, x, labels[torch.from_numpy(here).to(where.device)], settings))
             taken += 1
-            pending.append(loss.detach())
             if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
                 settle()
                 value = task.score(predict(model, task, task.validation.rows, crops, stride, settings))
@@ -96,6 +87,21 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
     save()
     model.load_state_dict(kept)
     return {task.metric: best["value"], "best_step": best["step"], "steps": taken, "curve": curve}
+
+
+def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: Visible, x: Tensor, y: Tensor,
+         settings: dict[str, Any]) -> Tensor:
+    """One optimiser step on crops (B, 12, T) and their labels (B, C), in place; gives the loss."""
+    model.train()
+    with optim.autocast(x.device, settings["precision"]):
+        logits = model(x)
+    loss = task.loss(logits, y)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if settings["clip"]:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
+    optimiser.step()
+    return loss.detach()
 
 
 def predict(model: heads.Classifier, task: Visible, rows: np.ndarray, crops: Crops, stride: int,
