@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.files import write_text
 
 BEAT_SECONDS = 15.0  # ours; times MISSED it is longer than NFS clients trust what they remember of a folder (60 s)
 MISSED = 8  # beats; ours
+DEAD = "dead"
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,12 @@ class Found:
 
 
 class Holder:
-    """This process as a holder of leases in folder; beat() at least every beat_seconds, end() at the end."""
+    """This process as a holder of leases in folder; beat() at least every beat_seconds, end() at the end.
 
-    def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS):
+    log: where it writes to, for those who look.
+    """
+
+    def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS, log: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.beat_seconds = folder, beat_seconds
         self.name = f"holder-{secrets.token_hex(8)}"
@@ -53,7 +58,7 @@ class Holder:
         self.held: set[str] = set()
         self.path = folder / self.name
         about = {"name": self.name, "job": job(), "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
-                 "pid": os.getpid(), "place": place(), "born": born(os.getpid())}
+                 "pid": os.getpid(), "place": place(), "born": born(os.getpid()), "log": log}
         self.handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         os.write(self.handle, f"{0:012d}\n{json.dumps(about)}\n".encode())
         os.fsync(self.handle)
@@ -96,7 +101,7 @@ class Holder:
             self.watched[who["name"]] = text, time.monotonic()
         still = text == before and time.monotonic() - since > MISSED * self.beat_seconds
         if still or gone(who):
-            end(self.folder, who["name"])
+            end(self.folder, who["name"], DEAD)
             return True
         return False
 
@@ -111,7 +116,7 @@ class Holder:
         """Give up what is held."""
         os.close(self.handle)
         if self.held:
-            end(self.folder, self.name)
+            end(self.folder, self.name, "gave up")
         self.path.unlink(missing_ok=True)
 
 
@@ -130,8 +135,15 @@ def ended(folder: Path, holder: str) -> bool:
     return (folder / f"{holder}.ended").exists()
 
 
-def end(folder: Path, holder: str) -> None:
-    (folder / f"{holder}.ended").touch()
+def end(folder: Path, holder: str, how: str) -> None:
+    """Say that the holder has ended: it gave up, or it is dead."""
+    write_text(folder / f"{holder}.ended", how)
+
+
+def died(folder: Path, holder: str) -> bool:
+    """Whether another found the holder dead."""
+    path = folder / f"{holder}.ended"
+    return path.is_file() and path.read_text() == DEAD
 
 
 def job() -> str | None:

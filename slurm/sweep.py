@@ -18,11 +18,11 @@ from bench.evaluation import run as evaluation
 from bench.pretrain import Where, build, pretrain
 
 SCHEMA: dict[str, dict[str, type]] = {
-    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict},
+    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": dict},
     "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "at": list,
-                 "set": dict, "per_protocol": dict},
+                 "set": dict, "per_protocol": dict, "grid": dict},
 }
-OPTIONAL = {"at", "set", "per_method", "per_protocol"}
+OPTIONAL = {"at", "set", "per_method", "per_protocol", "grid"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Pretraining:
 def read(path: Path) -> dict[str, Any]:
     """The spec in path, checked."""
     spec = config.read_yaml(path)
+    with config.located(path):
+        return checked(spec, path)
+
+
+def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The spec with names of mixtures as mixtures; UserError naming path and what is wrong."""
     for section in spec:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
@@ -54,12 +60,19 @@ def read(path: Path) -> dict[str, Any]:
                 raise UserError(f"{path}: {section}.{key} is empty; name one at least")
             if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
                 raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
+            if key == "grid":
+                for name, values in spec[section][key].items():
+                    if not isinstance(values, list) or not values:
+                        raise UserError(f"{path}: {section}.grid.{name} must be a list of values, one at least, got {values!r}")
+                    if section == "pretrain" and name == "data.mix":
+                        spec[section][key][name] = [config.mixture(v) if isinstance(v, str) else v for v in values]
             if key.startswith("per_"):
                 for name, overrides in spec[section][key].items():
                     if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
                         raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                         f"got {overrides!r}")
-        for key in keys.keys() - spec[section].keys() - OPTIONAL:
+        grid = spec[section].get("grid", {})
+        for key in sorted(keys.keys() - spec[section].keys() - OPTIONAL - ({"mix"} if "data.mix" in grid else set())):
             raise UserError(f"{path}: {section} has no {key!r}")
     for method in spec["pretrain"].get("per_method", {}):
         if method not in spec["pretrain"]["methods"]:
@@ -74,30 +87,46 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     """Every run of the sweep; all configs are checked before anything runs. A method of no steps needs no seeds."""
     first, then = spec["pretrain"], spec["evaluate"]
     target = stores[then["store"]]
-    out: list[Pretraining] = []
+    out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for method in first["methods"]:
-        for seed in first["seeds"]:
-            overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {})}
-            if method == "random":  # untrained: no optimiser setting is part of it, yet a typo in one is a typo
-                config.load(method, overrides.items())
-                overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
-            elif "at" in then:
-                overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
-            made = pretraining_config(method, seed, first["mix"], stores, overrides)
-            run = Pretraining(config.run_id(made), made)
-            points = then.get("at", [1.0]) if made["optim"]["steps"] else [1.0]
-            for task in then["tasks"]:
-                for protocol in then["protocols"]:
-                    settings = [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items()]
-                    for eval_seed, at in itertools.product(then["seeds"], points):
-                        c = evaluation.config_for(protocol, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
-                        run.evaluations[config.run_id(c)] = c
+    checked: set[str] = set()
+    for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
+        overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
+        mix = overrides.pop("data.mix", first.get("mix"))
+        if method == "random":  # untrained: no optimiser setting is part of it, yet a typo in one is a typo
+            config.load(method, overrides.items())
+            overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
+        elif "at" in then:
+            overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
+        made = pretraining_config(method, seed, mix, stores, overrides)
+        if not made["optim"]["steps"]:
+            made["seed"] = first["seeds"][0]
+        run = Pretraining(config.run_id(made), made)
+        if run.run_id in out:
+            if made["optim"]["steps"]:
+                raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
+            continue
+        points = then.get("at", [1.0]) if made["optim"]["steps"] else [1.0]
+        for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
+            settings = [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items(), *cell.items()]
+            for eval_seed, at in itertools.product(then["seeds"], points):
+                c = evaluation.config_for(protocol, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
+                if config.run_id(c) in run.evaluations:
+                    raise UserError(f"the sweep has one evaluation twice: {protocol}, {task}, seed {eval_seed}; a list of it "
+                                    f"names a value twice")
+                run.evaluations[config.run_id(c)] = c
+        recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
+        if recipe not in checked:
             check(run, stores, seen)
-            out.append(run)
-            if not made["optim"]["steps"]:
-                break
-    return out
+            checked.add(recipe)
+        out[run.run_id] = run
+    return list(out.values())
+
+
+def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """The overrides of every cell of the section's grid: key -> one of its values."""
+    grid = section.get("grid", {})
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -151,11 +180,18 @@ def open_stores(folder: Path, names: set[str]) -> dict[str, Store]:
     return {name: store.open_by_name(folder, name) for name in sorted(names)}
 
 
+def load(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
+    """(every run of the sweep in path, the stores that they need)."""
+    spec = read(path)
+    with config.located(path):
+        mixes = [spec["pretrain"].get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(spec["pretrain"]))]
+        stores = open_stores(work / "stores", {spec["evaluate"]["store"]}.union(*mixes))
+        return expand(spec, stores), stores
+
+
 def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
     """Run the sweep in this process, skipping whatever has a record: interrupting and repeating it is safe."""
-    spec = read(path)
-    stores = open_stores(where.work / "stores", {*spec["pretrain"]["mix"], spec["evaluate"]["store"]})
-    runs = expand(spec, stores)
+    runs, stores = load(path, where.work)
     every = [name for r in runs for name in (r.run_id, *r.evaluations)]
     done = sum(record.exists(where.results, name) for name in every)
     say(f"{path.name}: {len(runs)} pre-trainings, {len(every) - len(runs)} evaluations; {done} of {len(every)} done")

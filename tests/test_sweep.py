@@ -83,7 +83,8 @@ def outcome(where: Where) -> dict[str, Any]:
         del made["provenance"]
         for key in ("seconds", "records_per_second", "peak_memory_mb"):
             made["result"].pop(key, None)
-        made["result"].get("curves", {}).pop("records_per_second", None)
+        for key in ("records_per_second", "memory_mb"):
+            made["result"].get("curves", {}).pop(key, None)
         out[path.name] = made
     return out
 
