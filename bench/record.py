@@ -7,21 +7,24 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bench.config import ROOT
 from bench.errors import UserError
 from bench.files import read_json, replacing, write_text
+
+if TYPE_CHECKING:  # whoever only asks which runs have a record need not wait for torch
+    import torch
 
 SCHEMA = 1
 SNAPSHOT = "snapshot.json"  # in a copy of the code: its code()
 CODE = ("bench", "methods", "slurm", "paper", "pyproject.toml")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: "torch.device") -> dict[str, Any]:
     """What a run ran on; no part of its identity."""
+    import torch
+
     return {
         **code(),
         "python": platform.python_version(),

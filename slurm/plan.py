@@ -1,8 +1,6 @@
 """The graph of a sweep's runs, the state that each is in, and the arrays that what is missing makes."""
 
-import json
 import os
-import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,47 +12,12 @@ from bench.config import Config, run_id
 from slurm import lease
 from slurm.cluster import Cluster
 from slurm.commands import Task
+from slurm.shared import Shared, parked
 from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
 SUBMITTED = ("missing", "lost")  # what `submit` submits; `retry` adds what failed
-SAME = 3  # failures in a row for one reason that park a run
 ARRAYS = 8  # of a kind's evaluations behind one array of pre-trainings: beyond, more go into one job than `pack`; ours
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The part of a work folder that jobs and the commands about them share."""
-
-    work: Path
-    results: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.work / "slurm"
-
-    @property
-    def leases(self) -> Path:
-        return self.folder / "leases"
-
-    @property
-    def failures(self) -> Path:
-        return self.folder / "failures"
-
-    @property
-    def submissions(self) -> Path:
-        return self.folder / "submissions"
-
-    def failed(self, run: str) -> list[dict[str, str]]:
-        """What made the run fail, oldest first: reason, job, node, when."""
-        path = self.failures / f"{run}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-    def note(self, run: str, reason: str, **about: str | None) -> None:
-        """Note why the run failed."""
-        self.failures.mkdir(parents=True, exist_ok=True)
-        with (self.failures / f"{run}.jsonl").open("a") as f:
-            f.write(json.dumps({"reason": " ".join(reason.split()), **about}) + "\n")
 
 
 @dataclass
@@ -82,6 +45,9 @@ class Array:
     tasks: dict[int, list[list[Config]]]
     after: str = ""  # token of the array whose task of the same index comes first
     token: str = field(default_factory=lambda: secrets.token_hex(6))  # names it: in its job's name, and on disk
+
+    def runs(self) -> int:
+        return sum(len(unit) for units in self.tasks.values() for unit in units)
 
 
 @dataclass
@@ -166,23 +132,11 @@ def names(folder: Path, suffix: str) -> set[str]:
 def queued_runs(shared: Shared, queue: list[Task]) -> dict[str, tuple[Task, Path]]:
     """run -> the task in the queue that carries it, and that task's log."""
     out = {}
-    submitted = {token: tasks_of(shared, token) for token in {task.token for task in queue}}
+    submitted = {token: shared.tasks(token) for token in {task.token for task in queue}}
     for task in queue:
         for name in submitted[task.token].get(task.index, ()):
-            out[name] = task, log_of(shared, task.token, task.index)
+            out[name] = task, shared.log(task.token, task.index)
     return out
-
-
-def tasks_of(shared: Shared, token: str) -> dict[int, list[str]]:
-    """index -> runs of a submission; none where it was made in another work folder."""
-    path = shared.submissions / token / "submission.json"
-    if not re.fullmatch(r"[0-9a-f]+", token) or not path.is_file():
-        return {}
-    return {int(index): runs for index, runs in json.loads(path.read_text())["tasks"].items()}
-
-
-def log_of(shared: Shared, token: str, index: int) -> Path:
-    return shared.submissions / token / "logs" / f"{index}.log"
 
 
 def server_time(folder: Path) -> float:
@@ -192,12 +146,6 @@ def server_time(folder: Path) -> float:
     now = probe.stat().st_mtime
     probe.unlink()
     return now
-
-
-def parked(notes: list[dict[str, str]]) -> bool:
-    """Whether the last SAME failures have one reason, numbers apart."""
-    reasons = {re.sub(r"\d+", "0", note["reason"]) for note in notes[-SAME:]}
-    return len(notes) >= SAME and len(reasons) == 1
 
 
 def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[str] = ()) -> Plan:

@@ -23,7 +23,8 @@ from bench.files import write_text
 from slurm import commands, lease, plan, snapshot
 from slurm.cluster import Asked, Cluster
 from slurm.commands import Task
-from slurm.plan import Array, Plan, Run, Shared
+from slurm.plan import Array, Plan, Run
+from slurm.shared import Shared
 
 LOCAL_PACK = 20  # evaluations for which torch is imported once; ours
 

@@ -24,7 +24,7 @@ from bench.config import Config, run_id
 from bench.errors import UserError
 from bench.files import read_json
 from slurm import lease
-from slurm.plan import Shared, parked
+from slurm.shared import Shared, parked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the worker itself needs none of it
     from bench.distributed import World

@@ -1,0 +1,60 @@
+"""The part of a work folder that the jobs of sweeps and the commands about them share."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SAME = 3  # failures in a row for one reason that park a run
+
+
+@dataclass(frozen=True)
+class Shared:
+    """leases/, failures/ (a file per run), submissions/ (a folder per sbatch), code/ (copies), all below work/slurm."""
+
+    work: Path
+    results: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.work / "slurm"
+
+    @property
+    def leases(self) -> Path:
+        return self.folder / "leases"
+
+    @property
+    def failures(self) -> Path:
+        return self.folder / "failures"
+
+    @property
+    def submissions(self) -> Path:
+        return self.folder / "submissions"
+
+    def tasks(self, token: str) -> dict[int, list[str]]:
+        """index -> runs of a submission; none where it was made in another work folder."""
+        path = self.submissions / token / "submission.json"
+        if not re.fullmatch(r"[0-9a-f]+", token) or not path.is_file():
+            return {}
+        return {int(index): runs for index, runs in json.loads(path.read_text())["tasks"].items()}
+
+    def log(self, token: str, index: int) -> Path:
+        """Where a task of a submission writes to, in all its attempts."""
+        return self.submissions / token / "logs" / f"{index}.log"
+
+    def failed(self, run: str) -> list[dict[str, str]]:
+        """What made the run fail, oldest first: reason, job, node, when."""
+        path = self.failures / f"{run}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def note(self, run: str, reason: str, **about: str | None) -> None:
+        """Note why the run failed."""
+        self.failures.mkdir(parents=True, exist_ok=True)
+        with (self.failures / f"{run}.jsonl").open("a") as f:
+            f.write(json.dumps({"reason": " ".join(reason.split()), **about}) + "\n")
+
+
+def parked(notes: list[dict[str, str]]) -> bool:
+    """Whether the last SAME failures have one reason, numbers apart."""
+    reasons = {re.sub(r"\d+", "0", note["reason"]) for note in notes[-SAME:]}
+    return len(notes) >= SAME and len(reasons) == 1
