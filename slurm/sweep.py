@@ -90,6 +90,7 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
     checked: set[str] = set()
+    follow: dict[tuple[float, ...], list[Config]] = {}  # evaluated checkpoints -> evaluations, of any pre-training
     for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
         overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
         mix = overrides.pop("data.mix", first.get("mix"))
@@ -106,20 +107,30 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
             if made["optim"]["steps"]:
                 raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
             continue
-        points = then.get("at", [1.0]) if made["optim"]["steps"] else [1.0]
-        for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
-            settings = [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items(), *cell.items()]
-            for eval_seed, at in itertools.product(then["seeds"], points):
-                c = evaluation.config_for(protocol, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
-                if config.run_id(c) in run.evaluations:
-                    raise UserError(f"the sweep has one evaluation twice: {protocol}, {task}, seed {eval_seed}; a list of it "
-                                    f"names a value twice")
-                run.evaluations[config.run_id(c)] = c
+        points = tuple(then.get("at", [1.0]) if made["optim"]["steps"] else [1.0])
+        if points not in follow:
+            follow[points] = evaluations(then, target, points)
+        for c in follow[points]:
+            c = {**c, "pretrain": run.run_id}
+            run.evaluations[config.run_id(c)] = c
         recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
         if recipe not in checked:
             check(run, stores, seen)
             checked.add(recipe)
         out[run.run_id] = run
+    return list(out.values())
+
+
+def evaluations(then: dict[str, Any], target: Store, points: tuple[float, ...]) -> list[Config]:
+    """The evaluations that follow a pre-training whose run_id is yet to be filled in."""
+    out: dict[str, Config] = {}
+    for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
+        settings = [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(protocol, {}).items(), *cell.items()]
+        for seed, at in itertools.product(then["seeds"], points):
+            made = evaluation.config_for(protocol, task, "", target, seed, [*settings, ("at", at)])
+            if out.setdefault(config.run_id(made), made) is not made:
+                raise UserError(f"the sweep has one evaluation twice: {protocol}, {task}, seed {seed}; a list of it names a "
+                                f"value twice")
     return list(out.values())
 
 
