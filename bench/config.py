@@ -124,7 +124,7 @@ def located(path: Path) -> Iterator[None]:
         yield
     except UserError as error:
         if path.is_file() and not re.search(r"\(line \d+\)", str(error)):
-            lines = _lines(yaml.compose(path.read_text(), yaml.SafeLoader))
+            lines = list(_lines(yaml.compose(path.read_text(), yaml.SafeLoader)))
             said = re.findall(r"'([^']+)'", str(error)) + re.findall(r"[\w-]+(?:\.[\w-]+)+", str(error))
             for word in [*said, *(word.rpartition(".")[2] for word in said)]:
                 found = {line for name, line in lines if name == word}

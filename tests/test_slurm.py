@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,26 +299,31 @@ def test_a_pretraining_fails_and_the_rest_of_the_sweep_goes_on(root: Path) -> No
     assert not made.submit(also=("failed",)).arrays  # parked
 
 
-@pytest.mark.parametrize("when", ["before sbatch", "after sbatch", "before the second"])
-def test_a_submitting_shell_that_dies_neither_doubles_nor_forgets(root: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands.call("scontrol", "update", "PartitionName=main", "State=DOWN")  # jobs wait
+def die_in_submit(root: Path, when: str) -> None:
+    """Submit, and die like one killed at this moment."""
     made, call, calls = Sweep(root), commands.call, list[str]()
 
     def die(*command: str) -> str:
         calls.append(command[0])
-        if command[0] == "sbatch":
-            if when == "after sbatch" or calls.count("sbatch") < (1 if when == "before sbatch" else 2):
-                said = call(*command)
-            if when != "before the second" or calls.count("sbatch") == 2:
-                os._exit(9)
-            return said
-        return call(*command)
+        if command[0] == "sbatch" and (when == "before sbatch" or (when == "before the second" and calls.count("sbatch") == 2)):
+            os._exit(9)
+        said = call(*command)
+        if command[0] == "sbatch" and when == "after sbatch":
+            os._exit(9)
+        return said
 
-    if not (child := os.fork()):
-        commands.call = die  # type: ignore[assignment]
-        made.submit()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    commands.call = die  # type: ignore[assignment]
+    made.submit()
+
+
+@pytest.mark.parametrize("when", ["before sbatch", "after sbatch", "before the second"])
+def test_a_submitting_shell_that_dies_neither_doubles_nor_forgets(root: Path, when: str) -> None:
+    commands.call("scontrol", "update", "PartitionName=main", "State=DOWN")  # jobs wait
+    code = "import sys; from pathlib import Path; import test_slurm; test_slurm.die_in_submit(Path(sys.argv[1]), sys.argv[2])"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    ended = subprocess.run([sys.executable, "-c", code, root, when], env={**os.environ, "PYTHONPATH": path}).returncode
+    assert ended == 9
+    made = Sweep(root)
     made.submit()
     assert made.look() == {"waiting": 3}
     carried = [run for task in commands.queue() for run in made.shared.tasks(task.token)[task.index]]
