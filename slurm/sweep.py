@@ -18,9 +18,9 @@ from bench.evaluation import run as evaluation
 from bench.pretrain import Where, build, pretrain
 
 SCHEMA: dict[str, dict[str, type]] = {
-    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": dict},
+    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": list},
     "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "at": list,
-                 "set": dict, "per_protocol": dict, "grid": dict},
+                 "set": dict, "per_protocol": dict, "grid": list},
 }
 OPTIONAL = {"at", "set", "per_method", "per_protocol", "grid"}
 
@@ -61,18 +61,14 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
             if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
                 raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
             if key == "grid":
-                for name, values in spec[section][key].items():
-                    if not isinstance(values, list) or not values:
-                        raise UserError(f"{path}: {section}.grid.{name} must be a list of values, one at least, got {values!r}")
-                    if section == "pretrain" and name == "data.mix":
-                        spec[section][key][name] = [config.mixture(v) if isinstance(v, str) else v for v in values]
+                check_grids(value, section, path)
             if key.startswith("per_"):
                 for name, overrides in spec[section][key].items():
                     if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
                         raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                         f"got {overrides!r}")
-        grid = spec[section].get("grid", {})
-        for key in sorted(keys.keys() - spec[section].keys() - OPTIONAL - ({"mix"} if "data.mix" in grid else set())):
+        mixed = {"mix"} if all("data.mix" in grid for grid in spec[section].get("grid", [{}])) else set()
+        for key in sorted(keys.keys() - spec[section].keys() - OPTIONAL - mixed):
             raise UserError(f"{path}: {section} has no {key!r}")
     for method in spec["pretrain"].get("per_method", {}):
         if method not in spec["pretrain"]["methods"]:
@@ -81,6 +77,18 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
         if protocol not in spec["evaluate"]["protocols"]:
             raise unknown(f"protocol in {path}, evaluate.per_protocol:", protocol, spec["evaluate"]["protocols"])
     return spec
+
+
+def check_grids(grids: list[Any], section: str, path: Path) -> None:
+    """UserError unless each grid is a mapping of keys to lists; names of mixtures become mixtures."""
+    for grid in grids:
+        if not isinstance(grid, dict) or not grid:
+            raise UserError(f"{path}: {section}.grid must be a list of mappings of keys to lists of values, got {grid!r}")
+        for name, values in grid.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{path}: {section}.grid.{name} must be a list of values, one at least, got {values!r}")
+            if name == "data.mix":
+                grid[name] = [config.mixture(v) if isinstance(v, str) else v for v in values]
 
 
 def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
@@ -94,7 +102,8 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
         overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
         mix = overrides.pop("data.mix", first.get("mix"))
-        if method == "random":  # untrained: no optimiser setting is part of it, yet a typo in one is a typo
+        if method == "random":  # untrained: no optimiser setting or mixture is part of it, yet a typo in one is a typo
+            mix = cells(first)[0].get("data.mix", mix)
             config.load(method, overrides.items())
             overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
         elif "at" in then:
@@ -135,9 +144,9 @@ def evaluations(then: dict[str, Any], target: Store, points: tuple[float, ...]) 
 
 
 def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
-    """The overrides of every cell of the section's grid: key -> one of its values."""
-    grid = section.get("grid", {})
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    """The overrides of every cell of the section's grids: key -> one of its values."""
+    return [dict(zip(grid, values, strict=True)) for grid in section.get("grid", [{}])
+            for values in itertools.product(*grid.values())]
 
 
 def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, torch.Tensor]]) -> None:

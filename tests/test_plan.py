@@ -260,19 +260,20 @@ def test_a_typo_in_a_sweep_has_its_line(shared: Shared, path: str, value: object
 
 @pytest.mark.parametrize(("key", "value", "words"), [
     ("pretrain/seeds", [1, 1], "one run twice"), ("evaluate/seeds", [0, 0], "one evaluation twice"),
-    ("pretrain/grid", {"optim.lr": []}, "must be a list of values, one at least"),
-    ("pretrain/grid", {"optim.lr": [1e-3, 1e-3]}, "one run twice"),
-    ("pretrain/grid", {"optim.lrr": [1e-3]}, "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
-    ("pretrain/grid", {"data.mix": ["al"]}, "unknown mixture 'al'; did you mean 'all'")])
+    ("pretrain/grid", {"optim.lr": [1e-3]}, "grid must be a list"), ("pretrain/grid", [3], "must be a list of mappings"),
+    ("pretrain/grid", [{"optim.lr": []}], "must be a list of values, one at least"),
+    ("pretrain/grid", [{"optim.lr": [1e-3, 1e-3]}], "one run twice"),
+    ("pretrain/grid", [{"optim.lrr": [1e-3]}], "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
+    ("pretrain/grid", [{"data.mix": ["al"]}], "unknown mixture 'al'; did you mean 'all'")])
 def test_a_grid_with_a_mistake_is_one_line(shared: Shared, key: str, value: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         graph(shared, changed(key, value))
 
 
 def test_a_grid_is_every_combination_of_its_values(shared: Shared) -> None:
-    spec = changed("pretrain/grid", {"optim.lr": [1e-3, 1e-2], "data.mix": [{"tiny": 1}], "encoder.patch": [25, 50]})
+    spec = changed("pretrain/grid", [{"optim.lr": [1e-3, 1e-2], "data.mix": [{"tiny": 1}], "encoder.patch": [25, 50]}])
     del spec["pretrain"]["mix"]
-    spec["evaluate"]["grid"] = {"evaluation.lr": [1e-3, 1e-4, 1e-5]}
+    spec["evaluate"]["grid"] = [{"evaluation.lr": [1e-3, 1e-4]}, {"evaluation.lr": [1e-5]}]
     runs = graph(shared, spec)
     first = [run for run in runs.values() if not run.pretrain]
     assert len(first) == 2 + 2 * 2 * 4  # a random backbone has no learning rate, nor seeds

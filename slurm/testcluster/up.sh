@@ -10,6 +10,8 @@ ACCT=${SLURM_TEST_ACCT:-dbd}; NODES=${SLURM_TEST_NODES:-2}; CPUS=${SLURM_TEST_CP
 OOM=${SLURM_TEST_OOM:-poll}; ENFORCE=${SLURM_TEST_ENFORCE:-}; EXTRA=${SLURM_TEST_EXTRA:-}
 B=/var/lib/slurm-test; RUN=/run/slurm-test; LOG=/var/log/slurm-test; ETC=/etc/slurm; H=$(hostname -s); DBPORT=13306
 [ "$(id -u)" = 0 ] || { echo "run as root" >&2; exit 1; }
+if [ -e $ETC/slurm.conf ] && ! grep -q "^StateSaveLocation=$B" $ETC/slurm.conf; then
+  echo "$ETC/slurm.conf is of another cluster: not touched" >&2; exit 1; fi
 SELF=$(dirname "$(readlink -f "$0")"); cd /
 t0=$(date +%s.%N); el() { awk -v a="$t0" -v b="$(date +%s.%N)" 'BEGIN{printf "%.1fs", b-a}'; }
 say() { echo "[up $(el)] $*"; }
