@@ -583,7 +583,7 @@ def sweep_logs(spec: Spec, run: Annotated[str, typer.Argument(help="A run_id, se
     runs, shared, _ = _sweep(spec, cluster, work, results)
     if run not in runs:
         raise unknown(f"run of {spec}:", run, runs)
-    if status.log_of(run, shared) is None and not follow:
+    if run not in shared.logs() and not follow:
         raise UserError(f"run {run} has no log in {shared.work}: it has not begun")
 
     def over() -> bool:
@@ -621,12 +621,12 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
               jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Of --local: how many at a time.")] = 1,
               outside: Methods = None) -> None:
     """Run a sweep on this machine; whatever has a record is skipped, so interrupting and repeating it is safe."""
-    from slurm import status, submit, sweep
+    from slurm import plan, status, submit, sweep
 
     if local:
         runs, shared, _ = _sweep(spec, None, work, results)
         submit.run_here(runs, shared, spec.stem, jobs, threads or 1, save_minutes)
-        _looked(runs, shared)
+        plan.look(runs, shared, None)
         Console().print(status.table(runs, shared))
         if any(run.state != "done" for run in runs.values()):
             sys.exit(1)

@@ -12,7 +12,7 @@ from bench.config import Config, run_id
 from slurm import lease
 from slurm.cluster import Cluster
 from slurm.commands import Task
-from slurm.shared import Shared, parked
+from slurm.shared import Shared, last_line, parked
 from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
@@ -118,6 +118,13 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
             run.state, run.reason = "lost", lost
         else:
             run.state = "missing"
+    if any(run.state in SUBMITTED for run in runs.values()):
+        logs = shared.logs()
+        words = {path: last_line(path) for path in set(logs.values())}
+        for run in runs.values():
+            if run.state in SUBMITTED and run.name in logs:  # its job ended without a record, or before a worker began
+                run.log = logs[run.name]
+                run.reason = f"{run.reason or 'its job ended'}: {words[run.log]}"
     for run in runs.values():  # a pre-training's state is known by now
         before = runs.get(run.pretrain)
         if before and run.state in ("missing", "lost", "failed") and before.state in ("failed", "parked"):

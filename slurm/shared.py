@@ -1,6 +1,7 @@
 """The part of a work folder that the jobs of sweeps and the commands about them share."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,17 @@ class Shared:
         """Where a task of a submission writes to, in all its attempts."""
         return self.submissions / token / "logs" / f"{index}.log"
 
+    def logs(self) -> dict[str, Path]:
+        """run -> its newest log, whichever submission that belongs to."""
+        found: dict[str, tuple[float, Path]] = {}
+        for folder in self.submissions.glob("*"):
+            for index, runs in self.tasks(folder.name).items():
+                path = self.log(folder.name, index)
+                if path.is_file():
+                    when = path.stat().st_mtime
+                    found |= {run: (when, path) for run in runs if when >= found.get(run, (0.0, path))[0]}
+        return {run: path for run, (_, path) in found.items()}
+
     def failed(self, run: str) -> list[dict[str, str]]:
         """What made the run fail, oldest first: reason, job, node, when."""
         path = self.failures / f"{run}.jsonl"
@@ -58,3 +70,17 @@ def parked(notes: list[dict[str, str]]) -> bool:
     """Whether the last SAME failures have one reason, numbers apart."""
     reasons = {re.sub(r"\d+", "0", note["reason"]) for note in notes[-SAME:]}
     return len(notes) >= SAME and len(reasons) == 1
+
+
+def tail(path: Path, size: int) -> str:
+    """The last bytes of a file as text; "" where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - size))
+        return f.read().decode(errors="replace")
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in tail(log, 1 << 14).splitlines() if line.strip()]
+    return lines[-1] if lines else "it left no word"

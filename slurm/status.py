@@ -6,15 +6,13 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from slurm.plan import Run, counts, server_time
-from slurm.shared import Shared
-from slurm.work import tail
+from slurm.shared import Shared, tail
 
 ORDER = ("failed", "parked", "lost", "running", "blocked", "waiting", "missing", "done")  # what needs looking at first
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "parked": "red", "lost": "yellow", "blocked": "yellow"}
@@ -151,19 +149,11 @@ i, span {{ background: #ddd }} span {{ padding: 0 .5rem }}
 """
 
 
-def log_of(run: str, shared: Shared) -> Path | None:
-    """The newest log of a run, whichever submission it belongs to."""
-    logs = []
-    for folder in shared.submissions.glob("*"):
-        logs += [shared.log(folder.name, index) for index, names in shared.tasks(folder.name).items() if run in names]
-    return max((path for path in logs if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
-
-
 def follow(run: str, shared: Shared, over: Callable[[], bool], write: Callable[[str], object], poll_seconds: float = 1.0) -> None:
     """Write the run's log as it grows, and that of the next attempt when it begins, until over() and nothing is new."""
-    path, at = None, 0
+    path, at = shared.logs().get(run), 0
     while True:
-        last, newest = over(), log_of(run, shared)
+        last, newest = over(), shared.logs().get(run)
         if newest != path:
             path, at = newest, 0
         if path:

@@ -61,7 +61,7 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
             if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
                 raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
             if key == "grid":
-                check_grids(value, section, path)
+                check_grids(spec[section][key], section, path)
             if key.startswith("per_"):
                 for name, overrides in spec[section][key].items():
                     if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from bench.config import Config, run_id
 from bench.errors import UserError
 from bench.files import read_json
 from slurm import lease
-from slurm.shared import Shared, parked
+from slurm.shared import Shared, parked, tail
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the worker itself needs none of it
     from bench.distributed import World
@@ -136,16 +136,8 @@ class Worker:
             command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}",
                        f"--cpus-per-task={self.about['cpus']}", "--kill-on-bad-exit=1", *command]
         noted = {run: len(self.shared.failed(run)) for run in runs}
-        worker = os.getpid()
-        prctl = ctypes.CDLL(None).prctl
-
-        def prepare() -> None:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no run goes on without the one who holds its lease
-            if os.getppid() != worker:
-                os._exit(1)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as process:
+        dying = die_with_parent(signal.SIGKILL)  # no run goes on without the one who holds its lease
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying) as process:
             asked_at = 0.0
             while process.poll() is None:
                 if self.wait(process, self.about["beat_seconds"]):
@@ -187,20 +179,24 @@ class Worker:
         return True
 
 
+def die_with_parent(signum: int) -> Callable[[], None]:
+    """What a child calls before its program: it is sent signum when this process ends, and receives every signal."""
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signum)
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return prepare
+
+
 def last_words(log: Path) -> str:
     """What Slurm last said in a log, e.g. that the job's memory was too small."""
     lines = tail(log, 1 << 16).splitlines()
     said = [line for line in lines if line.startswith(("slurmstepd:", "srun: error")) or "oom" in line.lower()]
     return said[-1] if said else "it left no word"
-
-
-def tail(path: Path, size: int) -> str:
-    """The last bytes of a file as text; "" where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as f:
-        f.seek(max(0, f.seek(0, os.SEEK_END) - size))
-        return f.read().decode(errors="replace")
 
 
 def requeue() -> None:

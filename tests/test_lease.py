@@ -1,5 +1,7 @@
 """At most one holder of a run at a time, whoever dies and whatever the clocks say."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import files
 from bench.config import ROOT
 from bench.errors import UserError
 from slurm import lease
@@ -83,6 +86,15 @@ def test_what_is_forgotten_is_free_and_leaves_nothing(tmp_path: Path) -> None:
     a.forget(["x", "never held"])
     a.end()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_leaves_the_guarding_to_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.locked(tmp_path / "lock", "run x"):
+        pass
 
 
 def test_a_damaged_lease_is_said_in_a_line(tmp_path: Path) -> None:

@@ -188,11 +188,32 @@ def test_a_run_s_state_comes_from_records_leases_failures_and_the_queue(shared: 
         "done", "running", "lost", "failed", "parked", "waiting", "missing"]
     assert (failed.reason, failed.node, waiting.reason) == ("a reason", "n1", "Resources")
     assert "vanished" in lost.reason
+    assert missing.reason == ""
     assert {run.state for run in runs.values() if run.pretrain in (failed.name, parked_.name)} == {"blocked"}
     assert {run.state for run in runs.values() if run.pretrain in (lost.name, done.name)} == {"missing"}
     text = status.page(runs, shared, "<s>")
     assert "&lt;s&gt;" in text and all(name in text for name in (failed.name, "a reason", "its pre-training"))
     assert status.summary(runs, shared).startswith("21 runs: 1 done, 1 running, 1 waiting, 1 failed, 1 parked, 4 blocked, 1 lost")
+
+
+def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: Shared) -> None:
+    runs = graph(shared)
+    name = next(iter(runs))
+    folder = shared.submissions / "ab12"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [name]}}))
+    (folder / "logs" / "4.log").write_text("loading\nbash: module: command not found\n\n")
+    plan.look(runs, shared, [])
+    assert runs[name].state == "missing" and runs[name].reason == "its job ended: bash: module: command not found"
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_submitted(
+        shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(monkeypatch)
+    (shared.work / "slurm").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write into .*slurm"):
+        submit.submit(graph(shared), shared, asked(shared.work), "s")
+    assert queue.calls == []
 
 
 def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in_it() -> None:
