@@ -77,7 +77,8 @@ def measure(runs: int) -> dict[str, float]:
         shared.results.mkdir()
         path.write_text(yaml.safe_dump(spec(runs)))
         where = cluster.read(cluster.find("test"))
-        with patch.object(commands, "call", queue.call), patch.object(commands, "queue", lambda: queue.tasks):
+        with patch.object(commands, "call", queue.call), patch.multiple(
+                commands, queue=lambda: queue.tasks, ended=dict):
             began = time.perf_counter()
             made = graph(path, folder)
             plan.look(made, shared, queue.tasks)

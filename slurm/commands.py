@@ -44,13 +44,25 @@ def call(*command: str) -> str:
 
 def queue() -> list[Task]:
     """Our tasks that wait or run, one squeue for all."""
-    tasks = []
-    said = call("squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%N|%j|%r")
-    for line in said.splitlines():
+    return tasks()
+
+
+def ended() -> dict[str, str]:
+    """Task -> how it ended, of those that the controller has not forgotten yet (MinJobAge); {} where nobody knows."""
+    try:
+        return {task.name: task.state for task in tasks("--states=all")}
+    except UserError:
+        return {}
+
+
+def tasks(*options: str) -> list[Task]:
+    """Our tasks that squeue shows with these options."""
+    found = []
+    for line in call("squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%N|%j|%r", *options).splitlines():
         job, index, state, node, name, reason = line.split("|", 5)
         if name.startswith(PREFIX) and index.isdecimal():
-            tasks.append(Task(job, int(index), state, node, reason, name.removeprefix(PREFIX)))
-    return tasks
+            found.append(Task(job, int(index), state, node, reason, name.removeprefix(PREFIX)))
+    return found
 
 
 def largest_array() -> int:

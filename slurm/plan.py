@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import Config, run_id
-from slurm import lease
+from slurm import commands, lease
 from slurm.cluster import Cluster
 from slurm.commands import Task
-from slurm.shared import Shared, last_line, parked
+from slurm.shared import Shared, last_line, last_words, parked
 from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
@@ -81,7 +81,7 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
     leases = lease.newest(shared.leases)
     queued = queued_runs(shared, queue or [])
     tasks = {task.name: task for task in queue or []}
-    now = None
+    now, lost_jobs = None, dict[str, str]()
     for run in runs.values():
         held = leases.get(run.name)
         run.attempts = held.number if held else 0
@@ -105,6 +105,7 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
             if alive:
                 run.state, run.node, run.task = "running", who["node"], run.task or task
                 continue
+            lost_jobs[run.name] = who["job"] or ""
             lost = f"its job vanished ({who['job'] or 'pid ' + str(who['pid'])} on {who['node']})"
         if run.task:
             run.state, run.reason = "waiting", run.task.reason if run.task.state == "PENDING" else "its turn in its job"
@@ -119,12 +120,13 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
         else:
             run.state = "missing"
     if any(run.state in SUBMITTED for run in runs.values()):
-        logs = shared.logs()
-        words = {path: last_line(path) for path in set(logs.values())}
+        logs, how = shared.logs(), commands.ended() if queue is not None else {}
+        words = {path: last_words(path) for path in set(logs.values())}
         for run in runs.values():
             if run.state in SUBMITTED and run.name in logs:  # its job ended without a record, or before a worker began
                 run.log = logs[run.name]
-                run.reason = f"{run.reason or 'its job ended'}: {words[run.log]}"
+                said = words[run.log] or how.get(lost_jobs.get(run.name, "")) or last_line(run.log)
+                run.reason = f"{run.reason or 'its job ended'}: {said}"
     for run in runs.values():  # a pre-training's state is known by now
         before = runs.get(run.pretrain)
         if before and run.state in ("missing", "lost", "failed") and before.state in ("failed", "parked"):

@@ -84,3 +84,9 @@ def tail(path: Path, size: int) -> str:
 def last_line(log: Path) -> str:
     lines = [line for line in tail(log, 1 << 14).splitlines() if line.strip()]
     return lines[-1] if lines else "it left no word"
+
+
+def last_words(log: Path) -> str:
+    """What Slurm said last in a log, e.g. that the job's memory was too small; "" for nothing."""
+    said = [line for line in tail(log, 1 << 14).splitlines() if line.startswith("slurmstepd")]
+    return next((line for line in reversed(said) if "*** " not in line), said[-1] if said else "")  # ***: that it ended

@@ -23,8 +23,8 @@ from bench import record
 from bench.config import Config, run_id
 from bench.errors import UserError
 from bench.files import read_json
-from slurm import lease
-from slurm.shared import Shared, parked, tail
+from slurm import commands, lease
+from slurm.shared import Shared, last_words, parked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the worker itself needs none of it
     from bench.distributed import World
@@ -111,8 +111,8 @@ class Worker:
             _, who = before[run].read()
             # killed without a word; a job that Slurm itself started again may have been the victim of its node
             if who and who["job"] != lease.job() and lease.died(self.shared.leases, who["name"]):
-                words = last_words(self.shared.submissions / who["log"])
-                self.note(run, f"its job vanished: {words}", node=who["node"], job=who["job"])
+                words = last_words(self.shared.submissions / who["log"]) or commands.ended().get(who["job"] or "")
+                self.note(run, f"its job vanished: {words or 'it left no word'}", node=who["node"], job=who["job"])
         done = self.done(left)  # again: the last holder may have finished just before we took it
         self.holder.forget(done)
         return [r for r in left if r not in busy and r not in done], {r: w for r, w in busy.items() if r not in done}
@@ -190,13 +190,6 @@ def die_with_parent(signum: int) -> Callable[[], None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     return prepare
-
-
-def last_words(log: Path) -> str:
-    """What Slurm last said in a log, e.g. that the job's memory was too small."""
-    lines = tail(log, 1 << 16).splitlines()
-    said = [line for line in lines if line.startswith(("slurmstepd:", "srun: error")) or "oom" in line.lower()]
-    return said[-1] if said else "it left no word"
 
 
 def requeue() -> None:

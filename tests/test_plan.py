@@ -50,6 +50,7 @@ class Queue:
         self.largest = largest
         monkeypatch.setattr(commands, "call", self.call)
         monkeypatch.setattr(commands, "queue", lambda: list(self.tasks))
+        monkeypatch.setattr(commands, "ended", dict)
 
     def call(self, *command: str) -> str:
         if command[0] == "scontrol":
