@@ -11,9 +11,9 @@ demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table 
 test: $(STAMP)  ## the tests, in under 5 minutes
 	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
 
-test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 15 minutes
+test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 20 minutes
 	@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || echo "root on Debian is needed for a test cluster: skipping"
-	[ "$$(id -u)" != 0 ] || SLURM_TEST_ACCT=none slurm/testcluster/up.sh
+	[ "$$(id -u)" != 0 ] || slurm/testcluster/up.sh
 	$(VENV)/bin/python -m pytest -m slurm; code=$$?; [ "$$(id -u)" != 0 ] || slurm/testcluster/down.sh --wipe; exit $$code
 
 lint: $(STAMP)

@@ -231,13 +231,18 @@ def disturb(how: str, made: Sweep) -> None:
         os.kill(int(Path("/run/slurm-test/slurmctld.pid").read_text()), signal.SIGKILL)
         time.sleep(1)
         up()
+    elif how == "accounting killed":
+        path = Path("/run/slurm-test/slurmdbd.pid")
+        if not path.exists():
+            pytest.skip("this test cluster has no accounting (SLURM_TEST_ACCT=none)")
+        os.kill(int(path.read_text()), signal.SIGKILL)
     elif how == "drained node":
         commands.call("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
         commands.call("scontrol", "requeue", job)
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGUSR2", "the job's signal", "requeue", "preemption",
-                                 "node failure", "controller killed", "drained node"])
+                                 "node failure", "controller killed", "accounting killed", "drained node"])
 def test_a_disturbed_run_ends_with_the_record_of_an_undisturbed_one(how: str, root: Path, straight: dict[str, Any]) -> None:
     made = Sweep(root)
     made.submit()
@@ -248,6 +253,7 @@ def test_a_disturbed_run_ends_with_the_record_of_an_undisturbed_one(how: str, ro
     finally:
         if how == "drained node":
             commands.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        up()
     assert outcome(root) == straight
 
 
