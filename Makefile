@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint real benchmark clean
+.PHONY: demo test test-slurm lint benchmark clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
 	$(VENV)/bin/ecgbench demo
 
 test: $(STAMP)  ## the tests, in under 5 minutes
-	$(VENV)/bin/python -m pytest -m "not slow" -n 2
+	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
+
+test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 20 minutes
+	@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || echo "root on Debian is needed for a test cluster: skipping"
+	[ "$$(id -u)" != 0 ] || slurm/testcluster/up.sh
+	$(VENV)/bin/python -m pytest -m slurm; code=$$?; [ "$$(id -u)" != 0 ] || slurm/testcluster/down.sh --wipe; exit $$code
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

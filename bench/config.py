@@ -1,12 +1,14 @@
 """A run is a plain dict: base.yaml <- methods/<name>.yaml <- key=value overrides. Its hash names it."""
 
+import contextlib
 import copy
+import functools
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ def parse(text: str, where: str) -> Any:
 def read_yaml(path: Path) -> Config:
     """A YAML mapping, with 1e-3 read as the number that it is (PyYAML reads it as text)."""
     try:
-        value = yaml.safe_load(path.read_text())
+        value = _parsed(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -107,6 +109,42 @@ def read_yaml(path: Path) -> Config:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, it holds {type(value).__name__}")
     return numbers(value)
+
+
+@functools.lru_cache
+def _parsed(text: str) -> Any:
+    """What the YAML text says; shared, so not to be changed (numbers() copies): a sweep asks 10,000 times."""
+    return yaml.safe_load(text)
+
+
+@contextlib.contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Let a UserError of the block name the one line of the YAML file in path that holds what it complains of."""
+    try:
+        yield
+    except UserError as error:
+        if path.is_file() and not re.search(r"\(line \d+\)", str(error)):
+            lines = list(_lines(yaml.compose(path.read_text(), yaml.SafeLoader)))
+            said = re.findall(r"'([^']+)'", str(error)) + re.findall(r"[\w-]+(?:\.[\w-]+)+", str(error))
+            for word in [*said, *(word.rpartition(".")[2] for word in said)]:
+                found = {line for name, line in lines if name == word}
+                if len(found) == 1:
+                    raise UserError(f"{error} ({path} line {found.pop()})") from None
+        raise
+
+
+def _lines(node: yaml.Node | None, parents: str = "") -> Iterator[tuple[str, int]]:
+    """(what stands there, line) of every key, bare and with its parents, and every scalar."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            for name in {str(key.value), f"{parents}{key.value}"}:
+                yield name, key.start_mark.line + 1
+            yield from _lines(value, f"{parents}{key.value}.")
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _lines(value, parents)
+    elif isinstance(node, yaml.ScalarNode):
+        yield str(node.value), node.start_mark.line + 1
 
 
 def numbers(value: Any) -> Any:

@@ -7,29 +7,42 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bench.config import ROOT
 from bench.errors import UserError
-from bench.files import replacing, write_text
+from bench.files import read_json, replacing, write_text
+
+if TYPE_CHECKING:  # whoever only asks which runs have a record need not wait for torch
+    import torch
 
 SCHEMA = 1
+SNAPSHOT = "snapshot.json"  # in a copy of the code: its code()
 CODE = ("bench", "methods", "slurm", "paper", "pyproject.toml")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: "torch.device") -> dict[str, Any]:
     """What a run ran on; no part of its identity."""
+    import torch
+
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", *CODE)),
+        **code(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({cpu_name()})",
         "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def code() -> dict[str, Any]:
+    """The commit of the code that runs, None where it is no git checkout, and whether it has uncommitted changes.
+
+    A copy of the code (slurm/snapshot.py) says what it is a copy of: it may lie in a checkout of something else.
+    """
+    if (ROOT / SNAPSHOT).is_file():
+        return read_json(ROOT / SNAPSHOT, "the copy of the code")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", *CODE))}
 
 
 def cpu_name() -> str:

@@ -18,12 +18,12 @@ from bench.evaluation import run as evaluation
 from bench.pretrain import Where, build, pretrain
 
 SCHEMA: dict[str, dict[str, type]] = {
-    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict},
+    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": list},
     "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "at": list,
-                 "set": dict, "per_protocol": dict},
+                 "set": dict, "per_protocol": dict, "grid": list},
 }
 FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
-OPTIONAL = {"at", "set", "per_method", "per_protocol"}
+OPTIONAL = {"at", "set", "per_method", "per_protocol", "grid"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Pretraining:
 def read(path: Path) -> dict[str, Any]:
     """The spec in path, checked."""
     spec = config.read_yaml(path)
+    with config.located(path):
+        return checked(spec, path)
+
+
+def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The spec with names of mixtures as mixtures; UserError naming path and what is wrong."""
     for section in spec:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
@@ -55,12 +61,15 @@ def read(path: Path) -> dict[str, Any]:
                 raise UserError(f"{path}: {section}.{key} is empty; name one at least")
             if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
                 raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
+            if key == "grid":
+                check_grids(spec[section][key], section, path)
             if key.startswith("per_"):
                 for name, overrides in spec[section][key].items():
                     if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
                         raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                         f"got {overrides!r}")
-        for key in keys.keys() - spec[section].keys() - OPTIONAL:
+        mixed = {"mix"} if all("data.mix" in grid for grid in spec[section].get("grid", [{}])) else set()
+        for key in sorted(keys.keys() - spec[section].keys() - OPTIONAL - mixed):
             raise UserError(f"{path}: {section} has no {key!r}")
     for method in spec["pretrain"].get("per_method", {}):
         if method not in spec["pretrain"]["methods"]:
@@ -71,6 +80,18 @@ def read(path: Path) -> dict[str, Any]:
     return spec
 
 
+def check_grids(grids: list[Any], section: str, path: Path) -> None:
+    """UserError unless each grid is a mapping of keys to lists; names of mixtures become mixtures."""
+    for grid in grids:
+        if not isinstance(grid, dict) or not grid:
+            raise UserError(f"{path}: {section}.grid must be a list of mappings of keys to lists of values, got {grid!r}")
+        for name, values in grid.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{path}: {section}.grid.{name} must be a list of values, one at least, got {values!r}")
+            if name == "data.mix":
+                grid[name] = [config.mixture(v) if isinstance(v, str) else v for v in values]
+
+
 def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     """Every run of the sweep; all configs are checked before anything runs.
 
@@ -78,35 +99,65 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     """
     first, then = spec["pretrain"], spec["evaluate"]
     target = stores[then["store"]]
-    out: list[Pretraining] = []
+    out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for method in first["methods"]:
-        for seed in first["seeds"]:
-            overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {})}
-            if method == "random":  # untrained: no optimiser setting is part of it, yet a typo in one is a typo
-                config.load(method, overrides.items())
-                overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
-            elif "at" in then:
-                overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
-            made = pretraining_config(method, seed, first["mix"], stores, overrides)
-            run = Pretraining(config.run_id(made), made)
-            learned = made["optim"]["steps"] > 0
-            points = then.get("at", [1.0]) if learned else [1.0]
-            for task, protocol in itertools.product(then["tasks"], then["protocols"]):
-                name = protocol if learned else FROM_SCRATCH.get(protocol, protocol)
-                if name is None or (learned and protocol == "scratch"):
-                    continue
-                settings = overrides_of(then, protocol)
-                # neighbours of what has learned are the same for every seed
-                seeds = then["seeds"][:1] if protocol == "knn" and learned else then["seeds"]
-                for eval_seed, at in itertools.product(seeds, points):
-                    c = evaluation.config_for(name, task, run.run_id, target, eval_seed, [*settings, ("at", at)])
-                    run.evaluations[config.run_id(c)] = c
+    checked: set[str] = set()
+    follow: dict[tuple[float, ...], list[Config]] = {}  # evaluated checkpoints -> evaluations, of any pre-training
+    for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
+        overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
+        mix = overrides.pop("data.mix", first.get("mix"))
+        if method == "random":  # untrained: no optimiser setting or mixture is part of it, yet a typo in one is a typo
+            mix = cells(first)[0].get("data.mix", mix)
+            config.load(method, overrides.items())
+            overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
+        elif "at" in then:
+            overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
+        made = pretraining_config(method, seed, mix, stores, overrides)
+        if not made["optim"]["steps"]:
+            made["seed"] = first["seeds"][0]
+        run = Pretraining(config.run_id(made), made)
+        if run.run_id in out:
+            if made["optim"]["steps"]:
+                raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
+            continue
+        points = tuple(then.get("at", [1.0])) if made["optim"]["steps"] else ()
+        if points not in follow:
+            follow[points] = evaluations(then, target, points)
+        for c in follow[points]:
+            c = {**c, "pretrain": run.run_id}
+            run.evaluations[config.run_id(c)] = c
+        recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
+        if recipe not in checked:
             check(run, stores, seen)
-            out.append(run)
-            if not made["optim"]["steps"]:
-                break
-    return out
+            checked.add(recipe)
+        out[run.run_id] = run
+    return list(out.values())
+
+
+def evaluations(then: dict[str, Any], target: Store, points: tuple[float, ...]) -> list[Config]:
+    """The evaluations, at these checkpoints, that follow a pre-training whose run_id is yet to be filled in.
+
+    No checkpoint: of a backbone that learned nothing, from which finetune is scratch.
+    """
+    out: dict[str, Config] = {}
+    for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
+        name = protocol if points else FROM_SCRATCH.get(protocol, protocol)
+        if name is None or (points and protocol == "scratch"):
+            continue
+        settings = [*overrides_of(then, protocol), *cell.items()]
+        seeds = then["seeds"][:1] if protocol == "knn" and points else then["seeds"]  # its neighbours are the same for all
+        for seed, at in itertools.product(seeds, points or [1.0]):
+            made = evaluation.config_for(name, task, "", target, seed, [*settings, ("at", at)])
+            if out.setdefault(config.run_id(made), made) is not made and points:  # finetune and scratch may be one
+                raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
+                                f"value twice")
+    return list(out.values())
+
+
+def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """The overrides of every cell of the section's grids: key -> one of its values."""
+    return [dict(zip(grid, values, strict=True)) for grid in section.get("grid", [{}])
+            for values in itertools.product(*grid.values())]
 
 
 def overrides_of(then: dict[str, Any], protocol: str) -> list[tuple[str, Any]]:
@@ -170,11 +221,18 @@ def open_stores(folder: Path, names: set[str]) -> dict[str, Store]:
     return {name: store.open_by_name(folder, name) for name in sorted(names)}
 
 
+def load(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
+    """(every run of the sweep in path, the stores that they need)."""
+    spec = read(path)
+    with config.located(path):
+        mixes = [spec["pretrain"].get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(spec["pretrain"]))]
+        stores = open_stores(work / "stores", {spec["evaluate"]["store"]}.union(*mixes))
+        return expand(spec, stores), stores
+
+
 def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
     """Run the sweep in this process, skipping whatever has a record: interrupting and repeating it is safe."""
-    spec = read(path)
-    stores = open_stores(where.work / "stores", {*spec["pretrain"]["mix"], spec["evaluate"]["store"]})
-    runs = expand(spec, stores)
+    runs, stores = load(path, where.work)
     every = [name for r in runs for name in (r.run_id, *r.evaluations)]
     done = sum(record.exists(where.results, name) for name in every)
     say(f"{path.name}: {len(runs)} pre-trainings, {len(every) - len(runs)} evaluations; {done} of {len(every)} done")
@@ -183,5 +241,6 @@ def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pr
         if record.exists(where.results, r.run_id) and not wanted:
             continue
         pretrain(r.config, [stores[name] for name in r.config["data"]["mix"]], where)
-        evaluation.evaluate(list(r.evaluations.values()), stores[spec["evaluate"]["store"]], where)
+        configs = list(r.evaluations.values())
+        evaluation.evaluate(configs, stores[configs[0]["data"]["store"]], where)
     return runs

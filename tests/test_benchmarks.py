@@ -106,3 +106,18 @@ def forget():
     yield
     for name in ("run", "jepa_step", "published", "evaluation", "bootstrap"):
         sys.modules.pop(name, None)
+
+
+def test_the_benchmark_of_sweeps_submits_every_size_in_as_many_calls(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import sweeps
+
+    calls = []
+    for runs in (100, 300):
+        sweeps.main(["--runs", str(runs), "--json", str(tmp_path / "n.json")])
+        found = json.loads((tmp_path / "n.json").read_text())
+        assert found["runs"] == runs
+        assert min(found["plan"], found["submit"], found["status"]) > 0
+        calls.append(found["sbatch"])
+    assert calls == [2, 2]
+    assert "status" in capsys.readouterr().out

@@ -1,0 +1,93 @@
+"""What the runs that are left will cost, from what like runs cost."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from bench.config import Config, canonical
+from bench.errors import UserError
+from bench.files import read_json
+from slurm.cluster import Cluster
+from slurm.plan import Run
+
+LIKE = 3  # records of a recipe that are averaged; ours
+OTHERS = 300  # records of no run of this sweep that are looked at, newest first; ours
+
+
+@dataclass
+class Cost:
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    unknown: int = 0  # runs of which no like one has a record
+
+    def __str__(self) -> str:
+        known = f"{self.gpu_hours:,.1f} GPU-hours, {self.cpu_hours:,.1f} CPU-hours"
+        return known + (f", and {self.unknown} runs that no record is like: unknown" if self.unknown else "")
+
+
+def like(config: Config, pretrain: Config) -> str:
+    """What runs share whose speed is about the same: all but seeds, lengths and data."""
+    shared = {"encoder": pretrain["encoder"], "crop_seconds": pretrain["data"]["crop_seconds"],
+              "rate_hz": pretrain["data"]["rate_hz"]}
+    if "evaluation" in config:
+        return canonical({**shared, "evaluation": config["evaluation"], "task": config["task"], "store": config["data"]["store"]})
+    return canonical({**shared, "method": config["method"], "views": config["views"], "precision": config["optim"]["precision"],
+                      "batch": config["optim"]["batch"]})
+
+
+def seconds(config: Config, records: list[dict[str, Any]]) -> float:
+    """How long a run takes if it is as fast as the mean of those recorded."""
+    results = [each["result"] for each in records]
+    if "evaluation" in config:
+        return sum(r["seconds"] for r in results) / len(results)
+    work = config["optim"]["steps"] * config["optim"]["batch"]
+    return work * sum(r["seconds"] / max(1, r["records"]) for r in results) / len(results)
+
+
+def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str, Cost]:
+    """kind -> cost of the runs without a record, on what the cluster's file asks for."""
+    def pretrain(run: Run) -> Config:
+        return runs[run.pretrain].config if run.pretrain else run.config
+
+    left = [run for run in runs.values() if run.state != "done"]
+    wanted = {like(run.config, pretrain(run)) for run in left}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs.values():
+        if run.state == "done":
+            key = like(run.config, pretrain(run))
+            if key in wanted and len(found.get(key, ())) < LIKE:
+                found.setdefault(key, []).append(read_json(record.path(results, run.name), "record"))
+    for made in others(results, runs) if wanted - found.keys() else ():
+        key = like(made["config"], made.get("pretrain_config", made["config"]))
+        if key in wanted and len(found.get(key, ())) < LIKE:
+            found.setdefault(key, []).append(made)
+    costs: dict[str, Cost] = {}
+    for run in left:
+        kind, key = cluster.kind(run.config), like(run.config, pretrain(run))
+        asked, cost = cluster.asked[kind], costs.setdefault(kind, Cost())
+        if key in found:
+            hours = asked.nodes * seconds(run.config, found[key]) / 3600
+            cost.gpu_hours += hours * asked.gpus
+            cost.cpu_hours += hours * asked.processes * asked.cpus
+        elif "evaluation" not in run.config and not run.config["optim"]["steps"]:
+            pass  # no step, no time
+        else:
+            cost.unknown += 1
+    return costs
+
+
+def others(results: Path, runs: dict[str, Run]) -> Iterable[dict[str, Any]]:
+    """Records of runs outside the sweep, the newest; what is no record is left to `ecgbench report`."""
+    if not results.is_dir():
+        return
+    files = [f for f in os.scandir(results) if f.name.endswith(".json") and f.name.removesuffix(".json") not in runs]
+    for file in sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)[:OTHERS]:
+        try:
+            made = read_json(Path(file.path), "record")
+            if made["kind"] in ("pretrain", "evaluate") and made["result"]["seconds"] is not None:
+                yield made
+        except (UserError, KeyError, TypeError):
+            continue
