@@ -35,9 +35,10 @@ class Data2Vec(Method):
 
     @torch.no_grad()
     def target(self, x):
-        """(B, 12, T) -> (B, N, D): mean of what the MLPs of the teacher's top blocks add, each token normalised."""
+        """(B, 12, T) -> (B, N, D): mean of what the MLPs of the teacher's top blocks add, each feature normalised over the
+        record's tokens: a target that is the same everywhere cannot be learned."""
         layers = self.teacher.layers(x, self.top)
-        return torch.stack([F.layer_norm(h.float(), h.shape[-1:]) for h in layers]).mean(0)
+        return torch.stack([F.instance_norm(h.float().mT) for h in layers]).mean(0).mT
 
     def momentum_at(self, step):
         start, end = self.momentum

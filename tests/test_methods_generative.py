@@ -158,7 +158,7 @@ def test_mtae_is_mae_with_longer_patches() -> None:
 
 
 def naive_target(built: Method, x: Tensor, top: int) -> Tensor:
-    """Mean over the teacher's last `top` blocks of what the MLP adds: each token less its mean, over its sd."""
+    """Mean over the teacher's last `top` blocks of what the MLP adds: each feature less its mean over the tokens, over its sd."""
     seen: list[Tensor] = []
     hooks = [block.fc2.register_forward_hook(lambda _m, _i, out: seen.append(out.double())) for block in built.teacher.blocks]
     with torch.no_grad():
@@ -168,9 +168,10 @@ def naive_target(built: Method, x: Tensor, top: int) -> Tensor:
     total = torch.zeros(len(x), 40, 16, dtype=torch.double)
     for h in seen[-top:]:
         for b in range(len(x)):
-            for t in range(40):
-                token = h[b, 1 + t]  # a register comes first
-                total[b, t] += (token - token.mean()) / (((token - token.mean()) ** 2).mean() + 1e-5).sqrt() / top
+            for d in range(16):
+                feature = h[b, 1:, d]  # a register comes first
+                centred = feature - feature.mean()
+                total[b, :, d] += centred / ((centred**2).mean() + 1e-5).sqrt() / top
     return total
 
 
