@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bench.errors import UserError
 from bench.files import replacing
-from bench.vit import Encoder, Size
 
 FORMAT = 2
 
@@ -91,36 +90,19 @@ def restore_(module: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[
                 for k, v in state.items()}
 
 
-def import_published(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """A checkpoint of the published implementation (kweimann/ECG-JEPA), renamed to ours.
+def fill_(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Give the module these weights, as float32; UserError naming the first that is missing, too many or of another shape.
 
-    Gives {"encoder": ..., "target_encoder": ..., "predictor": ..., "head": ...} state dicts (those it holds) and
-    its config.
+    The module may lie on the meta device: the tensors become its own.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        weights, config = content["model"], content["config"]
-    except FileNotFoundError:
-        raise UserError(f"checkpoint {path} does not exist") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no checkpoint of the published implementation ({type(error).__name__})") from None
-    renamed: dict[str, dict[str, Tensor]] = {}
-    for name, value in weights.items():
-        part, rest = name.split(".", 1)
-        for theirs, ours in (("patch_embed.proj", "embed"), ("attn.", ""), ("mlp.", ""), ("attn_ls", "scale1"),
-                             ("mlp_ls", "scale2"), ("query_token", "query"), ("cross_attention_block.", "")):
-            rest = rest.replace(theirs, ours)
-        if rest == "embed.weight" and value.ndim == 3:
-            value = value.flatten(1)
-        if rest in ("registers", "mask_token", "query"):
-            value = value.flatten(0, -2) if rest == "registers" else value.flatten()
-        renamed.setdefault({"attn_pool": "head", "fc": "head"}.get(part, part), {})[rest] = value
-    return renamed, config
-
-
-def published_encoder(config: dict[str, Any]) -> Encoder:
-    """An encoder of the shape that a published config describes."""
-    return Encoder(
-        Size(config["dim"], config["depth"], config["num_heads"]), leads=len(config["channels"]),
-        patch=config["patch_size"], registers=config["num_registers"], dropout=config["dropout"],
-        layer_scale=config["layer_scale_eps"])
+    own = module.state_dict()
+    for key in sorted(own.keys() | tensors.keys()):
+        if key not in tensors:
+            raise UserError(f"{what} lacks {key}")
+        if key not in own:
+            raise UserError(f"{what} holds {key}, which its config does not speak of")
+        if tensors[key].shape != own[key].shape:
+            raise UserError(f"{what}: {key} has shape {tuple(tensors[key].shape)}, by its config {tuple(own[key].shape)}")
+        if not tensors[key].is_floating_point() or not tensors[key].isfinite().all():
+            raise UserError(f"{what}: {key} holds values that are no finite numbers")
+    module.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from bench.errors import UserError
 
 WORK = Path(os.environ.get("ECGBENCH_WORK", "work"))
+LISTED = 20  # refused records that are printed; ours
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -411,12 +412,104 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
                for protocol in protocols for task in tasks for s in range(seed, seed + seeds)]
     names = evaluation.evaluate(configs, opened, where(work, results, device, threads, save_minutes), other)
     for name, config in zip(names, configs, strict=True):
-        result = read_json(record.path(results, name), "record")["result"]
+        made = read_json(record.path(results, name), "record")
+        result = made["result"]
         low, high = result["interval"]
         metric = {"macro_auroc": "macro AUROC", "r2": "R2"}[result["metric"]]
         print(f"evaluation {name} ({config['evaluation']['name']} {config['task']} seed {config['seed']}): {metric} "
               f"{result[result['metric']]:.4f} [{low:.4f}, {high:.4f}] on {result['records']['test']} records of "
               f"{external or store}, best step {result['best_step']}; {results / name}.json")
+    if any(s["records"] is None for s in made["saw"].values()):
+        print("What this imported backbone saw is unknown: it may have seen the test records.", file=sys.stderr)
+
+
+@app.command("import")
+def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the published implementation: a pre-training, "
+                                                        "or a classifier (linear, fine-tuned).")],
+                   saw: Annotated[list[str], typer.Option(metavar="STORE", help="Store whose training folds it was "
+                                                          "pre-trained on, for the leak guard and the normalisation; may be "
+                                                          "repeated. unknown: nothing is checked; records say so.")],
+                   name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
+                   work: Work = WORK) -> None:
+    """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
+    from bench import published
+    from bench.data.store import open_by_name
+
+    if published.UNKNOWN in saw and len(saw) > 1:
+        raise UserError(f"--saw {published.UNKNOWN} excludes every other --saw")
+    stores = None if saw == [published.UNKNOWN] else [open_by_name(work / "stores", s) for s in dict.fromkeys(saw)]
+    run, evaluation = published.import_(file, work, name, stores)
+    if stores is None:
+        print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its records say so.",
+              file=sys.stderr)
+    print(f"run {run}. Next: ecgbench evaluate {run} --protocol linear --task TASK --store STORE")
+    if evaluation:
+        print(f"its classifier: ecgbench predict --run {evaluation} --from RECORDS --out p.csv")
+
+
+@app.command()
+def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
+           folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
+           work: Work = WORK, results: Results = Path("results")) -> None:
+    """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
+    from bench import backbone
+
+    backbone.export(backbone.of_run(work, run), folder, backbone.read_records(results))
+    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+Records = Annotated[str, typer.Option("--from", metavar="RECORDS", help="A .hea file, a folder of them, a folder with "
+                                      "dataset.yaml, or a store.")]
+Resample = Annotated[bool, typer.Option("--resample", help="Convert records of another rate; the output says how many.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that read records.")]
+
+
+@app.command()
+def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgbench export`, or a "
+                                             "run_id.")],
+          place: Records, out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")],
+          resample: Resample = False, workers: Workers = 2, work: Work = WORK, device: Device = "auto",
+          threads: Threads = 0) -> None:
+    """Embed ECG records: the mean of a backbone's tokens, over 2.5 s crops every 1.25 s. Bad records are listed."""
+    from bench import apply, backbone, progress
+    from bench.data.records import open_records
+
+    apply.check_out(out, (".npz", ".parquet"))
+    chosen = where(work, work, device, threads, 10.0).device
+    opened, source = backbone.open_backbone(work, given), open_records(place, work / "stores")
+    with progress.bar(f"embed {source.name}", len(source.records)) as bar:
+        applied = apply.embed(opened, source, chosen, resample=resample, workers=workers, progress=bar)
+    apply.write_embeddings(out, applied)
+    show_applied(applied, out)
+
+
+@app.command()
+def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", help="run_id of an evaluation, frozen or "
+                                             "fine-tuned.")],
+            place: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,
+            workers: Workers = 2, work: Work = WORK, results: Results = Path("results"), device: Device = "auto",
+            threads: Threads = 0) -> None:
+    """Probability of each of an evaluation's classes, with its threshold, for ECG records. Bad records are listed."""
+    from bench import apply, progress
+    from bench.data.records import open_records
+
+    apply.check_out(out, (".csv",))
+    chosen = where(work, results, device, threads, 10.0).device
+    opened, source = apply.open_classifier(work, results, run), open_records(place, work / "stores")
+    with progress.bar(f"predict {source.name}", len(source.records)) as bar:
+        applied = apply.predict(opened, source, chosen, resample=resample, workers=workers, progress=bar)
+    apply.write_predictions(out, applied, opened)
+    show_applied(applied, out)
+
+
+def show_applied(applied: Any, out: Path) -> None:
+    """What became of the records; refused ones on standard error."""
+    for record_id, why in list(applied.refused.items())[:LISTED]:
+        print(f"refused {record_id}: {why}", file=sys.stderr)
+    if len(applied.refused) > LISTED:
+        print(f"... and {len(applied.refused) - LISTED:,} more; the output's metadata has them all", file=sys.stderr)
+    print(f"{out}: {len(applied.record_id):,} records ({applied.done['resampled']:,} resampled, "
+          f"{applied.done['gaps_filled']:,} with gaps filled), {len(applied.refused):,} refused")
 
 
 @runs_app.command("plot")

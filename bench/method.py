@@ -62,6 +62,13 @@ class Method(nn.Module, abc.ABC):
         return self.encoder
 
 
+class Imported(Method):
+    """A backbone that was trained elsewhere (bench/published.py): it is evaluated, never trained here."""
+
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        raise UserError("an imported backbone is not pre-trained; `ecgbench evaluate` takes it as it is")
+
+
 def _module(name: str | None) -> ModuleType:
     """The module of methods/<name>.py, or of a file outside the repository."""
     files = method_files()
@@ -83,6 +90,8 @@ def build(config: dict, encoder: Encoder) -> Method:
 
     Its file must define exactly one Method; the keyword-only arguments of that are the section's schema.
     """
+    if "imported" in config:
+        return Imported(encoder)
     settings = dict(config)
     name = settings.pop("name", None)
     module = _module(name)

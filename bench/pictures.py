@@ -10,14 +10,13 @@ import torch
 from bench import config, parts, plot
 from bench.data import views, wfdb_file
 from bench.data.loader import Crops
-from bench.data.signal import LEADS
+from bench.data.signal import LEADS, breaks_einthoven
 from bench.data.store import Store
 from bench.errors import UserError, unknown
 from bench.pretrain import logged
 from bench.rng import seeded
 
 SEED = 0
-EINTHOVEN = 0.05  # sd of I + III - II, in sd of II; up to 0.01 in 575 records of the corpora, 0.5 in LUDB's headers; ours
 # Strong enough to be seen; ours.
 SHOWN = {"resized_crop": [0.5, 1.0], "time_out": [0.2, 0.4], "gaussian_noise": 0.2, "baseline_wander": 1.0,
          "mains_hum": 0.3, "lead_dropout": 0.5, "amplitude_scale": [0.5, 2.0]}
@@ -35,8 +34,7 @@ def file(path: Path, out: Path) -> Path:
     """Write a picture of one published WFDB record to out: its first 10 s on ECG paper."""
     kind, recording = suffix(out), wfdb_file.read(path)
     signal_mv, rate_hz = recording.physical(), recording.rate_hz
-    i, ii, iii = signal_mv[:3]
-    if np.nanstd(i + iii - ii) > EINTHOVEN * np.nanstd(ii) > 0:
+    if breaks_einthoven(signal_mv):
         raise UserError(f"{path}: lead I + lead III is not lead II: the gains of its header are wrong, as LUDB's are. Draw "
                         f"it from a store: `ecgbench data prepare` knows the right ones")
     return plot.save(plot.ecg(signal_mv[:, : 10 * rate_hz], rate_hz, title=path.stem), out.with_suffix(""), (kind,))[0]

@@ -1,11 +1,12 @@
 """The shared backbone: a plain pre-norm ViT over non-overlapping patches of a 12-lead ECG.
 
-B records, C leads, T samples, N tokens, R registers, D width. No biases anywhere. A token is a time patch of all
-leads, N = T / patch, or of one lead, N = C * T / patch, lead after lead.
+B records, C leads, T samples, N tokens, R registers, D width. No biases, but in imported backbones that have them. A
+token is a time patch of all leads, N = T / patch, or of one lead, N = C * T / patch, lead after lead.
 Source: arXiv 2410.13867, section 3, and the published configurations; tokens of one lead: arXiv 2402.09450.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,9 @@ class Size:
     width: int
     depth: int
     heads: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.depth}x{self.heads}"
 
 
 SIZES = {
@@ -79,17 +83,19 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """(B, N, D) -> (B, N, D): attention and MLP, each normalised before and added."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, layer_scale: float = 0.0):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, layer_scale: float = 0.0, *, bias: bool = False,
+                 qkv_bias: bool = False, mlp_ratio: float = MLP_RATIO, norm_eps: float = NORM_EPS):
         super().__init__()
         if width % heads:
             raise UserError(f"width {width} does not divide into {heads} heads")
         self.heads, self.dropout = heads, dropout
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS, bias=False)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width, bias=False)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS, bias=False)
-        self.fc1 = nn.Linear(width, MLP_RATIO * width, bias=False)
-        self.fc2 = nn.Linear(MLP_RATIO * width, width, bias=False)
+        hidden = int(mlp_ratio * width)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps, bias=bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width, bias=bias)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps, bias=bias)
+        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
         self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
@@ -117,19 +123,21 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, size: Size, *, leads: int = 12, tokens: str = "time", patch: int = 25, registers: int = 1,
-                 init: str = "trunc_normal", dropout: float = 0.0, layer_scale: float = 0.0):
+                 init: str = "trunc_normal", dropout: float = 0.0, layer_scale: float = 0.0, bias: bool = False,
+                 qkv_bias: bool = False, mlp_ratio: float = MLP_RATIO, norm_eps: float = NORM_EPS):
         super().__init__()
         if tokens not in TOKENS:
             raise unknown("encoder.tokens", tokens, TOKENS)
         self.size, self.tokens, self.patch, self.init = size, tokens, patch, init
         self.width, self.leads, self.patch_width = size.width, leads, patch * (leads if tokens == "time" else 1)
-        self.embed = nn.Linear(self.patch_width, size.width, bias=False)
+        self.embed = nn.Linear(self.patch_width, size.width, bias=bias)
         self.registers = nn.Parameter(torch.empty(registers, size.width))
         self.lead = nn.Parameter(torch.empty(leads, size.width)) if tokens == "lead-time" else None
         self.separator = nn.Parameter(torch.empty(size.width)) if tokens == "lead-time" else None
         self.blocks = nn.ModuleList(
-            Block(size.width, size.heads, dropout, layer_scale) for _ in range(size.depth))
-        self.norm = nn.LayerNorm(size.width, eps=NORM_EPS, bias=False)
+            Block(size.width, size.heads, dropout, layer_scale, bias=bias, qkv_bias=qkv_bias, mlp_ratio=mlp_ratio,
+                  norm_eps=norm_eps) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(size.width, eps=norm_eps, bias=bias)
         initialise_(self, init, size.depth)
         for learned in (self.registers, self.lead, self.separator):
             if learned is not None:
@@ -191,12 +199,14 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def initialise_(module: nn.Module, init: str, depth: int) -> None:
-    """Set every linear weight in place. trunc_normal: sd 0.02, residual projections 0.02 / sqrt(2 depth)."""
+    """Set every linear weight in place, biases to 0. trunc_normal: sd 0.02, residual projections 0.02 / sqrt(2 depth)."""
     if init not in ("trunc_normal", "xavier_uniform"):
         raise unknown("initialisation", init, ("trunc_normal", "xavier_uniform"))
     for name, part in module.named_modules():
         if not isinstance(part, nn.Linear):
             continue
+        if part.bias is not None:
+            part.bias.zero_()
         if init == "xavier_uniform":
             nn.init.xavier_uniform_(part.weight)
         else:
@@ -207,7 +217,14 @@ def initialise_(module: nn.Module, init: str, depth: int) -> None:
 def build(config: dict) -> Encoder:
     """The encoder that a config's `encoder` section describes; weights from torch's global generator."""
     settings = dict(config)
-    size = settings.pop("size")
-    if size not in SIZES:
-        raise unknown("encoder.size", size, SIZES)
-    return Encoder(SIZES[size], **settings)
+    return Encoder(size_of(settings.pop("size")), **settings)
+
+
+def size_of(name: str) -> Size:
+    """The size of a name: one of SIZES, or WIDTHxDEPTHxHEADS, as an imported or exported backbone may have."""
+    if name in SIZES:
+        return SIZES[name]
+    match = re.fullmatch(r"((?!0)\d{0,4}[02468])x(\d{1,3})x([1-9]\d{0,2})", str(name))  # sines and cosines: an even width
+    if not match:
+        raise unknown("encoder.size", name, [*SIZES, "WIDTHxDEPTHxHEADS"])
+    return Size(*map(int, match.groups()))

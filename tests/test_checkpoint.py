@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import checkpoint, config, optim, vit
+from bench import checkpoint, config, optim, published, vit
 from bench.checkpoint import Checkpoint
 from bench.errors import UserError
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_something_else_is_refused_and_runs_no_code(tmp_path: Pat
         checkpoint.load(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
     with pytest.raises(UserError, match="no checkpoint of the published implementation"):
-        checkpoint.import_published(tmp_path / "x.pt")
+        published.read(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
 
 
@@ -155,18 +155,3 @@ def test_partial_files_of_a_killed_process_are_forgotten(tmp_path: Path) -> None
     (tmp_path / ".x.pt.abc.tmp").write_bytes(b"half")
     checkpoint.forget_partial(tmp_path, tmp_path / "absent")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
-
-
-def test_a_published_checkpoint_fills_every_weight_of_ours(shared: Path) -> None:
-    for file, parts in (("pretrain", {"encoder", "target_encoder", "predictor"}), ("linear", {"encoder", "head"})):
-        weights, settings = checkpoint.import_published(shared / "golden" / f"reference_a_{file}.pt")
-        assert weights.keys() == parts
-        made = checkpoint.published_encoder(settings)
-        assert made.load_state_dict(weights["encoder"]).missing_keys == []
-        raw = torch.load(shared / "golden" / f"reference_a_{file}.pt", weights_only=True)["model"]
-        assert sum(v.numel() for w in weights.values() for v in w.values()) == sum(v.numel() for v in raw.values())
-
-
-def test_a_missing_published_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no\.pt does not exist"):
-        checkpoint.import_published(tmp_path / "no.pt")

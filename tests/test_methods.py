@@ -10,7 +10,7 @@ import torch
 from conftest import small
 from torch import Tensor
 
-from bench import config, method, optim, vit
+from bench import config, method, optim, published, vit
 from bench.data import views
 from bench.errors import UserError
 from bench.method import Method, Step
@@ -258,23 +258,20 @@ def test_mae_does_not_care_about_the_level_and_gain_of_a_patch() -> None:
 
 
 def jepa(golden_config: dict[str, Any]) -> JEPA:
-    from bench.checkpoint import published_encoder
-
     size = {"width": golden_config["pred_dim"], "depth": golden_config["pred_depth"],
             "heads": golden_config["pred_num_heads"]}
-    return JEPA(published_encoder(golden_config), keep=[0.2, 0.3], block=3, momentum=[0.998, 0.9995], predictor=size)
+    return JEPA(vit.build(published.encoder_settings(golden_config)), keep=[0.2, 0.3], block=3, momentum=[0.998, 0.9995],
+                predictor=size)
 
 
 def test_jepa_loss_is_that_of_the_published_implementation(shared: Any) -> None:
     import numpy as np
 
-    from bench.checkpoint import import_published
-
     io = np.load(shared / "golden" / "reference_a_io.npz")
-    weights, settings = import_published(shared / "golden" / "reference_a_pretrain.pt")
-    built = jepa(settings)
+    given = published.read(shared / "golden" / "reference_a_pretrain.pt")
+    built = jepa(given.config)
     for part in ("encoder", "target_encoder", "predictor"):
-        getattr(built, part).load_state_dict(weights[part])
+        getattr(built, part).load_state_dict(given.weights[part])
     x, keep, predict = (torch.from_numpy(io[k]) for k in ("x", "keep", "predict"))
     assert abs(built.loss(x, keep, predict).item() - io["loss"].item()) < 1e-6
     assert io["loss"].item() > 0.1

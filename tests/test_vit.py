@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import checkpoint, vit
+from bench import published, vit
 from bench.errors import UserError
 from bench.evaluation import heads
 from bench.vit import SIZES, Encoder, Size, sincos, take
@@ -26,28 +26,26 @@ def encoder(**settings: Any) -> Encoder:
 def golden(shared: Path) -> tuple[dict[str, Tensor], dict, dict]:
     """(what it computes, its weights in our names, its config)."""
     content = np.load(shared / "golden" / "reference_a_io.npz")
-    weights, config = checkpoint.import_published(shared / "golden" / "reference_a_pretrain.pt")
-    return {k: torch.from_numpy(np.asarray(content[k])) for k in content.files}, weights, config
+    given = published.read(shared / "golden" / "reference_a_pretrain.pt")
+    return {k: torch.from_numpy(np.asarray(content[k])) for k in content.files}, given.weights, given.config
 
 
 def test_tokens_are_those_of_the_published_implementation(golden: tuple) -> None:
     io, weights, config = golden
-    made = checkpoint.published_encoder(config)
     with torch.no_grad():
-        made.load_state_dict(weights["target_encoder"])
+        made = published.encoder(config, weights["target_encoder"], "target_encoder")
         assert (made(io["x"]) - io["target_tokens"]).abs().max() < 1e-5
-        made.load_state_dict(weights["encoder"])
+        made = published.encoder(config, weights["encoder"], "encoder")
         assert (made(io["x"], io["keep"]) - io["kept_tokens"]).abs().max() < 1e-5
     assert io["target_tokens"].std() > 0.5
 
 
 def test_logits_of_the_attentive_head_are_those_of_the_published_implementation(golden: tuple, shared: Path) -> None:
     io, _, _ = golden
-    weights, config = checkpoint.import_published(shared / "golden" / "reference_a_linear.pt")
-    made = checkpoint.published_encoder(config)
-    made.load_state_dict(weights["encoder"])
+    given = published.read(shared / "golden" / "reference_a_linear.pt")
+    made = published.encoder(given.config, given.weights["encoder"], "encoder")
     head = heads.AttentiveHead(made, 7)
-    head.load_state_dict(weights["head"])
+    head.load_state_dict(given.weights["head"])
     with torch.no_grad():
         logits = heads.Classifier(made, head, frozen=True)(io["crop"])
     assert (logits - io["logits"]).abs().max() < 1e-5
@@ -314,5 +312,12 @@ def test_impossible_shapes_say_what_to_change() -> None:
         encoder()(torch.randn(1, 12, 260))
     with pytest.raises(UserError, match="width 16 does not divide into 3 heads"):
         Encoder(Size(16, 1, 3))
-    with pytest.raises(UserError, match=r"unknown encoder\.size 'x'"):
-        vit.build({"size": "x"})
+    for size in ("x", "0x2x2", "15x2x2", "16x2x0", "16x2", "16x2x2x2", "-16x2x2"):
+        with pytest.raises(UserError, match=rf"unknown encoder\.size '{size}'.* Known: WIDTHxDEPTHxHEADS, b, s, tiny, xs"):
+            vit.build({"size": size})
+
+
+def test_a_size_without_a_name_is_its_numbers() -> None:
+    made = vit.build({"size": "24x3x2"})
+    assert (made.width, len(made.blocks), made.size.heads) == (24, 3, 2)
+    assert vit.size_of(str(SIZES["xs"])) == SIZES["xs"]

@@ -208,7 +208,7 @@ def _signals(source: Source, folder: Path, tally: Tally, rate_hz: int, resamplin
             tally.add(line)
             line = _line()
 
-        for row, done in _each(source, tally.rows, rate_hz, resampling, workers):
+        for row, done in each(source, tally.rows, rate_hz, resampling, workers):
             refusal = done.refusal
             if refusal is None and done.digest in elsewhere:
                 refusal = Refused(f"in {elsewhere[done.digest]}", "the store has a record of the same samples", True)
@@ -247,7 +247,7 @@ def _signals(source: Source, folder: Path, tally: Tally, rate_hz: int, resamplin
             save()
 
 
-def _each(source: Source, first: int, rate_hz: int, resampling: str, workers: int) -> Iterator[tuple[Any, Done]]:
+def each(source: Source, first: int, rate_hz: int, resampling: str, workers: int) -> Iterator[tuple[Any, Done]]:
     """(row, what became of it) from row `first` on, in order. A signal is valid until the next is asked for.
 
     In processes, as much of a record's time is the interpreter's own: each gets the next chunk in turn and leaves the

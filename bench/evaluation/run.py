@@ -214,8 +214,8 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 task = opened[name]
                 keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
                     "config": config, "pretrain_config": about["config"], "classes": task.classes,
-                    "rate_hz": store.rate_hz, "mean": store.mean.tolist(), "sd": store.sd.tolist(),
-                    **{key: store.manifest[key] for key in ("leads", "units")}}))
+                    "kind": task.kind, "moments": task.moments, "rate_hz": store.rate_hz, "mean": store.mean.tolist(),
+                    "sd": store.sd.tolist(), **{key: store.manifest[key] for key in ("leads", "units")}}))
                 record.write(where.results, {
                     "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
