@@ -470,6 +470,20 @@ def test_what_has_a_record_is_not_trained_again_when_more_is_asked_for(run: str,
     assert result(run_id(made[2]), where)["together"] == 2
 
 
+def test_what_a_killed_group_kept_is_removed_once_another_has_written_its_records(
+        run: str, two: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, evaluations = configs_of(two, run, protocols=("linear",), seeds=3), folder_of(where.work, run) / "evaluations"
+    with monkeypatch.context() as m:
+        stopping(m, 3)
+        with pytest.raises(Interrupted):
+            evaluation.evaluate(made[:4], two, where)
+    assert list(evaluations.glob("group-*/state.pt"))
+    evaluation.evaluate(made[:3], two, where)
+    assert list(evaluations.glob("group-*/state.pt"))  # its fourth is still to come
+    evaluation.evaluate(made, two, where)
+    assert not list(evaluations.glob("group-*"))
+
+
 def test_two_calls_with_an_evaluation_in_common_do_not_run_at_once(run: str, two: Store, where: Where,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     made, fit = configs_of(two, run, protocols=("linear",)), frozen.fit

@@ -361,7 +361,7 @@ def train(stacks: dict[str, list[Stack]], members: list[str], rows: np.ndarray, 
     read, choices = training_crops(feeds, rows, reader)
     epochs, saved_at = Epochs(rows, SEQUENCE), time.monotonic()
     total = sum(stack.settings["steps"] for stack in every)
-    title = f"{len(members)} evaluations of {every[0].configs[0]['pretrain']}"
+    title = f"evaluate {every[0].configs[0]['pretrain']} ({len(members)} at once)"
     with progress.bar(title, total, sum(stack.taken for stack in every)) as bar:
         while not all(feed.done for feed in feeds):
             order, starts = epochs.order(epoch), epochs.starts(epoch, choices)
