@@ -142,6 +142,7 @@ class Classifier(nn.Module):
         return self.head(self.backbone(ecg, registers=True)) + self.bias
 
     def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> probabilities; of a regression values in the target's unit."""
         return tasks.probabilities(self.meta.get("kind", "multi-label"), logits, self.meta.get("moments", (0.0, 1.0)))
 
 

@@ -419,8 +419,8 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
         print(f"evaluation {name} ({config['evaluation']['name']} {config['task']} seed {config['seed']}): {metric} "
               f"{result[result['metric']]:.4f} [{low:.4f}, {high:.4f}] on {result['records']['test']} records of "
               f"{external or store}, best step {result['best_step']}; {results / name}.json")
-        if any(s["records"] is None for s in made["saw"].values()):
-            print("What this imported backbone saw is unknown: it may have seen the test records.", file=sys.stderr)
+    if any(s["records"] is None for s in made["saw"].values()):
+        print("What this imported backbone saw is unknown: it may have seen the test records.", file=sys.stderr)
 
 
 @app.command("import")

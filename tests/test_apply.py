@@ -57,7 +57,7 @@ def slow(ptbxl: Path, tmp_path: Path) -> Path:
 def evaluated(protocol: str, run: str, tiny: Store, where: Where, *overrides: str) -> tuple[str, dict[str, Any]]:
     """The run_id of a short evaluation, and its predictions."""
     config = evaluation.config_for(protocol, "pitch", run, tiny, 1, [*SHORT, *overrides])
-    [name] = evaluation.evaluate([config], tiny, where)
+    (name,) = evaluation.evaluate([config], tiny, where)
     with np.load(folder_of(where.work, run) / "evaluations" / name / "predictions.npz") as content:
         return name, dict(content)
 

@@ -205,7 +205,8 @@ def test_every_key_of_base_says_what_it_is() -> None:
     silent = [k.split(":")[0].strip() for k in keys if "#" not in k]
     obvious = {"dropout", "lr", "final_lr", "warmup_steps", "warmup_lr", "final_weight_decay", "betas", "eps"}
     assert set(silent) <= obvious
-    assert yaml.safe_load("\n".join(lines))["protocol"] == 1
+    evaluations = config.read_yaml(config.ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]
+    assert yaml.safe_load("\n".join(lines))["protocol"] == evaluations["protocol"] == 2  # raised together
 
 
 def test_the_papers_mixtures_are_known_by_name_and_name_the_same_run_as_their_weights() -> None:

@@ -411,6 +411,33 @@ def test_a_group_stopped_anywhere_ends_with_the_same_bytes(run: str, two: Store,
     assert not list(evaluations.glob("group-*"))
 
 
+@pytest.mark.parametrize("features", ["exact", "cached"])
+def test_a_group_killed_without_warning_continues_from_its_last_state(run: str, two: Store, where: Where, features: str,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    made = configs_of(two, run, f"evaluation.features={features}", "evaluation.patience=3")  # some stop early
+    names = evaluation.evaluate(made, two, where)
+    again = replace(where, results=where.results / "again", save_minutes=0.0)
+    expected, schedule, steps = left(names, run, where), optim.schedule_, list[int]()
+
+    def die(optimiser: Any, taken: int, settings: Any) -> float:
+        steps.append(taken)
+        if len(steps) % 11 == 0:
+            raise KeyboardInterrupt
+        return schedule(optimiser, taken, settings)
+
+    with monkeypatch.context() as m:
+        m.setattr(optim, "schedule_", die)
+        kills = 0
+        while True:
+            try:
+                evaluation.evaluate(made, two, again)
+                break
+            except KeyboardInterrupt:
+                kills += 1
+    assert kills >= 2
+    assert left(names, run, again) == expected
+
+
 @pytest.mark.parametrize("written", [0, 1, 4])
 def test_a_group_killed_between_its_records_continues_from_its_choice(run: str, two: Store, straight: SimpleNamespace,
                                                                       monkeypatch: pytest.MonkeyPatch, written: int) -> None:
@@ -441,6 +468,20 @@ def test_what_has_a_record_is_not_trained_again_when_more_is_asked_for(run: str,
     evaluation.evaluate(made, two, where)
     assert left(names, run, where) == before
     assert result(run_id(made[2]), where)["together"] == 2
+
+
+def test_what_a_killed_group_kept_is_removed_once_another_has_written_its_records(
+        run: str, two: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, evaluations = configs_of(two, run, protocols=("linear",), seeds=3), folder_of(where.work, run) / "evaluations"
+    with monkeypatch.context() as m:
+        stopping(m, 3)
+        with pytest.raises(Interrupted):
+            evaluation.evaluate(made[:4], two, where)
+    assert list(evaluations.glob("group-*/state.pt"))
+    evaluation.evaluate(made[:3], two, where)
+    assert list(evaluations.glob("group-*/state.pt"))  # its fourth is still to come
+    evaluation.evaluate(made, two, where)
+    assert not list(evaluations.glob("group-*"))
 
 
 def test_two_calls_with_an_evaluation_in_common_do_not_run_at_once(run: str, two: Store, where: Where,

@@ -218,7 +218,7 @@ def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_wha
     run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", None)
     made = evaluation.config_for("linear", "pitch", run, tiny, 0, [
         "evaluation.steps=2", "evaluation.batch=4", "evaluation.validate_every=2", "evaluation.patience=2"])
-    [name] = evaluation.evaluate([made], tiny, where)
+    (name,) = evaluation.evaluate([made], tiny, where)
     content = json.loads(record.path(where.results, name).read_text())
     assert content["saw"] == {"mine": {"source": "mine", "version": "unknown", "records": None}}
     assert content["pretrain_config"]["method"]["name"] == "theirs"

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from corpora import array_corpus
 
-from bench import cli, pretrain, record, report
+from bench import apply, cli, pretrain, record, report
 from bench.config import Config, run_id
+from bench.data import records
 from bench.data.prepare import prepare
 from bench.data.sources import open_source
 from bench.data.store import Store
@@ -81,6 +83,15 @@ def test_a_single_label_task_gives_probabilities_that_sum_to_1(run: str, clinic:
     made = evaluate("sex", run, clinic, where)
     assert made.predictions["p_test"].sum(1) == pytest.approx(np.ones(8))
     assert made.result["metric"] == "macro_auroc" and list(made.result["per_class"]) == ["high", "low"]
+
+
+@pytest.mark.parametrize("task", ["age", "sex"])
+def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: Store, where: Where, task: str) -> None:
+    made = evaluate(task, run, clinic, where)
+    again = apply.predict(apply.open_classifier(where.work, where.results, made.name), records.store(clinic),
+                          torch.device("cpu"), resample=False, workers=1)
+    p = dict(zip(again.record_id, again.values, strict=True))
+    assert np.abs(np.stack([p[i] for i in made.predictions["record_id_test"]]) - made.predictions["p_test"]).max() < 1e-3
 
 
 def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_records(

@@ -150,6 +150,7 @@ class Reader:
         return Kept(crops, out, self.device, self.dtype)
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor on the device, or in a file where it is larger than IN_MEMORY."""
         size = math.prod(shape) * dtype.itemsize
         if size <= IN_MEMORY:
             return torch.empty(shape, dtype=dtype, device=self.device)
@@ -175,7 +176,7 @@ class Stack:
         settings = configs[0]["evaluation"]
         self.configs, self.point, self.task, self.device = configs, point, task, device
         self.settings = {**settings, **point, **{
-            f"final_{key}": settings[f"final_{key}"] * (value / settings[key] if settings[key] else 1.0)
+            f"final_{key}": settings[f"final_{key}"] * (value / settings[key]) if settings[key] else value
             for key, value in point.items()}}
         made = []
         for config in configs:
@@ -190,7 +191,7 @@ class Stack:
         self.kept = {k: v.clone() for k, v in self.head.state_dict().items()}
 
     def end(self, s: int) -> int:
-        """The step after which head s stops, if no validation before it is its best."""
+        """The step after which head s stops, as far as its best validation so far says; the stack goes on for the others."""
         return min(self.settings["steps"], self.best[s]["step"] + self.settings["patience"])
 
     @property
@@ -212,11 +213,12 @@ class Stack:
 
     def settle(self) -> None:
         """Take the pending losses from the device; UserError where one is no number."""
-        for i, losses in enumerate(torch.stack(self.pending).tolist() if self.pending else ()):
-            for config, value in zip(self.configs, losses, strict=True):
-                if not math.isfinite(value):
-                    raise UserError(f"the loss of step {self.taken - len(self.pending) + i} is {value}: evaluation stopped; "
-                                    f"lower evaluation.lr (evaluation {run_id(config)})")
+        first = self.taken - len(self.pending)
+        for step, losses in enumerate(torch.stack(self.pending).tolist() if self.pending else (), first):
+            for s, value in enumerate(losses):
+                if not math.isfinite(value) and step < self.end(s):
+                    raise UserError(f"the loss of step {step} is {value}: evaluation stopped; lower evaluation.lr "
+                                    f"(evaluation {run_id(self.configs[s])})")
             self.window.append(losses)
         self.pending.clear()
 
@@ -359,7 +361,7 @@ def train(stacks: dict[str, list[Stack]], members: list[str], rows: np.ndarray, 
     read, choices = training_crops(feeds, rows, reader)
     epochs, saved_at = Epochs(rows, SEQUENCE), time.monotonic()
     total = sum(stack.settings["steps"] for stack in every)
-    title = f"{len(members)} evaluations of {every[0].configs[0]['pretrain']}"
+    title = f"evaluate {every[0].configs[0]['pretrain']} ({len(members)} at once)"
     with progress.bar(title, total, sum(stack.taken for stack in every)) as bar:
         while not all(feed.done for feed in feeds):
             order, starts = epochs.order(epoch), epochs.starts(epoch, choices)

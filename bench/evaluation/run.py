@@ -204,6 +204,8 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
         for name in wanted:
             write_text(evaluations / name / "config.json", json.dumps(names[name], indent=1, sort_keys=True))
         folder.mkdir(parents=True, exist_ok=True)
+        if len(names) > 1:
+            write_text(folder / "members.json", json.dumps(sorted(names)))
         began = time.monotonic()
         with watched() as asked:
             for config, p_validation, p_test, result, weights in run(
@@ -214,9 +216,8 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 task = opened[name]
                 keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
                     "config": config, "pretrain_config": about["config"], "classes": task.classes,
-                    "kind": task.kind, "moments": list(task.moments),
-                    "rate_hz": store.rate_hz, "mean": store.mean.tolist(), "sd": store.sd.tolist(),
-                    **{key: store.manifest[key] for key in ("leads", "units")}}))
+                    "kind": task.kind, "moments": task.moments, "rate_hz": store.rate_hz, "mean": store.mean.tolist(),
+                    "sd": store.sd.tolist(), **{key: store.manifest[key] for key in ("leads", "units")}}))
                 record.write(where.results, {
                     "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
@@ -229,12 +230,18 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                 wanted.remove(name)
                 if wanted and (signum := asked()):
                     raise Interrupted(signum, f"all but {len(wanted)} of {len(members)} evaluations")
-        if len(names) > 1:
-            shutil.rmtree(folder)
-        else:
-            (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
+        (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
+        forget(evaluations, where)
         if signum := asked():
             raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
+
+
+def forget(evaluations: Path, where: Where) -> None:
+    """Remove what groups kept on their way once all of their members have a record, also in groups that have changed."""
+    for path in evaluations.glob("group-*/members.json"):
+        with contextlib.suppress(OSError, ValueError):  # another process is there
+            if all(record.exists(where.results, name) for name in json.loads(path.read_text())):
+                shutil.rmtree(path.parent)
 
 
 def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
