@@ -16,6 +16,7 @@ from slurm.shared import Shared, last_line, last_words, parked
 from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
+TURN = "its turn in its job"
 SUBMITTED = ("missing", "lost")  # what `submit` submits; `retry` adds what failed
 ARRAYS = 8  # of a kind's evaluations behind one array of pre-trainings: beyond, more go into one job than `pack`; ours
 
@@ -81,7 +82,7 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
     leases = lease.newest(shared.leases)
     queued = queued_runs(shared, queue or [])
     tasks = {task.name: task for task in queue or []}
-    now, lost_jobs = None, dict[str, str]()
+    now, lost_jobs, at_work = None, dict[str, str](), set[str]()
     for run in runs.values():
         held = leases.get(run.name)
         run.attempts = held.number if held else 0
@@ -104,11 +105,14 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
                 alive = now - held.path.stat().st_mtime < lease.MISSED * lease.BEAT_SECONDS
             if alive:
                 run.state, run.node, run.task = "running", who["node"], run.task or task
+                if who["name"] in at_work:  # the runs of a job are worked on one after the other
+                    run.state, run.reason = "waiting", TURN
+                at_work.add(who["name"])
                 continue
             lost_jobs[run.name] = who["job"] or ""
             lost = f"its job vanished ({who['job'] or 'pid ' + str(who['pid'])} on {who['node']})"
         if run.task:
-            run.state, run.reason = "waiting", run.task.reason if run.task.state == "PENDING" else "its turn in its job"
+            run.state, run.reason = "waiting", run.task.reason if run.task.state == "PENDING" else TURN
             run.node = run.task.node
             continue
         if run.name in failed:
