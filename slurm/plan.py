@@ -38,7 +38,7 @@ class Run:
     log: Path | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Array:
     """The tasks of one sbatch: index -> units, each the configs of runs that run together."""
 
@@ -87,6 +87,7 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
         held = leases.get(run.name)
         run.attempts = held.number if held else 0
         run.task, run.log = queued.get(run.name, (None, None))
+        run.reason = run.node = ""
         if run.name in done:
             run.state = "done"
             continue
@@ -102,7 +103,7 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
                 alive = task is not None and task.state != "PENDING"
             else:
                 now = now or server_time(shared.leases)
-                alive = now - held.path.stat().st_mtime < lease.MISSED * lease.BEAT_SECONDS
+                alive = now - held.path.stat().st_mtime < lease.MISSED * who["beat_seconds"]
             if alive:
                 run.state, run.node, run.task = "running", who["node"], run.task or task
                 if who["name"] in at_work:  # the runs of a job are worked on one after the other

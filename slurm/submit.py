@@ -86,7 +86,7 @@ def settle(shared: Shared, queue: list[Task]) -> list[Task]:
                 write_text(folder / "job_id", names[folder.name])
             else:
                 (folder / "abandoned").touch()
-    never = [task for task in queue if task.reason == "DependencyNeverSatisfied"]
+    never = [task for task in queue if task.reason == "DependencyNeverSatisfied" and shared.tasks(task.token)]
     if never:
         commands.call("scancel", *(task.name for task in never))
     abandoned = {token for token in names if (shared.submissions / token / "abandoned").exists()}

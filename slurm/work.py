@@ -89,9 +89,11 @@ class Worker:
         left = self.runs.keys() - self.done(self.runs)
         if self.stop and left and self.about["slurm"]:
             requeue()
+        early = self.early()
         for run in left:
-            reason = self.shared.failed(run)
-            say(f"{run}: no record" + (f", failed: {reason[-1]['reason']}" if reason else ""))
+            failed = self.shared.failed(run)
+            why = "its pre-training has no record" if run in early else f"failed: {failed[-1]['reason']}" if failed else "stopped"
+            say(f"{run}: {why}")
         return 128 + self.stop if self.stop and left else int(bool(left))
 
     def new_holder(self) -> lease.Holder:
@@ -103,7 +105,8 @@ class Worker:
     def take(self) -> tuple[list[str], dict[str, str]]:
         """(what is left to do and ours, what others have and by whom), in the order of the task."""
         done = self.done(self.runs)
-        left = [run for run in self.runs if run not in done and not self.hopeless(run)]
+        early = self.early()
+        left = [run for run in self.runs if run not in done and run not in early and not self.hopeless(run)]
         before = lease.newest(self.shared.leases, left)
         held = set(self.holder.held)
         busy = self.holder.take(left)
@@ -116,6 +119,12 @@ class Worker:
         done = self.done(left)  # again: the last holder may have finished just before we took it
         self.holder.forget(done)
         return [r for r in left if r not in busy and r not in done], {r: w for r, w in busy.items() if r not in done}
+
+    def early(self) -> set[str]:
+        """Evaluations whose pre-training has no record: Slurm takes a job that it has forgotten for one that went well."""
+        needed = {run: config["pretrain"] for run, config in self.runs.items() if config.get("pretrain")}
+        there = self.done(set(needed.values()))
+        return {run for run, pretrain in needed.items() if pretrain not in there}
 
     def hopeless(self, run: str) -> bool:
         """Whether it failed here for what will not pass, or is parked."""
@@ -159,9 +168,9 @@ class Worker:
             elif run not in done:  # where it stood
                 if code in [128 + s for s in STOPS]:
                     self.stop = self.stop or code - 128
-                elif code and not self.stop:
-                    killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                    self.note(run, f"its process was {killed}" if code < 0 else f"its process {killed}")
+                elif not self.stop:
+                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                    self.note(run, f"its process {how}")
                     self.failed[run] = self.failed.get(run, 0) + 1
                 break
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -215,6 +217,20 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_submitted(
     with pytest.raises(UserError, match="cannot write into .*slurm"):
         submit.submit(graph(shared), shared, asked(shared.work), "s")
     assert queue.calls == []
+
+
+def test_an_evaluation_that_comes_before_its_pretraining_is_no_failure_of_its(shared: Shared) -> None:
+    """A job may run though the one that it waits for has not: Slurm has forgotten that one, say."""
+    runs = graph(shared)
+    early = [run for run in runs.values() if run.pretrain][:2]
+    array = plan.Array("evaluate", {0: [[run.config] for run in early]})
+    folder = submit.prepare(array, shared, asked(shared.work), "s", ROOT, 10.0)
+    command = [sys.executable, "-m", "slurm.work", folder, "0"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "its pre-training has no record" in done.stderr
+    plan.look(runs, shared, None)
+    assert {run.state for run in early} == {"missing"}
+    assert not any(shared.leases.iterdir())
 
 
 def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in_it() -> None:
