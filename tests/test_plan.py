@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from test_slurm import HOSTILE, outcome
+from test_slurm import SPEC as REAL
 from test_sweep import SPEC, changed
 
 from bench import config, record
 from bench.config import ROOT
 from bench.errors import UserError
+from bench.pretrain import Where
 from slurm import cluster, commands, cost, lease, plan, snapshot, status, submit, sweep
 from slurm.cluster import Cluster
 from slurm.commands import Task
@@ -383,3 +387,26 @@ def test_a_run_is_of_the_kind_that_describes_it_most_closely(shared: Shared, mon
     assert kinds(asked(shared.work), runs) == {"pretrain", "evaluate"}
     assert kinds(asked(shared.work, "evaluate-finetune: {cpus: 2}"), runs) == {"pretrain", "evaluate", "evaluate-finetune"}
     assert kinds(asked(shared.work, "pretrain-nano: {cpus: 2}"), runs) == {"pretrain-nano", "evaluate"}
+
+
+@pytest.mark.slow
+def test_a_sweep_run_by_workers_here_gives_what_one_in_this_process_gives(tmp_path: Path, stores: Path) -> None:
+    spec = json.loads(json.dumps(REAL))
+    spec["pretrain"]["set"]["optim.steps"] = 20
+    spec["pretrain"]["grid"] = [{"optim.lr": [1e-3, 1e30]}]  # one fails
+    left = {}
+    for name in ("straight", HOSTILE):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stores").symlink_to(stores)
+        here = Shared(tmp_path / name, tmp_path / name / "results")
+        runs, said = graph(here, spec), list[str]()
+        if name == HOSTILE:
+            submit.run_here(runs, here, "s", jobs=2, cpus=1, save_minutes=10, say=said.append)
+            assert said == ["2 evaluations left out: their pre-training has no record"]
+        else:
+            with pytest.raises(UserError, match="lower optim.lr"):
+                sweep.run(here.work / "s.yaml", Where(here.work, here.results, torch.device("cpu")), said.append)
+        plan.look(runs, here, None)
+        left[name] = outcome(here.work)
+    assert plan.counts(runs.values()) | {"done": 3, "failed": 1, "blocked": 2} == plan.counts(runs.values())
+    assert left[HOSTILE] == left["straight"]
