@@ -106,7 +106,7 @@ def prepare(array: Array, shared: Shared, cluster: Cluster, sweep: str, code: Pa
         "#!/bin/bash", *cluster.setup, f"unset {METHODS}  # methods from outside are in the copy of the code",
         f"export PYTHONPATH={shlex.quote(str(code.absolute()))}", f"cd {shlex.quote(str(folder))} || exit",
         f"exec {shlex.quote(sys.executable)} -P -m slurm.work {shlex.quote(str(folder))}\n"]))
-    about = {"sweep": sweep, "cluster": cluster.name, "kind": array.kind, "after": array.after, "slurm": cluster.name != "local",
+    about = {"sweep": sweep, "cluster": cluster.name, "kind": array.kind, "after": array.after,
              "work": str(shared.work.absolute()), "results": str(shared.results.absolute()), "code": code.name,
              "nodes": asked.nodes, "processes": asked.processes, "cpus": asked.cpus, "beat_seconds": cluster.beat_seconds,
              "save_minutes": save_minutes,
@@ -166,6 +166,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
     todo, ended = [], dict[tuple[str, int], int]()  # tasks in order; (token, index) -> exit code
     for array in made.arrays:
         folder = prepare(array, shared, cluster, sweep, code, save_minutes)
+        write_text(folder / "job_id", "local")  # nothing for a later `submit` to settle
         todo += [(array, folder, index) for index in array.tasks]
     running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     try:

@@ -87,8 +87,9 @@ class Worker:
         finally:
             self.holder.end()
         left = self.runs.keys() - self.done(self.runs)
-        if self.stop and left and self.about["slurm"]:
-            requeue()
+        job = lease.job()
+        if self.stop and left and job:
+            requeue(job)
         early = self.early()
         for run in left:
             failed = self.shared.failed(run)
@@ -201,10 +202,8 @@ def die_with_parent(signum: int) -> Callable[[], None]:
     return prepare
 
 
-def requeue() -> None:
+def requeue(job: str) -> None:
     """Have Slurm start this job again, unless it has been cancelled, has run out of time or is requeued already."""
-    job = lease.job()
-    assert job
     for _ in range(REQUEUES):
         state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format=%T"], capture_output=True, text=True)
         if state.returncode == 0 and state.stdout.strip() != "RUNNING":
