@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +25,6 @@ from slurm.cluster import Asked, Cluster
 from slurm.commands import Task
 from slurm.plan import Array, Plan, Run
 from slurm.shared import Shared
-from slurm.work import die_with_parent
 
 LOCAL_PACK = 20  # evaluations for which torch is imported once; ours
 
@@ -179,8 +177,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
                     continue
                 with (folder / "logs" / f"{index}.log").open("ab") as log:
                     command = [sys.executable, "-P", "-m", "slurm.work", str(folder), str(index)]
-                    running[array.token, index] = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log,
-                                                                   preexec_fn=die_with_parent(signal.SIGTERM))
+                    running[array.token, index] = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
             for key, process in list(running.items()):
                 if process.poll() is not None:
                     ended[key] = running.pop(key).returncode

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 SAVE_SECONDS = 90  # that a child may take to save when it is asked to stop; ours
 TRIES = 3  # of a run in one job whose process died; ours
 REQUEUES, REQUEUE_SECONDS = 20, 3  # how often, and after what pause, a controller that does not answer is asked; ours
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1  # prctl(2): a signal when the parent ends
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def main() -> int:
     if sys.argv[1] == "perform":
         return perform(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:  # started by `sweep run --local`: its end is ours, which saves
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
     index = int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_ARRAY_TASK_ID"])
     signal.pthread_sigmask(signal.SIG_BLOCK, [*STOPS, signal.SIGCHLD])  # they are waited for
     return Worker(folder, index).work()
@@ -146,8 +148,15 @@ class Worker:
             command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}",
                        f"--cpus-per-task={self.about['cpus']}", "--kill-on-bad-exit=1", *command]
         noted = {run: len(self.shared.failed(run)) for run in runs}
-        dying = die_with_parent(signal.SIGKILL)  # no run goes on without the one who holds its lease
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying) as process:
+        worker = os.getpid()
+
+        def prepare() -> None:
+            PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # no run goes on without the one who holds its lease
+            if os.getppid() != worker:
+                os._exit(1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as process:
             asked_at = 0.0
             while process.poll() is None:
                 if self.wait(process, self.about["beat_seconds"]):
@@ -187,19 +196,6 @@ class Worker:
         if process is not None:
             process.send_signal(came.si_signo)
         return True
-
-
-def die_with_parent(signum: int) -> Callable[[], None]:
-    """What a child calls before its program: it is sent signum when this process ends, and receives every signal."""
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
-
-    def prepare() -> None:
-        prctl(PR_SET_PDEATHSIG, signum)
-        if os.getppid() != parent:
-            os._exit(1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-    return prepare
 
 
 def requeue(job: str) -> None:

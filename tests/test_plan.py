@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_slurm import HOSTILE, outcome
+from test_slurm import HOSTILE, outcome, processes, until
 from test_slurm import SPEC as REAL
 from test_sweep import SPEC, changed
 
@@ -24,7 +24,7 @@ from slurm import cluster, commands, cost, lease, plan, snapshot, status, submit
 from slurm.cluster import Cluster
 from slurm.commands import Task
 from slurm.plan import Run
-from slurm.shared import Shared, parked
+from slurm.shared import Shared, parked, tail
 
 ASKED = "all: {partition: p, time: '01:00:00', memory: 1G, cpus: 1}"
 
@@ -410,3 +410,25 @@ def test_a_sweep_run_by_workers_here_gives_what_one_in_this_process_gives(tmp_pa
         left[name] = outcome(here.work)
     assert plan.counts(runs.values()) | {"done": 3, "failed": 1, "blocked": 2} == plan.counts(runs.values())
     assert left[HOSTILE] == left["straight"]
+
+
+@pytest.mark.slow
+def test_a_local_sweep_that_is_killed_leaves_no_process_and_a_checkpoint(tmp_path: Path, stores: Path) -> None:
+    (tmp_path / "stores").symlink_to(stores)
+    shared = Shared(tmp_path, tmp_path / "results")
+    spec = json.loads(json.dumps(REAL))
+    spec["pretrain"]["set"]["optim.steps"] = 100_000
+    runs = graph(shared, spec)
+    command = ["sweep", "run", tmp_path / "s.yaml", "--local", "--work", tmp_path, "--results", shared.results]
+    code = [sys.executable, "-c", "from bench.cli import main; main()"]
+    process = subprocess.Popen([*code, *command], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / next(iter(runs))
+    try:
+        until(lambda: "loss" in tail(folder / "metrics.jsonl", 10_000), 60)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not processes(str(tmp_path)), 60)
+    assert list((folder / "checkpoints").glob("step-*.pt"))
+    plan.look(runs, shared, None)
+    assert {run.state for run in runs.values()} == {"missing"}
