@@ -108,7 +108,7 @@ def prepare(array: Array, shared: Shared, cluster: Cluster, sweep: str, code: Pa
              "work": str(shared.work.absolute()), "results": str(shared.results.absolute()), "code": code.name,
              "nodes": asked.nodes, "processes": asked.processes, "cpus": asked.cpus, "beat_seconds": cluster.beat_seconds,
              "save_minutes": save_minutes,
-             "tasks": {index: [run_id(c) for unit in units for c in unit] for index, units in array.tasks.items()}}
+             "tasks": {index: [[run_id(c) for c in unit] for unit in units] for index, units in array.tasks.items()}}
     write_text(folder / "submission.json", json.dumps(about))
     return folder
 

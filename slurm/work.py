@@ -66,7 +66,9 @@ class Worker:
         self.folder, self.index = folder, index
         self.about = read_json(folder / "submission.json", "submission")
         self.shared = Shared(Path(self.about["work"]), Path(self.about["results"]))
-        self.runs = {run["run_id"]: run["config"] for unit in read_task(folder, index) for run in unit}
+        task = read_task(folder, index)
+        self.runs = {run["run_id"]: run["config"] for unit in task for run in unit}
+        self.units = [[run["run_id"] for run in unit] for unit in task]
         self.stop: int | None = None  # the signal that came
         self.failed: dict[str, int] = {}  # run -> how often here
 
@@ -171,18 +173,17 @@ class Worker:
                     self.holder = self.new_holder()
                     return
         code = process.returncode
-        done = self.done(runs)
-        for run in runs:
-            if len(self.shared.failed(run)) > noted[run]:  # the child said why: it would fail again
-                self.failed[run] = TRIES
-            elif run not in done:  # where it stood
-                if code in [128 + s for s in STOPS]:
-                    self.stop = self.stop or code - 128
-                elif not self.stop:
-                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                    self.note(run, f"its process {how}")
-                    self.failed[run] = self.failed.get(run, 0) + 1
-                break
+        told = {run for run in runs if len(self.shared.failed(run)) > noted[run]}
+        self.failed |= dict.fromkeys(told, TRIES)  # the child said why: it would fail again
+        stood = (set(unit) & set(runs) - told - self.done(unit) for unit in self.units)
+        at = next((left for left in stood if left), set[str]())  # the first unit that is not done
+        if at and code in [128 + s for s in STOPS]:
+            self.stop = self.stop or code - 128
+        elif at and not self.stop:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            for run in sorted(at):
+                self.note(run, f"its process {how}")
+                self.failed[run] = self.failed.get(run, 0) + 1
 
     def wait(self, process: "subprocess.Popen[bytes] | None", seconds: float) -> bool:
         """Wait for a signal, at most so long; beat. True when one came that stops us, passed on to the child."""

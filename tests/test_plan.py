@@ -1,5 +1,6 @@
 """What a sweep submits: every run once, few arrays, evaluations after their pre-training; and what state runs are in."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -74,8 +75,12 @@ class Queue:
         return f"{len(self.calls)}\n"
 
 
+def carried(shared: Shared, task: Task) -> list[str]:
+    return list(itertools.chain(*shared.tasks(task.token)[task.index]))
+
+
 def submitted(shared: Shared, queue: Queue) -> Counter[str]:
-    return Counter(run for task in queue.tasks for run in shared.tasks(task.token)[task.index])
+    return Counter(run for task in queue.tasks for run in carried(shared, task))
 
 
 def finish(shared: Shared, run: str, kind: str = "pretrain") -> None:
@@ -89,10 +94,10 @@ def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
     submit.submit(runs, shared, asked(shared.work, f"evaluate: {{pack: {pack}}}"), "s")
     assert submitted(shared, queue) == Counter(list(runs))
     pretrained = {run: (task.job, task.index) for task in queue.tasks
-                  for run in shared.tasks(task.token)[task.index] if not runs[run].pretrain}
+                  for run in carried(shared, task) if not runs[run].pretrain}
     for task in queue.tasks:
         command = queue.calls[int(task.job) - 1]
-        for run in shared.tasks(task.token)[task.index]:
+        for run in carried(shared, task):
             if runs[run].pretrain:
                 job, index = pretrained[runs[run].pretrain]
                 assert f"--dependency=aftercorr:{job}" in command and "--kill-on-invalid-dep=yes" in command
@@ -175,13 +180,13 @@ def test_a_folder_in_which_slurm_cannot_write_a_log_is_refused(shared: Shared, n
 
 
 def test_a_run_s_state_comes_from_records_leases_failures_and_the_queue(shared: Shared) -> None:
-    runs = graph(shared, {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": list(range(7)), "per_method": {
+    runs = graph(shared, {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": list(range(8)), "per_method": {
         "jepa": SPEC["pretrain"]["per_method"]["jepa"]}}})
-    done, running, lost, failed, parked_, waiting, missing = (run for run in runs.values() if not run.pretrain)
+    done, running, turn, lost, failed, parked_, waiting, missing = (run for run in runs.values() if not run.pretrain)
     finish(shared, done.name)
-    holder = lease.Holder(shared.leases)
-    holder.take([running.name])
-    dead = lease.Holder(shared.leases)
+    holder = lease.Holder(shared.leases, log="ab12/logs/3.log")
+    holder.take([running.name, turn.name])
+    dead = lease.Holder(shared.leases, log="ab12/logs/2.log")
     dead.take([lost.name])
     dead.path.write_text(dead.path.read_text().replace(f'"born": {lease.born(os.getpid())}', '"born": 1'))
     shared.note(failed.name, "a\nreason", job="1", node="n1")
@@ -189,18 +194,18 @@ def test_a_run_s_state_comes_from_records_leases_failures_and_the_queue(shared: 
         shared.note(parked_.name, "the same")
     folder = shared.submissions / "ab12"
     folder.mkdir(parents=True)
-    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [waiting.name]}}))
+    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [[waiting.name]], "3": [[running.name], [turn.name]]}}))
     plan.look(runs, shared, [Task("9", 4, "PENDING", "", "Resources", "ab12"), Task("8", 0, "PENDING", "", "", "cd34")])
-    assert [run.state for run in (done, running, lost, failed, parked_, waiting, missing)] == [
-        "done", "running", "lost", "failed", "parked", "waiting", "missing"]
+    assert [run.state for run in (done, running, turn, lost, failed, parked_, waiting, missing)] == [
+        "done", "running", "waiting", "lost", "failed", "parked", "waiting", "missing"]
     assert (failed.reason, failed.node, waiting.reason) == ("a reason", "n1", "Resources")
     assert "vanished" in lost.reason
-    assert missing.reason == ""
+    assert (missing.reason, turn.reason) == ("", plan.TURN)
     assert {run.state for run in runs.values() if run.pretrain in (failed.name, parked_.name)} == {"blocked"}
     assert {run.state for run in runs.values() if run.pretrain in (lost.name, done.name)} == {"missing"}
     text = status.page(runs, shared, "<s>")
     assert "&lt;s&gt;" in text and all(name in text for name in (failed.name, "a reason", "its pre-training"))
-    assert status.summary(runs, shared).startswith("21 runs: 1 done, 1 running, 1 waiting, 1 failed, 1 parked, 4 blocked, 1 lost")
+    assert status.summary(runs, shared).startswith("24 runs: 1 done, 1 running, 2 waiting, 1 failed, 1 parked, 4 blocked, 1 lost")
 
 
 def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: Shared) -> None:
@@ -208,7 +213,7 @@ def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: Sha
     name = next(iter(runs))
     folder = shared.submissions / "ab12"
     (folder / "logs").mkdir(parents=True)
-    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [name]}}))
+    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [[name]]}}))
     (folder / "logs" / "4.log").write_text("loading\nbash: module: command not found\n\n")
     plan.look(runs, shared, [])
     assert runs[name].state == "missing" and runs[name].reason == "its job ended: bash: module: command not found"
@@ -353,7 +358,7 @@ def test_the_log_of_the_newest_attempt_is_followed_to_its_end(tmp_path: Path) ->
     def log(token: str, text: str, when: int) -> None:
         path = shared.log(token, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parents[1] / "submission.json").write_text(json.dumps({"tasks": {"0": ["run"]}}))
+        (path.parents[1] / "submission.json").write_text(json.dumps({"tasks": {"0": [["run"]]}}))
         with path.open("a") as f:
             f.write(text)
         os.utime(path, (when, when))
