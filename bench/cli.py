@@ -1,5 +1,6 @@
 """The `ecgbench` command: the one file that ties the parts together."""
 
+import difflib
 import os
 import signal
 import sys
@@ -607,6 +608,13 @@ def _looked(runs: Any, shared: Any) -> Any:
     plan.look(runs, shared, queue)
 
 
+def _must_hold(runs: Any, name: str, spec: Path) -> None:
+    if name not in runs:
+        near = difflib.get_close_matches(name, runs, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no run {name!r} in {spec}{hint}; `ecgbench sweep status {spec}` lists them")
+
+
 def _submitted(made: Any, runs: Any) -> None:
     """Say what was submitted."""
     from slurm import plan
@@ -720,12 +728,10 @@ def sweep_logs(spec: Spec, run: Annotated[str, typer.Argument(help="A run_id, se
                follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
                work: SweepWork = None, results: SweepResults = None, outside: Methods = None) -> None:
     """Print a run's log, of its newest attempt; -f follows it into the next."""
-    from bench.errors import unknown
     from slurm import status
 
     runs, shared, _ = _sweep(spec, cluster, work, results)
-    if run not in runs:
-        raise unknown(f"run of {spec}:", run, runs)
+    _must_hold(runs, run, spec)
     if run not in shared.logs() and not follow:
         raise UserError(f"run {run} has no log in {shared.work}: it has not begun")
 
@@ -746,13 +752,11 @@ def sweep_cancel(spec: Spec, names: Annotated[list[str] | None, typer.Argument(m
                  cluster: ClusterFile = None, work: SweepWork = None, results: SweepResults = None,
                  outside: Methods = None) -> None:
     """Cancel the jobs, queued and running, that carry these runs, with all that is packed with them. Records stay."""
-    from bench.errors import unknown
     from slurm import submit
 
     runs, shared, _ = _sweep(spec, cluster, work, results)
     for name in names or []:
-        if name not in runs:
-            raise unknown(f"run of {spec}:", name, runs)
+        _must_hold(runs, name, spec)
     print(f"{len(submit.cancel(runs, shared, names or []))} jobs cancelled")
 
 

@@ -87,7 +87,8 @@ def measure(runs: int) -> dict[str, float]:
             planned = time.perf_counter()
             submit.submit(made, shared, where, "s")
             submitted = time.perf_counter()
-            holders = [lease.Holder(shared.leases) for _ in range(min(RUNNING, len(made)))]
+            log = f"{queue.tasks[0].token}/logs/0.log"
+            holders = [lease.Holder(shared.leases, log=log) for _ in range(min(RUNNING, len(made)))]
             for holder, run in zip(holders, made, strict=False):
                 holder.take([run])
             for run in list(made)[RUNNING : RUNNING + FAILED]:

@@ -59,7 +59,7 @@ def tasks(*options: str) -> list[Task]:
     """Our tasks that squeue shows with these options."""
     found = []
     for line in call("squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%N|%j|%r", *options).splitlines():
-        job, index, state, node, name, reason = line.split("|", 5)
+        job, index, state, node, name, reason, *_ = [*line.split("|", 5), *[""] * 5]  # other jobs' names may hold a newline
         if name.startswith(PREFIX) and index.isdecimal():
             found.append(Task(job, int(index), state, node, reason, name.removeprefix(PREFIX)))
     return found

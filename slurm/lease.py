@@ -58,7 +58,7 @@ class Holder:
         self.held: set[str] = set()
         self.path = folder / self.name
         about = {"name": self.name, "job": job(), "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
-                 "pid": os.getpid(), "place": place(), "born": born(os.getpid()), "log": log}
+                 "pid": os.getpid(), "place": place(), "born": born(os.getpid()), "beat_seconds": beat_seconds, "log": log}
         self.handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         os.write(self.handle, f"{0:012d}\n{json.dumps(about)}\n".encode())
         os.fsync(self.handle)
@@ -99,7 +99,7 @@ class Holder:
         before, since = self.watched.get(who["name"], ("", 0.0))
         if text != before:
             self.watched[who["name"]] = text, time.monotonic()
-        still = text == before and time.monotonic() - since > MISSED * self.beat_seconds
+        still = text == before and time.monotonic() - since > MISSED * who["beat_seconds"]
         if still or gone(who):
             end(self.folder, who["name"], DEAD)
             return True
@@ -107,9 +107,9 @@ class Holder:
 
     def forget(self, runs: Iterable[str]) -> None:
         """Remove the leases of finished runs: their records say all that is needed."""
-        for run in self.held.intersection(runs):
-            for path in self.folder.glob(f"{run}.*"):
-                path.unlink(missing_ok=True)
+        for run, found in newest(self.folder, self.held.intersection(runs)).items():
+            for number in range(1, found.number + 1):
+                (self.folder / f"{run}.{number}").unlink(missing_ok=True)
             self.held.discard(run)
 
     def end(self) -> None:

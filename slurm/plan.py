@@ -1,5 +1,7 @@
 """The graph of a sweep's runs, the state that each is in, and the arrays that what is missing makes."""
 
+import functools
+import itertools
 import os
 import secrets
 from collections import Counter
@@ -17,6 +19,7 @@ from slurm.shared import Shared, last_line, last_words, parked
 from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
+TURN = "its turn in its job"
 SUBMITTED = ("missing", "lost")  # what `submit` submits; `retry` adds what failed
 ARRAYS = 8  # of a kind's evaluations behind one array of pre-trainings: beyond, more go into one job than `pack`; ours
 
@@ -38,7 +41,7 @@ class Run:
     log: Path | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Array:
     """The tasks of one sbatch: index -> units, each the configs of runs that run together."""
 
@@ -90,13 +93,17 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
     done = names(shared.results, ".json")
     failed = names(shared.failures, ".jsonl")
     leases = lease.newest(shared.leases)
-    queued = queued_runs(shared, queue or [])
+    submitted = functools.cache(shared.tasks)
+    queued = {name: (task, shared.log(task.token, task.index)) for task in queue or ()
+              for name in itertools.chain(*submitted(task.token).get(task.index, ()))}
     tasks = {task.name: task for task in queue or []}
     now, lost_jobs = None, dict[str, str]()
+    at_work: dict[str, list[str]] = {}  # holder -> the runs that it works on now
     for run in runs.values():
         held = leases.get(run.name)
         run.attempts = held.number if held else 0
         run.task, run.log = queued.get(run.name, (None, None))
+        run.reason = run.node = ""
         if run.name in done:
             run.state = "done"
             continue
@@ -112,14 +119,20 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
                 alive = task is not None and task.state != "PENDING"
             else:
                 now = now or server_time(shared.leases)
-                alive = now - held.path.stat().st_mtime < lease.MISSED * lease.BEAT_SECONDS
+                alive = now - held.path.stat().st_mtime < lease.MISSED * who["beat_seconds"]
             if alive:
                 run.state, run.node, run.task = "running", who["node"], run.task or task
+                if who["name"] not in at_work:  # units of a job are worked on one after the other
+                    token, _, log = Path(who["log"]).parts
+                    every = submitted(token).get(int(log.removesuffix(".log")), [])
+                    at_work[who["name"]] = next((unit for unit in every if run.name in unit), [run.name])
+                if run.name not in at_work[who["name"]]:
+                    run.state, run.reason = "waiting", TURN
                 continue
             lost_jobs[run.name] = who["job"] or ""
             lost = f"its job vanished ({who['job'] or 'pid ' + str(who['pid'])} on {who['node']})"
         if run.task:
-            run.state, run.reason = "waiting", run.task.reason if run.task.state == "PENDING" else "its turn in its job"
+            run.state, run.reason = "waiting", run.task.reason if run.task.state == "PENDING" else TURN
             run.node = run.task.node
             continue
         if run.name in failed:
@@ -147,16 +160,6 @@ def look(runs: dict[str, Run], shared: Shared, queue: list[Task] | None) -> None
 def names(folder: Path, suffix: str) -> set[str]:
     """The stems of the files in folder that end so: one listing for all runs."""
     return {name.removesuffix(suffix) for name in (os.listdir(folder) if folder.is_dir() else ()) if name.endswith(suffix)}
-
-
-def queued_runs(shared: Shared, queue: list[Task]) -> dict[str, tuple[Task, Path]]:
-    """run -> the task in the queue that carries it, and that task's log."""
-    out = {}
-    submitted = {token: shared.tasks(token) for token in {task.token for task in queue}}
-    for task in queue:
-        for name in submitted[task.token].get(task.index, ()):
-            out[name] = task, shared.log(task.token, task.index)
-    return out
 
 
 def server_time(folder: Path) -> float:

@@ -1,5 +1,6 @@
 """The part of a work folder that the jobs of sweeps and the commands about them share."""
 
+import itertools
 import json
 import os
 import re
@@ -32,12 +33,12 @@ class Shared:
     def submissions(self) -> Path:
         return self.folder / "submissions"
 
-    def tasks(self, token: str) -> dict[int, list[str]]:
-        """index -> runs of a submission; none where it was made in another work folder."""
+    def tasks(self, token: str) -> dict[int, list[list[str]]]:
+        """index -> units of runs of a submission; none where it was made in another work folder."""
         path = self.submissions / token / "submission.json"
         if not re.fullmatch(r"[0-9a-f]+", token) or not path.is_file():
             return {}
-        return {int(index): runs for index, runs in json.loads(path.read_text())["tasks"].items()}
+        return {int(index): units for index, units in json.loads(path.read_text())["tasks"].items()}
 
     def log(self, token: str, index: int) -> Path:
         """Where a task of a submission writes to, in all its attempts."""
@@ -47,11 +48,12 @@ class Shared:
         """run -> its newest log, whichever submission that belongs to."""
         found: dict[str, tuple[float, Path]] = {}
         for folder in self.submissions.glob("*"):
-            for index, runs in self.tasks(folder.name).items():
+            for index, units in self.tasks(folder.name).items():
                 path = self.log(folder.name, index)
                 if path.is_file():
                     when = path.stat().st_mtime
-                    found |= {run: (when, path) for run in runs if when >= found.get(run, (0.0, path))[0]}
+                    for run in itertools.chain(*units):
+                        found[run] = max(found.get(run, (0.0, path)), (when, path))
         return {run: path for run, (_, path) in found.items()}
 
     def failed(self, run: str) -> list[dict[str, str]]:

@@ -100,10 +100,14 @@ def ordered(runs: Iterable[Run]) -> list[Run]:
 def table(runs: dict[str, Run], shared: Shared) -> Group:
     """The first ROWS runs, those that need looking at first, and a summary."""
     shown = [run for run in ordered(runs.values()) if run.state != "done"][:ROWS]
-    body = Table(*HEAD, padding=(0, 1))
-    for run in shown:
-        cells = row(run)
-        body.add_row(*(Text(cell, COLOURS.get(cells[2], "") if i == 2 else "") for i, cell in enumerate(cells)))
+    rows = [row(run) for run in shown]
+    used = [i for i in range(len(HEAD)) if any(cells[i] for cells in rows)]
+    body = Table(padding=(0, 1))
+    for i in used:  # of a narrow terminal the columns that are prose lose most
+        body.add_column(HEAD[i], no_wrap=HEAD[i] not in ("what", "why"), min_width=20 if HEAD[i] == "why" else None)
+    for cells in rows:
+        style = {"state": COLOURS.get(cells[2], "")}
+        body.add_row(*(Text(cells[i], style.get(HEAD[i], ""), no_wrap=True, overflow="ellipsis") for i in used))
     by_stage = Table("method", "stage", "done", "of")
     for (method, name), found in stages(runs.values()).items():
         by_stage.add_row(method, name, str(found["done"]), str(sum(found.values())))

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +25,6 @@ from slurm.cluster import Asked, Cluster
 from slurm.commands import Task
 from slurm.plan import Array, Plan, Run
 from slurm.shared import Shared
-from slurm.work import die_with_parent
 
 LOCAL_PACK = 20  # evaluations for which torch is imported once; ours
 
@@ -86,7 +84,7 @@ def settle(shared: Shared, queue: list[Task]) -> list[Task]:
                 write_text(folder / "job_id", names[folder.name])
             else:
                 (folder / "abandoned").touch()
-    never = [task for task in queue if task.reason == "DependencyNeverSatisfied"]
+    never = [task for task in queue if task.reason == "DependencyNeverSatisfied" and shared.tasks(task.token)]
     if never:
         commands.call("scancel", *(task.name for task in never))
     abandoned = {token for token in names if (shared.submissions / token / "abandoned").exists()}
@@ -106,11 +104,11 @@ def prepare(array: Array, shared: Shared, cluster: Cluster, sweep: str, code: Pa
         "#!/bin/bash", *cluster.setup, f"unset {METHODS}  # methods from outside are in the copy of the code",
         f"export PYTHONPATH={shlex.quote(str(code.absolute()))}", f"cd {shlex.quote(str(folder))} || exit",
         f"exec {shlex.quote(sys.executable)} -P -m slurm.work {shlex.quote(str(folder))}\n"]))
-    about = {"sweep": sweep, "cluster": cluster.name, "kind": array.kind, "after": array.after, "slurm": cluster.name != "local",
+    about = {"sweep": sweep, "cluster": cluster.name, "kind": array.kind, "after": array.after,
              "work": str(shared.work.absolute()), "results": str(shared.results.absolute()), "code": code.name,
              "nodes": asked.nodes, "processes": asked.processes, "cpus": asked.cpus, "beat_seconds": cluster.beat_seconds,
              "save_minutes": save_minutes,
-             "tasks": {index: [run_id(c) for unit in units for c in unit] for index, units in array.tasks.items()}}
+             "tasks": {index: [[run_id(c) for c in unit] for unit in units] for index, units in array.tasks.items()}}
     write_text(folder / "submission.json", json.dumps(about))
     return folder
 
@@ -166,6 +164,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
     todo, ended = [], dict[tuple[str, int], int]()  # tasks in order; (token, index) -> exit code
     for array in made.arrays:
         folder = prepare(array, shared, cluster, sweep, code, save_minutes)
+        write_text(folder / "job_id", "local")  # nothing for a later `submit` to settle
         todo += [(array, folder, index) for index in array.tasks]
     running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     try:
@@ -178,8 +177,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
                     continue
                 with (folder / "logs" / f"{index}.log").open("ab") as log:
                     command = [sys.executable, "-P", "-m", "slurm.work", str(folder), str(index)]
-                    running[array.token, index] = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log,
-                                                                   preexec_fn=die_with_parent(signal.SIGTERM))
+                    running[array.token, index] = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
             for key, process in list(running.items()):
                 if process.poll() is not None:
                     ended[key] = running.pop(key).returncode

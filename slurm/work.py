@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 SAVE_SECONDS = 90  # that a child may take to save when it is asked to stop; ours
 TRIES = 3  # of a run in one job whose process died; ours
 REQUEUES, REQUEUE_SECONDS = 20, 3  # how often, and after what pause, a controller that does not answer is asked; ours
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1  # prctl(2): a signal when the parent ends
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def main() -> int:
     if sys.argv[1] == "perform":
         return perform(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:  # started by `sweep run --local`: its end is ours, which saves
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
     index = int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_ARRAY_TASK_ID"])
     signal.pthread_sigmask(signal.SIG_BLOCK, [*STOPS, signal.SIGCHLD])  # they are waited for
     return Worker(folder, index).work()
@@ -64,7 +66,9 @@ class Worker:
         self.folder, self.index = folder, index
         self.about = read_json(folder / "submission.json", "submission")
         self.shared = Shared(Path(self.about["work"]), Path(self.about["results"]))
-        self.runs = {run["run_id"]: run["config"] for unit in read_task(folder, index) for run in unit}
+        task = read_task(folder, index)
+        self.runs = {run["run_id"]: run["config"] for unit in task for run in unit}
+        self.units = [[run["run_id"] for run in unit] for unit in task]
         self.stop: int | None = None  # the signal that came
         self.failed: dict[str, int] = {}  # run -> how often here
 
@@ -87,11 +91,14 @@ class Worker:
         finally:
             self.holder.end()
         left = self.runs.keys() - self.done(self.runs)
-        if self.stop and left and self.about["slurm"]:
-            requeue()
+        job = lease.job()
+        if self.stop and left and job:
+            requeue(job)
+        early = self.early()
         for run in left:
-            reason = self.shared.failed(run)
-            say(f"{run}: no record" + (f", failed: {reason[-1]['reason']}" if reason else ""))
+            failed = self.shared.failed(run)
+            why = "its pre-training has no record" if run in early else f"failed: {failed[-1]['reason']}" if failed else "stopped"
+            say(f"{run}: {why}")
         return 128 + self.stop if self.stop and left else int(bool(left))
 
     def new_holder(self) -> lease.Holder:
@@ -103,7 +110,8 @@ class Worker:
     def take(self) -> tuple[list[str], dict[str, str]]:
         """(what is left to do and ours, what others have and by whom), in the order of the task."""
         done = self.done(self.runs)
-        left = [run for run in self.runs if run not in done and not self.hopeless(run)]
+        early = self.early()
+        left = [run for run in self.runs if run not in done and run not in early and not self.hopeless(run)]
         before = lease.newest(self.shared.leases, left)
         held = set(self.holder.held)
         busy = self.holder.take(left)
@@ -116,6 +124,12 @@ class Worker:
         done = self.done(left)  # again: the last holder may have finished just before we took it
         self.holder.forget(done)
         return [r for r in left if r not in busy and r not in done], {r: w for r, w in busy.items() if r not in done}
+
+    def early(self) -> set[str]:
+        """Evaluations whose pre-training has no record: Slurm takes a job that it has forgotten for one that went well."""
+        needed = {run: config["pretrain"] for run, config in self.runs.items() if config.get("pretrain")}
+        there = self.done(set(needed.values()))
+        return {run for run, pretrain in needed.items() if pretrain not in there}
 
     def hopeless(self, run: str) -> bool:
         """Whether it failed here for what will not pass, or is parked."""
@@ -136,8 +150,15 @@ class Worker:
             command = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}",
                        f"--cpus-per-task={self.about['cpus']}", "--kill-on-bad-exit=1", *command]
         noted = {run: len(self.shared.failed(run)) for run in runs}
-        dying = die_with_parent(signal.SIGKILL)  # no run goes on without the one who holds its lease
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying) as process:
+        worker = os.getpid()
+
+        def prepare() -> None:
+            PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # no run goes on without the one who holds its lease
+            if os.getppid() != worker:
+                os._exit(1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as process:
             asked_at = 0.0
             while process.poll() is None:
                 if self.wait(process, self.about["beat_seconds"]):
@@ -152,18 +173,17 @@ class Worker:
                     self.holder = self.new_holder()
                     return
         code = process.returncode
-        done = self.done(runs)
-        for run in runs:
-            if len(self.shared.failed(run)) > noted[run]:  # the child said why: it would fail again
-                self.failed[run] = TRIES
-            elif run not in done:  # where it stood
-                if code in [128 + s for s in STOPS]:
-                    self.stop = self.stop or code - 128
-                elif code and not self.stop:
-                    killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                    self.note(run, f"its process was {killed}" if code < 0 else f"its process {killed}")
-                    self.failed[run] = self.failed.get(run, 0) + 1
-                break
+        told = {run for run in runs if len(self.shared.failed(run)) > noted[run]}
+        self.failed |= dict.fromkeys(told, TRIES)  # the child said why: it would fail again
+        stood = (set(unit) & set(runs) - told - self.done(unit) for unit in self.units)
+        at = next((left for left in stood if left), set[str]())  # the first unit that is not done
+        if at and code in [128 + s for s in STOPS]:
+            self.stop = self.stop or code - 128
+        elif at and not self.stop:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            for run in sorted(at):
+                self.note(run, f"its process {how}")
+                self.failed[run] = self.failed.get(run, 0) + 1
 
     def wait(self, process: "subprocess.Popen[bytes] | None", seconds: float) -> bool:
         """Wait for a signal, at most so long; beat. True when one came that stops us, passed on to the child."""
@@ -179,23 +199,8 @@ class Worker:
         return True
 
 
-def die_with_parent(signum: int) -> Callable[[], None]:
-    """What a child calls before its program: it is sent signum when this process ends, and receives every signal."""
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
-
-    def prepare() -> None:
-        prctl(PR_SET_PDEATHSIG, signum)
-        if os.getppid() != parent:
-            os._exit(1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-    return prepare
-
-
-def requeue() -> None:
+def requeue(job: str) -> None:
     """Have Slurm start this job again, unless it has been cancelled, has run out of time or is requeued already."""
-    job = lease.job()
-    assert job
     for _ in range(REQUEUES):
         state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format=%T"], capture_output=True, text=True)
         if state.returncode == 0 and state.stdout.strip() != "RUNNING":

@@ -383,6 +383,10 @@ def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
         spec.write_text(yaml.safe_dump({**good, section: {**good[section], key: value}}))
         assert message in fails(*sweep)
     assert str(tmp_path / "none.yaml") in fails("sweep", "run", tmp_path / "none.yaml", *sweep[3:])
+    for verb in ("plan", "submit", "status", "logs", "retry", "cancel"):
+        rest = {"logs": ["0"], "retry": ["--failed", "--cluster", "test"], "submit": ["--cluster", "test"]}.get(verb, [])
+        assert "none.yaml does not exist" in fails("sweep", verb, tmp_path / "none.yaml", *rest)
+        assert "did you mean 'test'" in fails("sweep", verb, spec, *rest, "--cluster", "tset")
 
 
 # --- where nothing can be written

@@ -1,24 +1,31 @@
 """What a sweep submits: every run once, few arrays, evaluations after their pre-training; and what state runs are in."""
 
+import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from test_slurm import HOSTILE, outcome, processes, until
+from test_slurm import SPEC as REAL
 from test_sweep import SPEC, changed
 
 from bench import config, record
 from bench.config import ROOT
 from bench.errors import UserError
+from bench.pretrain import Where
 from slurm import cluster, commands, cost, lease, plan, snapshot, status, submit, sweep
 from slurm.cluster import Cluster
 from slurm.commands import Task
 from slurm.plan import Run
-from slurm.shared import Shared, parked
+from slurm.shared import Shared, parked, tail
 
 ASKED = "all: {partition: p, time: '01:00:00', memory: 1G, cpus: 1}"
 
@@ -68,8 +75,12 @@ class Queue:
         return f"{len(self.calls)}\n"
 
 
+def carried(shared: Shared, task: Task) -> list[str]:
+    return list(itertools.chain(*shared.tasks(task.token)[task.index]))
+
+
 def submitted(shared: Shared, queue: Queue) -> Counter[str]:
-    return Counter(run for task in queue.tasks for run in shared.tasks(task.token)[task.index])
+    return Counter(run for task in queue.tasks for run in carried(shared, task))
 
 
 def finish(shared: Shared, run: str, kind: str = "pretrain") -> None:
@@ -83,10 +94,10 @@ def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
     submit.submit(runs, shared, asked(shared.work, f"evaluate: {{pack: {pack}}}"), "s")
     assert submitted(shared, queue) == Counter(list(runs))
     pretrained = {run: (task.job, task.index) for task in queue.tasks
-                  for run in shared.tasks(task.token)[task.index] if not runs[run].pretrain}
+                  for run in carried(shared, task) if not runs[run].pretrain}
     for task in queue.tasks:
         command = queue.calls[int(task.job) - 1]
-        for run in shared.tasks(task.token)[task.index]:
+        for run in carried(shared, task):
             if runs[run].pretrain:
                 job, index = pretrained[runs[run].pretrain]
                 assert f"--dependency=aftercorr:{job}" in command and "--kill-on-invalid-dep=yes" in command
@@ -169,13 +180,13 @@ def test_a_folder_in_which_slurm_cannot_write_a_log_is_refused(shared: Shared, n
 
 
 def test_a_run_s_state_comes_from_records_leases_failures_and_the_queue(shared: Shared) -> None:
-    runs = graph(shared, {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": list(range(7)), "per_method": {
+    runs = graph(shared, {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": list(range(8)), "per_method": {
         "jepa": SPEC["pretrain"]["per_method"]["jepa"]}}})
-    done, running, lost, failed, parked_, waiting, missing = (run for run in runs.values() if not run.pretrain)
+    done, running, turn, lost, failed, parked_, waiting, missing = (run for run in runs.values() if not run.pretrain)
     finish(shared, done.name)
-    holder = lease.Holder(shared.leases)
-    holder.take([running.name])
-    dead = lease.Holder(shared.leases)
+    holder = lease.Holder(shared.leases, log="ab12/logs/3.log")
+    holder.take([running.name, turn.name])
+    dead = lease.Holder(shared.leases, log="ab12/logs/2.log")
     dead.take([lost.name])
     dead.path.write_text(dead.path.read_text().replace(f'"born": {lease.born(os.getpid())}', '"born": 1'))
     shared.note(failed.name, "a\nreason", job="1", node="n1")
@@ -183,18 +194,18 @@ def test_a_run_s_state_comes_from_records_leases_failures_and_the_queue(shared: 
         shared.note(parked_.name, "the same")
     folder = shared.submissions / "ab12"
     folder.mkdir(parents=True)
-    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [waiting.name]}}))
+    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [[waiting.name]], "3": [[running.name], [turn.name]]}}))
     plan.look(runs, shared, [Task("9", 4, "PENDING", "", "Resources", "ab12"), Task("8", 0, "PENDING", "", "", "cd34")])
-    assert [run.state for run in (done, running, lost, failed, parked_, waiting, missing)] == [
-        "done", "running", "lost", "failed", "parked", "waiting", "missing"]
+    assert [run.state for run in (done, running, turn, lost, failed, parked_, waiting, missing)] == [
+        "done", "running", "waiting", "lost", "failed", "parked", "waiting", "missing"]
     assert (failed.reason, failed.node, waiting.reason) == ("a reason", "n1", "Resources")
     assert "vanished" in lost.reason
-    assert missing.reason == ""
+    assert (missing.reason, turn.reason) == ("", plan.TURN)
     assert {run.state for run in runs.values() if run.pretrain in (failed.name, parked_.name)} == {"blocked"}
     assert {run.state for run in runs.values() if run.pretrain in (lost.name, done.name)} == {"missing"}
     text = status.page(runs, shared, "<s>")
     assert "&lt;s&gt;" in text and all(name in text for name in (failed.name, "a reason", "its pre-training"))
-    assert status.summary(runs, shared).startswith("21 runs: 1 done, 1 running, 1 waiting, 1 failed, 1 parked, 4 blocked, 1 lost")
+    assert status.summary(runs, shared).startswith("24 runs: 1 done, 1 running, 2 waiting, 1 failed, 1 parked, 4 blocked, 1 lost")
 
 
 def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: Shared) -> None:
@@ -202,7 +213,7 @@ def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: Sha
     name = next(iter(runs))
     folder = shared.submissions / "ab12"
     (folder / "logs").mkdir(parents=True)
-    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [name]}}))
+    (folder / "submission.json").write_text(json.dumps({"tasks": {"4": [[name]]}}))
     (folder / "logs" / "4.log").write_text("loading\nbash: module: command not found\n\n")
     plan.look(runs, shared, [])
     assert runs[name].state == "missing" and runs[name].reason == "its job ended: bash: module: command not found"
@@ -215,6 +226,20 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_submitted(
     with pytest.raises(UserError, match="cannot write into .*slurm"):
         submit.submit(graph(shared), shared, asked(shared.work), "s")
     assert queue.calls == []
+
+
+def test_an_evaluation_that_comes_before_its_pretraining_is_no_failure_of_its(shared: Shared) -> None:
+    """A job may run though the one that it waits for has not: Slurm has forgotten that one, say."""
+    runs = graph(shared)
+    early = [run for run in runs.values() if run.pretrain][:2]
+    array = plan.Array("evaluate", {0: [[run.config] for run in early]})
+    folder = submit.prepare(array, shared, asked(shared.work), "s", ROOT, 10.0)
+    command = [sys.executable, "-m", "slurm.work", folder, "0"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and "its pre-training has no record" in done.stderr
+    plan.look(runs, shared, None)
+    assert {run.state for run in early} == {"missing"}
+    assert not any(shared.leases.iterdir())
 
 
 def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in_it() -> None:
@@ -333,7 +358,7 @@ def test_the_log_of_the_newest_attempt_is_followed_to_its_end(tmp_path: Path) ->
     def log(token: str, text: str, when: int) -> None:
         path = shared.log(token, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parents[1] / "submission.json").write_text(json.dumps({"tasks": {"0": ["run"]}}))
+        (path.parents[1] / "submission.json").write_text(json.dumps({"tasks": {"0": [["run"]]}}))
         with path.open("a") as f:
             f.write(text)
         os.utime(path, (when, when))
@@ -367,3 +392,48 @@ def test_a_run_is_of_the_kind_that_describes_it_most_closely(shared: Shared, mon
     assert kinds(asked(shared.work), runs) == {"pretrain", "evaluate"}
     assert kinds(asked(shared.work, "evaluate-finetune: {cpus: 2}"), runs) == {"pretrain", "evaluate", "evaluate-finetune"}
     assert kinds(asked(shared.work, "pretrain-nano: {cpus: 2}"), runs) == {"pretrain-nano", "evaluate"}
+
+
+@pytest.mark.slow
+def test_a_sweep_run_by_workers_here_gives_what_one_in_this_process_gives(tmp_path: Path, stores: Path) -> None:
+    spec = json.loads(json.dumps(REAL))
+    spec["pretrain"]["set"]["optim.steps"] = 20
+    spec["pretrain"]["grid"] = [{"optim.lr": [1e-3, 1e30]}]  # one fails
+    left = {}
+    for name in ("straight", HOSTILE):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stores").symlink_to(stores)
+        here = Shared(tmp_path / name, tmp_path / name / "results")
+        runs, said = graph(here, spec), list[str]()
+        if name == HOSTILE:
+            submit.run_here(runs, here, "s", jobs=2, cpus=1, save_minutes=10, say=said.append)
+            assert said == ["2 evaluations left out: their pre-training has no record"]
+        else:
+            with pytest.raises(UserError, match="lower optim.lr"):
+                sweep.run(here.work / "s.yaml", Where(here.work, here.results, torch.device("cpu")), said.append)
+        plan.look(runs, here, None)
+        left[name] = outcome(here.work)
+    assert plan.counts(runs.values()) | {"done": 3, "failed": 1, "blocked": 2} == plan.counts(runs.values())
+    assert left[HOSTILE] == left["straight"]
+
+
+@pytest.mark.slow
+def test_a_local_sweep_that_is_killed_leaves_no_process_and_a_checkpoint(tmp_path: Path, stores: Path) -> None:
+    (tmp_path / "stores").symlink_to(stores)
+    shared = Shared(tmp_path, tmp_path / "results")
+    spec = json.loads(json.dumps(REAL))
+    spec["pretrain"]["set"]["optim.steps"] = 100_000
+    runs = graph(shared, spec)
+    command = ["sweep", "run", tmp_path / "s.yaml", "--local", "--work", tmp_path, "--results", shared.results]
+    code = [sys.executable, "-c", "from bench.cli import main; main()"]
+    process = subprocess.Popen([*code, *command], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / next(iter(runs))
+    try:
+        until(lambda: "loss" in tail(folder / "metrics.jsonl", 10_000), 60)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not processes(str(tmp_path)), 60)
+    assert list((folder / "checkpoints").glob("step-*.pt"))
+    plan.look(runs, shared, None)
+    assert {run.state for run in runs.values()} == {"missing"}

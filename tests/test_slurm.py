@@ -335,7 +335,7 @@ def test_a_submitting_shell_that_dies_neither_doubles_nor_forgets(root: Path, wh
     made = Sweep(root)
     made.submit()
     assert made.look() == {"waiting": 3}
-    carried = [run for task in commands.queue() for run in made.shared.tasks(task.token)[task.index]]
+    carried = [run for task in commands.queue() for unit in made.shared.tasks(task.token)[task.index] for run in unit]
     assert sorted(carried) == sorted(made.runs)
     assert not made.submit().arrays
 
