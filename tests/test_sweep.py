@@ -251,7 +251,7 @@ def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Wher
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(path: Path,
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, text = sweep.read(path), path.read_text()
+    spec, text = sweep.read(path), path.read_text().replace(",", "")
     monkeypatch.setattr(sweep, "with_fingerprints", lambda made, stores: made)
     monkeypatch.setattr(sweep, "check", lambda run, stores, seen: build(run.config))
     name = spec["evaluate"]["store"]
@@ -259,7 +259,7 @@ def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(
         runs = sweep.expand(spec, {name: SimpleNamespace(name=name, fingerprint="0")})  # type: ignore[dict-item]
     assert text.startswith("# ")
     if path.name != "demo.yaml":
-        assert f" {len(runs)} pre-trainings," in text and f" {sum(len(r.evaluations) for r in runs)} evaluations" in text
+        assert f" {len(runs)} pre-trainings" in text and f" {sum(len(r.evaluations) for r in runs)} evaluations" in text
 
 
 def test_an_evaluation_starts_only_after_its_pretraining(place: Callable[[str], Where],
