@@ -64,7 +64,10 @@ class Cluster:
 
     def kind(self, run: Config) -> str:
         """The kind that the file describes this run's most closely by: pretrain-<size> or pretrain, and so on."""
-        first, then = ("evaluate", run["evaluation"]["name"]) if "evaluation" in run else ("pretrain", run["encoder"]["size"])
+        if "evaluation" in run:
+            first, then = "evaluate", run["evaluation"]["name"]
+        else:
+            first, then = "pretrain", run["encoder"]["size"]
         return f"{first}-{then}" if f"{first}-{then}" in self.asked else first
 
 
@@ -102,7 +105,9 @@ def read(path: Path) -> Cluster:
             sections[kind] = checked(section, ASKED, f"{path}, runs.{kind}:")
         asked = {}
         for kind in {"pretrain", "evaluate", *sections} - {"all"}:
-            merged = {**DEFAULTS, **sections.get("all", {}), **sections.get(kind.partition("-")[0], {}), **sections.get(kind, {})}
+            merged = dict(DEFAULTS)
+            for name in ("all", kind.partition("-")[0], kind):
+                merged |= sections.get(name, {})
             asked[kind] = asked_of(merged, f"{path}: runs.{kind}")
         if given.get("beat_seconds", BEAT_SECONDS) <= 0:
             raise UserError(f"{path}: beat_seconds must be positive")

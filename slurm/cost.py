@@ -33,9 +33,10 @@ def like(config: Config, pretrain: Config) -> str:
     shared = {"encoder": pretrain["encoder"], "crop_seconds": pretrain["data"]["crop_seconds"],
               "rate_hz": pretrain["data"]["rate_hz"]}
     if "evaluation" in config:
-        return canonical({**shared, "evaluation": config["evaluation"], "task": config["task"], "store": config["data"]["store"]})
-    return canonical({**shared, "method": config["method"], "views": config["views"], "precision": config["optim"]["precision"],
-                      "batch": config["optim"]["batch"]})
+        return canonical({**shared, "evaluation": config["evaluation"], "task": config["task"],
+                          "store": config["data"]["store"]})
+    return canonical({**shared, "method": config["method"], "views": config["views"],
+                      "precision": config["optim"]["precision"], "batch": config["optim"]["batch"]})
 
 
 def seconds(config: Config, records: list[dict[str, Any]]) -> float:

@@ -86,7 +86,8 @@ def summary(runs: dict[str, Run], shared: Shared) -> str:
     text = f"{len(runs)} runs: " + ", ".join(f"{n} {state}" for state, n in found.items() if n)
     if found["done"] and found["done"] < len(runs):
         now = server_time(shared.results)
-        recent = sum(f.name.removesuffix(".json") in runs and now - f.stat().st_mtime < HOUR for f in os.scandir(shared.results))
+        recent = sum(f.name.removesuffix(".json") in runs and now - f.stat().st_mtime < HOUR
+                     for f in os.scandir(shared.results))
         if recent:
             left = (len(runs) - found["done"]) / recent * HOUR
             text += f"; {recent} finished in the last hour, at that rate {clock(left)} left"
@@ -131,8 +132,8 @@ def page(runs: dict[str, Run], shared: Shared, title: str) -> str:
     more = f"<p>... and {len(shown) - PAGE_ROWS} more that are not done</p>" if len(shown) > PAGE_ROWS else ""
     legend = " ".join(f'<span class="{state}">{state}</span>' for state in ORDER)
     head = "".join(f"<th>{name}</th>" for name in HEAD)
-    return PAGE.format(title=html.escape(title), summary=html.escape(summary(runs, shared)), bars="\n".join(bars), legend=legend,
-                       head=head, rows="\n".join(rows), more=more, when=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+    return PAGE.format(title=html.escape(title), summary=html.escape(summary(runs, shared)), bars="\n".join(bars),
+                       legend=legend, head=head, rows="\n".join(rows), more=more, when=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
 PAGE = """<!doctype html>
@@ -153,7 +154,8 @@ i, span {{ background: #ddd }} span {{ padding: 0 .5rem }}
 """
 
 
-def follow(run: str, shared: Shared, over: Callable[[], bool], write: Callable[[str], object], poll_seconds: float = 1.0) -> None:
+def follow(run: str, shared: Shared, over: Callable[[], bool], write: Callable[[str], object],
+           poll_seconds: float = 1.0) -> None:
     """Write the run's log as it grows, and that of the next attempt when it begins, until over() and nothing is new."""
     path, at = shared.logs().get(run), 0
     while True:

@@ -33,7 +33,8 @@ def submit(runs: dict[str, Run], shared: Shared, cluster: Cluster, sweep: str, a
            save_minutes: float = 10.0) -> Plan:
     """Submit what is missing, and runs in the states `also`; gives what was submitted. The states are filled in."""
     if set("%\\\n") & set(str(shared.submissions.absolute())):
-        raise UserError(f"Slurm cannot write a log below {str(shared.work)!r}: choose a work folder without %, \\ and newline")
+        raise UserError(f"Slurm cannot write a log below {str(shared.work)!r}: choose a work folder without %, \\ and "
+                        f"newline")
     record.check_writable(shared.results)
     record.check_writable(shared.folder)
     with alone(shared, cluster.beat_seconds):
@@ -115,8 +116,9 @@ def prepare(array: Array, shared: Shared, cluster: Cluster, sweep: str, code: Pa
 
 def send(array: Array, folder: Path, shared: Shared, asked: Asked) -> str:
     """Call sbatch; gives the job's id."""
-    options = [f"--job-name={commands.PREFIX}{array.token}", f"--array={ranges(array.tasks)}%{asked.throttle}".removesuffix("%0"),
-               "--requeue", "--open-mode=append", f"--output={folder}/logs/%a.log", f"--chdir={folder}", *asked.options()]
+    options = [f"--job-name={commands.PREFIX}{array.token}",
+               f"--array={ranges(array.tasks)}%{asked.throttle}".removesuffix("%0"), "--requeue", "--open-mode=append",
+               f"--output={folder}/logs/%a.log", f"--chdir={folder}", *asked.options()]
     if array.after:
         first = (shared.submissions / array.after / "job_id").read_text()
         options += [f"--dependency=aftercorr:{first}", "--kill-on-invalid-dep=yes"]

@@ -383,7 +383,7 @@ def test_many_small_evaluations_are_a_few_jobs(root: Path) -> None:
     spec["evaluate"]["seeds"] = list(range(60))
     made = Sweep(root, spec)
     arrays = made.submit(on(pack=20)).arrays
-    assert [len(a.tasks) for a in arrays] == [1, 1, 1, 1]
+    assert sum(len(a.tasks) for a in arrays) <= 4
     assert made.finish(400) == {"done": 61}, made.log()
 
 
