@@ -1,3 +1,4 @@
+import random
 import re
 import shutil
 from pathlib import Path
@@ -214,3 +215,22 @@ def test_damaged_samples_are_refused(tmp_path, form) -> None:
         content = mutated(rng, whole, kinds=5)  # a sum does not see what only changed places
         data.write_bytes(content)
         assert same_or_refused(path) == (content[start:] == whole[start:] and len(content) == len(whole))
+
+
+def test_the_short_way_through_a_line_gives_what_the_whole_expression_gives(monkeypatch) -> None:
+    rng = random.Random(0)
+    words = ["r1.dat 00001_hr.dat ../x.dat -", "16 16+24 16x1+24 16x2 212", "1000.0(0)/mV 1000/mV 200(-5)/uV 1e3 0 x 1000(/mV",
+             "16 0 12 123", "0 -7 1024 x", "-119 5 0 1234567890 -", "1508 -32768 123456 x", "0 1 -1 x", "I V1 aVR II-x  "]
+    lines = [" ".join(rng.choice(w.split(" ")) for w in words) for _ in range(4000)]
+    lines += [" ".join(w.split(" ")[0] for w in words)]
+
+    def read(line: str) -> object:
+        try:
+            return wfdb_file._signal_line(Path("r1.hea"), line)
+        except Refused as refusal:
+            return str(refusal)
+
+    short = [read(line) for line in lines]
+    monkeypatch.setattr(wfdb_file, "_settings", lambda *words: None)
+    assert short == [read(line) for line in lines]
+    assert 20 < sum(isinstance(found, wfdb_file.Signal) for found in short) < 2000

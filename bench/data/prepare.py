@@ -3,6 +3,7 @@
 import array
 import collections
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -12,9 +13,8 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,7 @@ LONG = 2  # workers for a source of long records, each of which takes 100 MiB an
 NAMED = 3  # refused records that an error names; ours
 
 
-@dataclass
-class Done:
+class Done(NamedTuple):
     """What became of one record."""
 
     signal: np.ndarray | None  # (12, samples) int16; None: refused
@@ -272,7 +271,8 @@ def each(source: Source, first: int, rate_hz: int, resampling: str, workers: int
             raise results
         for row, (done, start, samples) in zip(chunk, results, strict=True):
             if samples:
-                done.signal = np.frombuffer(room, np.int16, len(LEADS) * samples, start).reshape(len(LEADS), samples)
+                signal = np.frombuffer(room, np.int16, len(LEADS) * samples, start).reshape(len(LEADS), samples)
+                done = done._replace(signal=signal)
             yield row, done
 
     try:
@@ -317,7 +317,7 @@ def _work(pipe: Any, others: list[Any], rooms: list[mmap.mmap], make: Callable[[
                     if done.signal is not None and end + done.signal.nbytes <= ROOM:  # else it goes through the pipe
                         end, samples = end + done.signal.nbytes, done.signal.shape[1]
                         np.frombuffer(rooms[room], np.int16, done.signal.size, start)[:] = done.signal.ravel()
-                        done.signal = None
+                        done = done._replace(signal=None)
                     results.append((done, start, samples))
             except Exception as error:
                 answer = error
@@ -371,10 +371,18 @@ def _sums(signal: np.ndarray) -> tuple[list[int], list[int]]:
     """Per lead the sum of the samples and of their squares: floats are exact up to 2**53, and fast."""
     total, squares = np.zeros((2, len(signal)), np.int64)
     for first in range(0, signal.shape[1], EXACT):
-        part = signal[:, first: first + EXACT].astype(np.float64)
-        total += (part[:, None] @ np.ones((part.shape[1], 1))).ravel().astype(np.int64)
+        samples = signal[:, first: first + EXACT]
+        part, ones = _room_for(*samples.shape)
+        np.copyto(part, samples)
+        total += (part[:, None] @ ones).ravel().astype(np.int64)
         squares += (part[:, None] @ part[..., None]).ravel().astype(np.int64)
     return total.tolist(), squares.tolist()
+
+
+@functools.lru_cache(maxsize=1)
+def _room_for(leads: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the samples of a record are copied to as float64, used again for the next one, and (samples, 1) of 1."""
+    return np.empty((leads, samples)), np.ones((samples, 1))
 
 
 def _finish(source: Source, name: str, folder: Path, tally: Tally, plan: dict[str, Any], stores: Path) -> None:
