@@ -12,7 +12,7 @@ test: $(STAMP)  ## the tests, in under 5 minutes
 	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
 
 test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 25 minutes
-	if slurm/testcluster/up.sh; then $(VENV)/bin/python -m pytest -m slurm; code=$$?; slurm/testcluster/down.sh --wipe; \
+	if slurm/testcluster/up.sh; then $(VENV)/bin/python -m pytest -m slurm $(ARGS); code=$$?; slurm/testcluster/down.sh --wipe; \
 		exit $$code; else echo "no test cluster: its tests are skipped"; fi
 
 lint: $(STAMP)
