@@ -178,8 +178,11 @@ def card(backbone: Backbone, records: Sequence[dict[str, Any]]) -> str:
                                    r["config"]["seed"])):
         c, result = r["config"], r["result"]
         low, high = result["interval"]
-        scores.append(f"| {c['data']['store']} | {c['task']} | {c['evaluation']['name']} | {c['at']:g} | {c['seed']} | "
-                      f"{result['macro_auroc']:.4f} [{low:.4f}, {high:.4f}] | {r['run_id']} |")
+        metric, other = result.get("metric", "macro_auroc"), c.get("external", {}).get("store")
+        tested = f"{other} (trained on {c['data']['store']})" if other else c["data"]["store"]
+        labels = "" if c.get("fraction", 1) == 1 else f", {c['fraction']:g} of the labels"
+        scores.append(f"| {tested} | {c['task']} | {c['evaluation']['name']}{labels} | {c['at']:g} | {c['seed']} | "
+                      f"{'R2 ' if metric == 'r2' else ''}{result[metric]:.4f} [{low:.4f}, {high:.4f}] | {r['run_id']} |")
     imported = ("The weights were imported from a checkpoint of the published implementation; what it saw is "
                 + ("unknown: the table names the corpora that the checkpoint names.\n" if made["method"]["saw"] == "unknown"
                    else "what the person who imported it stated.\n") if "imported" in made["method"] else "")
@@ -218,9 +221,10 @@ folds. For a corpus with other gains, set `backbone.mean` and `backbone.sd`, (12
 
 ## Scores
 
-Macro AUROC on the test folds, [2.5, 97.5] percentiles of class-complete bootstrap resamples, one line per run.
+Macro AUROC (R2 where it says so) on the test folds, or on all of another store, [2.5, 97.5] percentiles of
+class-complete bootstrap resamples, one line per run.
 
-| store | task | protocol | share of the steps | seed | macro AUROC | record |
+| store | task | protocol | share of the steps | seed | score | record |
 |---|---|---|---|---|---|---|
 {chr(10).join(scores) or '| none yet | | | | | | |'}
 """

@@ -409,8 +409,14 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
 
     opened = open_by_name(work / "stores", store)
     other = open_by_name(work / "stores", external) if external else None
-    configs = [evaluation.config_for(protocol, task, run, opened, s, [*(overrides or []), ("at", at)], other)
-               for protocol in protocols for task in tasks for s in range(seed, seed + seeds)]
+    given = overrides or []
+    if any(item.partition("=")[0].strip() == "at" for item in given):
+        raise UserError("--set at would be overridden; write --at SHARE")
+    learned = evaluation.has_learned(work, run)
+    configs = [evaluation.config_for(protocol, task, run, opened, s, [
+                   *(evaluation.of_linear(given) if protocol == "finetune-after-linear" else []), *given, ("at", at)], other)
+               for protocol in protocols for task in tasks
+               for s in evaluation.seeds_of(protocol, learned, range(seed, seed + seeds))]
     names = evaluation.evaluate(configs, opened, where(work, results, device, threads, save_minutes), other)
     for name, config in zip(names, configs, strict=True):
         made = read_json(record.path(results, name), "record")

@@ -56,6 +56,8 @@ def load(method: str, overrides: Iterable[str | tuple[str, Any]] = ()) -> Config
         raise UserError(f"{files[method]}: method.name is {config['method'].get('name')!r}, it must be {method!r}")
     config = override(config, overrides)
     validate(config)
+    if not config["optim"]["steps"]:  # its weights are drawn from the evaluation's seed: one run, whatever seed was named
+        config["seed"] = 0
     return config
 
 

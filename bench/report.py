@@ -18,7 +18,7 @@ import numpy as np
 from bench import plot
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
-from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking
+from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking, runs_of
 from bench.evaluation.metrics import RULES, interval
 from bench.evaluation.run import defaults
 from bench.files import write_text
@@ -35,11 +35,12 @@ SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro
 METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
 NOTE = f"""\
 Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
-[{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. "vs random": difference to
-the row `{RANDOM_ROW}`; where both have two or more runs (pre-trainings; evaluations, where there is one backbone), its
-95 % interval counts the variance over test records and over runs, and p is corrected for all differences of its table
-(Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p. `pairs.csv` compares all
-rows.
+[{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. A run is a pre-training, the
+mean of its evaluations; where there is one backbone alone, a run is an evaluation of it: frozen heads on it differ in
+their initial weights, not in the crops that they see. "vs random": difference to the row `{RANDOM_ROW}`; where both have
+two or more runs, its 95 % interval counts the variance over test records and over runs, and p is corrected for all
+differences of its table (Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p.
+`pairs.csv` compares all rows.
 The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
 training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
@@ -81,12 +82,13 @@ class Cell:
 
     @cached_property
     def values(self) -> list[float]:
-        return [run["result"][self.metric] for run in self.runs]
+        """The score of each run: of a pre-training, the mean of its evaluations."""
+        return runs_of(self.runs)[0].tolist() if self.runs else []
 
     @cached_property
     def replicates(self) -> np.ndarray:
         """(R,) mean of the runs, per resample."""
-        return np.mean([run["result"]["replicates"] for run in self.runs], axis=0)
+        return runs_of(self.runs)[1].mean(0)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -307,10 +309,15 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
         for part in ("replicates", "per_class"):
             sizes = [(len(r["result"].get(part, {})), r["run_id"]) for r in here]
             refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
-        configs = {key: json.loads(key) for key in (recipe(r["config"]) for r in here)}
+        learned = [r for r in here if r["pretrain_config"]["method"]["name"] != RANDOM]
+        keys = [recipe(r["config"]) for r in learned]
+        configs = {key: json.loads(key) for key in keys}
+        for record in here:  # what learned nothing is the same at every checkpoint
+            if not any(fills(record, key, config) for key, config in configs.items()):
+                configs[recipe(record["config"])] = json.loads(recipe(record["config"]))
         columns = {key: (config["evaluation"]["name"], config) for key, config in configs.items()}
         for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
-            runs = [r for r in here if recipe(r["config"]) == key]
+            runs = [r for r in here if fills(r, key, configs[key])]
             cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
         compared = [c for c in cells if (c.store, c.task) == (store, task) and c.comparison]
         for cell, p in zip(compared, holm([c.comparison.p for c in compared if c.comparison]), strict=True):
@@ -322,13 +329,21 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
     return column(store, FIRST[1], FIRST[0], f"--protocol {FIRST[0]} --task {FIRST[1]} --store {store}", [], rows)
 
 
+def fills(record: Record, key: str, config: Config) -> bool:
+    """Whether the evaluation belongs into the column of this recipe; one of a random backbone whatever its checkpoint."""
+    random = record["pretrain_config"]["method"]["name"] == RANDOM
+    return recipe(record["config"] | ({"at": config.get("at", 1.0)} if random and "at" in config else {})) == key
+
+
 def column(store: str, task: str, label: str, options: str, runs: list[Record], rows: Sequence[Row]) -> list[Cell]:
     """The cells of one evaluation recipe, one per row; `runs` are all its records."""
     cells = []
     seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
     for row in rows:
         filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
-        own = options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} ") if row.method == RANDOM else options
+        own = options
+        if row.method == RANDOM:
+            own = re.sub(r" --at \S+", "", options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} "))
         commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds]
         if row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options:  # there is nothing to start from
             commands = []
@@ -350,6 +365,8 @@ def evaluation_options(config: Config) -> str:
     default = dict(leaves(defaults(name))) | {"task": task, "data.store": store}
     settings = [(key, value) for key, value in sorted(leaves(config)) if default.get(key) != value]
     other = [f"--external {external(config)}"] if external(config) else []
+    other += [f"--at {value:g}" for key, value in settings if key == "at"]
+    settings = [(key, value) for key, value in settings if key != "at"]
     return " ".join([f"--protocol {name} --task {task} --store {store}", *other, *map(as_set, settings)])
 
 

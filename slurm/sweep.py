@@ -113,8 +113,6 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
         elif "at" in then:
             overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
         made = pretraining_config(method, seed, mix, stores, overrides)
-        if not made["optim"]["steps"]:
-            made["seed"] = first["seeds"][0]
         run = Pretraining(config.run_id(made), made)
         if run.run_id in out:
             if made["optim"]["steps"]:
@@ -126,6 +124,10 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
         for c in follow[points]:
             c = {**c, "pretrain": run.run_id}
             run.evaluations[config.run_id(c)] = c
+        if not run.evaluations:
+            if made["optim"]["steps"]:
+                raise UserError(f"the sweep evaluates {method} in no way: {', '.join(then['protocols'])} go with random alone")
+            continue
         recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
         if recipe not in checked:
             check(run, stores, seen)
@@ -144,9 +146,8 @@ def evaluations(then: dict[str, Any], target: Store, points: tuple[float, ...]) 
         name = protocol if points else FROM_SCRATCH.get(protocol, protocol)
         if name is None or (points and protocol == "scratch"):
             continue
-        settings = [*overrides_of(then, protocol), *cell.items()]
-        seeds = then["seeds"][:1] if protocol == "knn" and points else then["seeds"]  # its neighbours are the same for all
-        for seed, at in itertools.product(seeds, points or [1.0]):
+        settings = overrides_of(then, protocol, cell)
+        for seed, at in itertools.product(evaluation.seeds_of(protocol, bool(points), then["seeds"]), points or [1.0]):
             made = evaluation.config_for(name, task, "", target, seed, [*settings, ("at", at)])
             if out.setdefault(config.run_id(made), made) is not made and points:  # finetune and scratch may be one
                 raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
@@ -160,13 +161,12 @@ def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
             for values in itertools.product(*grid.values())]
 
 
-def overrides_of(then: dict[str, Any], protocol: str) -> list[tuple[str, Any]]:
+def overrides_of(then: dict[str, Any], protocol: str, cell: dict[str, Any]) -> list[tuple[str, Any]]:
     """What the sweep sets of a protocol's evaluations; a linear evaluation to start from is as its own are."""
     def given(name: str) -> list[tuple[str, Any]]:
-        return [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(name, {}).items()]
+        return [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(name, {}).items(), *cell.items()]
 
-    first = given("linear") if protocol == "finetune-after-linear" else []
-    return [(f"after.{k.removeprefix('evaluation.')}", v) for k, v in first if k.startswith("evaluation.")] + given(protocol)
+    return (evaluation.of_linear(given("linear")) if protocol == "finetune-after-linear" else []) + given(protocol)
 
 
 def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, torch.Tensor]]) -> None:

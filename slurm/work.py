@@ -233,9 +233,12 @@ def perform(folder: Path, index: int, names: list[str]) -> int:
                           "cuda" if torch.cuda.is_available() else "cpu")
     where = Where(worker.shared.work, worker.shared.results, device, save_minutes=about["save_minutes"])
     for unit in read_task(folder, index):
-        configs = [run["config"] for run in unit if run["run_id"] in names]
+        ours = {run["run_id"] for run in unit} & {*names}
+        # with what has a record already: a group of evaluations is known by its members, and goes on where it stood
+        done = worker.done(run["run_id"] for run in unit)
+        configs = [run["config"] for run in unit if run["run_id"] in ours | done]
         try:
-            if configs:
+            if ours:
                 perform_unit(configs, where, world)
         except Interrupted as stop:
             say(str(stop))

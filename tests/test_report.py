@@ -111,6 +111,31 @@ def two_methods(runs: Runs) -> Runs:
     return runs
 
 
+def test_a_run_is_a_pretraining_however_many_evaluations_it_has(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.evaluate(runs.pretrain("random"), [0.1, 0.2], auroc=0.2)
+    first, second = runs.pretrain("jepa", 0), runs.pretrain("jepa", 1)
+    for seed, auroc in enumerate((0.5, 0.6, 0.7)):
+        runs.evaluate(first, [0.4, 0.6], seed, auroc=auroc)
+    runs.evaluate(second, [0.8, 0.8], auroc=0.8)
+    _, cells = tables(runs, tmp_path)
+    jepa = next(c for c in cells if c["method"] == "jepa")
+    assert (float(jepa["mean"]), jepa["n"]) == (pytest.approx(0.7), "2")
+    assert float(jepa["vs_random"]) == pytest.approx(0.5)
+
+
+def test_a_random_backbone_stands_beside_every_checkpoint(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.evaluate(runs.pretrain("random"), [0.1, 0.2], auroc=0.2)
+    run = runs.pretrain("jepa")
+    for at in (0.5, 1.0):
+        made = runs.evaluate(run, [0.5, 0.6], auroc=0.5)
+        made["config"]["at"] = at
+    runs.made[1]["config"]["at"] = 1.0
+    _, cells = tables(runs, tmp_path)
+    assert len(cells) == 4
+    assert [float(c["mean"]) for c in cells if c["method"] == "random"] == [0.2, 0.2]
+    assert not any(c["command"] for c in cells)
+
+
 def test_mean_sd_n_interval_and_difference_are_those_computed_by_hand(runs: Runs, tmp_path: Path, fast: None) -> None:
     markdown, cells = tables(two_methods(runs), tmp_path)
     jepa = next(c for c in cells if c["method"] == "jepa")

@@ -61,7 +61,7 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
             if value != _terms(first)[what]:
                 raise UserError(f"{first['run_id']} and {other['run_id']} do not compare, {what} differs: "
                                 f"{_terms(first)[what]!s:.200} and {value!s:.200}")
-    return difference(*_runs(a), *_runs(b))
+    return difference(*runs_of(a), *runs_of(b))
 
 
 def _terms(record: Record) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _terms(record: Record) -> dict[str, Any]:
             "bootstrap": result["bootstrap"]}
 
 
-def _runs(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """(k,) scores and (k, R) replicates of a method's k runs."""
     names = [r["config"]["pretrain"] for r in records]
     if len(set(names)) == 1:

@@ -24,7 +24,6 @@ from bench import checkpoint, optim, progress
 from bench.checkpoint import Checkpoint
 from bench.config import Config, canonical, run_id
 from bench.data.loader import Crops
-from bench.errors import UserError
 from bench.evaluation import heads, tasks
 from bench.evaluation.crops import Epochs, average, grid, places
 from bench.evaluation.diagnostics import diagnose
@@ -82,6 +81,7 @@ class Outcome:
     p_validation: np.ndarray  # (S, n, C)
     results: list[dict[str, Any]]  # of the record, one per config
     weights: list[dict[str, Tensor]]  # of the head
+    lost: list[str]  # why a config has no outcome after all; "": it has one
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,11 @@ class Stack:
         self.best = [{"step": 0, "value": -math.inf} for _ in configs]
         self.curves: list[dict[str, list]] = [{"step": [], "loss": [], task.metric: []} for _ in configs]
         self.kept = {k: v.clone() for k, v in self.head.state_dict().items()}
+        self.lost = [""] * len(configs)  # why a head cannot be chosen: its loss was no number; the others go on
 
     def end(self, s: int) -> int:
         """The step after which head s stops, as far as its best validation so far says; the stack goes on for the others."""
-        return min(self.settings["steps"], self.best[s]["step"] + self.settings["patience"])
+        return 0 if self.lost[s] else min(self.settings["steps"], self.best[s]["step"] + self.settings["patience"])
 
     @property
     def done(self) -> bool:
@@ -212,15 +213,18 @@ class Stack:
         self.pending.append(losses.detach())
 
     def settle(self) -> None:
-        """Take the pending losses from the device; UserError where one is no number."""
+        """Take the pending losses from the device; a head is lost where one is no number."""
         first = self.taken - len(self.pending)
         for step, losses in enumerate(torch.stack(self.pending).tolist() if self.pending else (), first):
             for s, value in enumerate(losses):
                 if not math.isfinite(value) and step < self.end(s):
-                    raise UserError(f"the loss of step {step} is {value}: evaluation stopped; lower evaluation.lr "
-                                    f"(evaluation {run_id(self.configs[s])})")
+                    self.lose(s, f"the loss of step {step} is {value}")
             self.window.append(losses)
         self.pending.clear()
+
+    def lose(self, s: int, why: str) -> None:
+        self.best[s] = {"step": 0, "value": -math.inf}
+        self.lost[s] = f"{why}: evaluation stopped; lower evaluation.lr (evaluation {run_id(self.configs[s])})"
 
     def validate(self, kept: Kept) -> None:
         self.settle()
@@ -229,6 +233,9 @@ class Stack:
         better = []
         for s, (best, curve) in enumerate(zip(self.best, self.curves, strict=True)):
             if self.taken > self.end(s):
+                continue
+            if not np.isfinite(p[s]).all():
+                self.lose(s, f"its predictions after step {self.taken} are no numbers")
                 continue
             value = self.task.score(p[s])
             curve["step"].append(self.taken)
@@ -244,13 +251,14 @@ class Stack:
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self.settle()
         tensors = checkpoint.flatten(self.head, self.optimiser) | {f"kept/{k}": v for k, v in self.kept.items()}
-        return tensors, {"taken": self.taken, "window": self.window, "best": self.best, "curves": self.curves}
+        return tensors, {key: getattr(self, key) for key in ("taken", "window", "best", "curves", "lost")}
 
     def restore_(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         checkpoint.restore_(self.head, self.optimiser, tensors)
         for key, value in self.kept.items():
             value.copy_(tensors[f"kept/{key}"])
-        self.taken, self.window, self.best, self.curves = (meta[k] for k in ("taken", "window", "best", "curves"))
+        self.taken, self.window, self.best, self.curves, self.lost = (
+            meta[k] for k in ("taken", "window", "best", "curves", "lost"))
 
 
 class Feed:
@@ -312,13 +320,14 @@ def fit(configs: Sequence[Config], visible: Mapping[str, Visible], reader: Reade
         train(stacks, sorted(map(run_id, configs)), rows, reader, validation, state, folder, where)
     bank_rows = union(task_of[key].train for key in nearest) if nearest else np.empty(0, np.int64)
     bank = reader.features_of(bank_rows) if nearest else torch.empty(0)
-    outcomes = []
+    outcomes, looks = [], dict[bytes, dict[str, Any]]()  # of the validation records, by which they are
     for key, same in recipes.items():
         task = task_of[key]
         made = chosen(stacks[key], validation) if key in stacks else neighbours(
             same, task, reader, validation, bank_rows, bank)
-        features = reader.features(validation.batches(task.validation.rows), len(task.validation.rows))
-        made.results = [{**each, "diagnostics": diagnose(features)} for each in made.results]
+        seen, where_ = task.validation.rows, task.validation.rows.tobytes()
+        looks[where_] = looks.get(where_) or diagnose(reader.features(validation.batches(seen), len(seen)))
+        made.results = [{**each, "diagnostics": looks[where_]} for each in made.results]
         outcomes.append(made)
     return outcomes
 
@@ -406,11 +415,12 @@ def training_crops(feeds: Sequence[Feed], rows: np.ndarray, reader: Reader) -> t
 def chosen(stacks: list[Stack], validation: Kept) -> Outcome:
     """Of a recipe's grid points, for each seed the one with the best validation; the first of equal ones."""
     configs, task, settings = list(stacks[0].configs), stacks[0].task, stacks[0].settings
-    results, weights = [], []
+    results, weights, lost = [], [], []
     for s in range(len(configs)):
+        lost.append(stacks[0].lost[s] if all(stack.lost[s] for stack in stacks) else "")
         best = stacks[int(np.argmax([stack.best[s]["value"] for stack in stacks]))]
-        tried = [{**stack.point, "best_step": stack.best[s]["step"], task.metric: stack.best[s]["value"]}
-                 for stack in stacks]
+        tried = [{**stack.point, "lost": stack.lost[s]} if stack.lost[s] else
+                 {**stack.point, "best_step": stack.best[s]["step"], task.metric: stack.best[s]["value"]} for stack in stacks]
         results.append({task.metric: best.best[s]["value"], "best_step": best.best[s]["step"],
                         "steps": best.end(s), "curve": best.curves[s], "chosen": best.point, "grid": tried})
         weights.append({k: v[s] for k, v in best.kept.items()})
@@ -420,7 +430,7 @@ def chosen(stacks: list[Stack], validation: Kept) -> Outcome:
     def of(kept: Kept, rows: np.ndarray) -> np.ndarray:
         return heads.predict(head, kept.batches(rows), len(rows), task.chances, settings)
 
-    return Outcome(configs, of, of(validation, task.validation.rows), results, weights)
+    return Outcome(configs, of, of(validation, task.validation.rows), results, weights, lost)
 
 
 def neighbours(configs: list[Config], task: Visible, reader: Reader, validation: Kept, bank_rows: np.ndarray,
@@ -432,12 +442,13 @@ def neighbours(configs: list[Config], task: Visible, reader: Reader, validation:
 
     def of(kept: Kept, rows: np.ndarray, k: int) -> np.ndarray:
         x = F.normalize(reader.features(kept.batches(rows), len(rows))).float()
-        cosine, nearest = (x @ known.T).topk(min(k, len(known)))
+        cosine, nearest = (x @ known.T).topk(k)
         weights = (cosine / settings["temperature"]).softmax(1)
         mean = torch.einsum("nk,nkc->nc", weights.double(), labels[nearest].double())
         return mean.clamp(float(labels.min()), float(labels.max())).numpy()  # where rounding would leave that
 
-    tried = [{"k": k, task.metric: task.score(of(validation, task.validation.rows, k))} for k in settings["k"]]
+    ks = dict.fromkeys(min(k, len(known)) for k in settings["k"])
+    tried = [{"k": k, task.metric: task.score(of(validation, task.validation.rows, k))} for k in ks]
     best = max(tried, key=lambda each: each[task.metric])
     result = {task.metric: best[task.metric], "best_step": 0, "steps": 0,
               "curve": {"step": [], "loss": [], task.metric: []}, "chosen": {"k": best["k"]}, "grid": tried}
@@ -445,4 +456,5 @@ def neighbours(configs: list[Config], task: Visible, reader: Reader, validation:
     def every(kept: Kept, rows: np.ndarray) -> np.ndarray:
         return np.repeat(of(kept, rows, best["k"])[None], len(configs), axis=0)
 
-    return Outcome(configs, every, every(validation, task.validation.rows), [result] * len(configs), [{}] * len(configs))
+    return Outcome(configs, every, every(validation, task.validation.rows), [result] * len(configs), [{}] * len(configs),
+                   [""] * len(configs))

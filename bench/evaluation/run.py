@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import checkpoint, optim, record, vit
 from bench.checkpoint import Checkpoint
-from bench.config import Config, canonical, merge, override, read_yaml, run_id
+from bench.config import Config, canonical, merge, override, parse, read_yaml, run_id
 from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
@@ -26,11 +26,12 @@ from bench.evaluation import external as external_set
 from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
 from bench.evaluation.tasks import Task
-from bench.files import locked, replacing, write_text
+from bench.files import locked, read_json, replacing, write_text
 from bench.interrupt import Interrupted, watched
 from bench.pretrain import Where, build, folder_of, kept_name, peak_memory_mb
 
 Weights = dict[str, Tensor]
+FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name")  # by config_for; --set does not
 TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
 
 
@@ -51,8 +52,14 @@ def defaults(protocol: str) -> Config:
 
 def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
                overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
-    """The config of an evaluation; overrides as in bench.config."""
-    config = merge(defaults(protocol), {
+    """The config of an evaluation; overrides as in bench.config, but of what is FILLED in."""
+    overrides = list(overrides)
+    given = {item.partition("=")[0].strip() if isinstance(item, str) else item[0] for item in overrides}
+    for key in sorted(given):
+        if any(key == filled or key.startswith(f"{filled}.") for filled in FILLED):
+            raise UserError(f"{key} is filled in and cannot be set; name the protocol, task, store and seed that you want")
+    default = defaults(protocol)
+    config = merge(default, {
         "seed": seed, "pretrain": pretrain, "task": task,
         "data": {"store": store.name, "fingerprint": store.fingerprint}})
     config = override(config, overrides)
@@ -61,6 +68,8 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
     folds = config["folds"]
     if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
         raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
+    if not set(folds["train"]).isdisjoint(folds["validation"]):
+        raise UserError("folds.train overlaps folds.validation: what chooses must not have been trained on")
     if not 0 < config["at"] <= 1:
         raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
     if not 0 < config["fraction"] <= 1:
@@ -68,9 +77,28 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for section in ("evaluation", "after"):
+        for key in ("lr", "weight_decay") if config[section] else ():  # what is constant by default stays so
+            if default[section][key] == default[section][f"final_{key}"] and f"{section}.final_{key}" not in given:
+                config[section][f"final_{key}"] = config[section][key]
         if config[section]:
             check_settings(config[section], section)
+    first = config["after"]
+    if first and not (first["frozen"] and first["head"] == config["evaluation"]["head"]):
+        raise UserError(f"{protocol} starts from the head of its linear evaluation: after.frozen must be true and after.head "
+                        f"{config['evaluation']['head']}, got {first['frozen']} and {first['head']}")
     return config
+
+
+def of_linear(overrides: Iterable[str | tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
+    pairs = [(item.partition("=")[0].strip(), parse(item.partition("=")[2], item)) if isinstance(item, str) else item
+             for item in overrides]
+    return [(f"after.{key.removeprefix('evaluation.')}", value) for key, value in pairs if key.startswith("evaluation.")]
+
+
+def seeds_of(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int]:
+    """Those of the seeds that differ in anything: the neighbours of a backbone that has learned are always the same."""
+    return seeds[:1] if protocol == "knn" and learned else seeds
 
 
 def check_settings(settings: dict[str, Any], section: str) -> None:
@@ -91,6 +119,7 @@ def check_settings(settings: dict[str, Any], section: str) -> None:
              f"between 1 and {section}.steps ({settings['steps']})"),
             ("patience", settings["patience"] >= settings["validate_every"],
              f"{section}.validate_every ({settings['validate_every']}) or more"),
+            ("final_lr", settings["final_lr"] <= settings["lr"], f"at most {section}.lr ({settings['lr']}); set both"),
             ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
              f"less than {section}.steps ({settings['steps']})"),
             ("stride_seconds", settings["stride_seconds"] > 0, "positive"),
@@ -135,7 +164,7 @@ def groups(configs: Sequence[Config]) -> list[list[Config]]:
 def evaluate(configs: Sequence[Config], store: Store, where: Where, external: Store | None = None) -> list[str]:
     """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
 
-    Killed, the same call continues where it stood, and every record ends with the same bytes.
+    Killed, the same call continues where it stood, and ends with the same weights, predictions and scores.
     """
     first = [linear_of(c) for c in configs if c["after"] and not record.exists(where.results, run_id(c))]
     for group in groups([*first, *configs]):
@@ -149,6 +178,12 @@ def evaluate(configs: Sequence[Config], store: Store, where: Where, external: St
         for part in [[c for c in group if c["seed"] == s] for s in seeds] if trained.meta["step"] == 0 else [group]:
             together(part, trained, source.parent / "evaluations", store, external, where)
     return [run_id(c) for c in configs]
+
+
+def has_learned(work: Path, run: str) -> bool:
+    """Whether the pre-training takes steps; True where it is not known."""
+    path = folder_of(work, run) / "config.json"
+    return not path.is_file() or bool(read_json(path, f"run {run}")["optim"]["steps"])
 
 
 def load(source: Path, config: Config) -> Checkpoint:
@@ -266,7 +301,15 @@ def open_task(config: Config, pretrained: Config, store: Store, external: Store 
     if rate_hz != store.rate_hz:
         raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at {rate_hz} Hz; "
                         f"prepare the store at that rate")
+    if config["data"] != {"store": store.name, "fingerprint": store.fingerprint}:
+        raise UserError(f"the config is of store {config['data']['store']!r}, not of the {store.name} that was opened")
     samples = round(settings["crop_seconds"] * store.rate_hz)
+    for key in ("crop_seconds", "stride_seconds"):
+        if round(settings[key] * store.rate_hz) < 1:
+            raise UserError(f"evaluation.{key} of {settings[key]} s is less than one sample at {store.rate_hz} Hz")
+    if settings["head"] == "register" and not pretrained["encoder"]["registers"]:
+        raise UserError(f"evaluation.head register needs a register token, the backbone has none "
+                        f"({config['evaluation']['name']}); --set evaluation.head=attentive or mean")
     if samples % patch:
         raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
                         f"divide into the backbone's patches of {patch} samples")
@@ -317,14 +360,20 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
         return
     rows = np.flatnonzero(np.isin(store.index["fold"], configs[0]["folds"]["train"]) & (store.index["length"] >= samples))
     reader = frozen.Reader(encoder, crops, stride, settings, folder, asked)
+    lost: list[str] = []
     outcomes = frozen.fit(configs, visible, reader, rows, state, folder, where)
     reader.crops = test_crops
     test = reader.keep(frozen.union(task.test for task in opened.values()), "test crops")
     for outcome in outcomes:
         p_tests = outcome.predict(test, opened[run_id(outcome.configs[0])].test.rows)
         for s, config in enumerate(outcome.configs):
+            if outcome.lost[s]:
+                lost.append(outcome.lost[s])
+                continue
             weights = {f"head.{k}": v for k, v in outcome.weights[s].items()}
             yield config, outcome.p_validation[s], p_tests[s], outcome.results[s], weights
+    if lost:  # the others have their records
+        raise UserError("; ".join(lost))
 
 
 def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
