@@ -27,7 +27,8 @@ def cells() -> list[Cell]:
     made = []
     for protocol in ("linear", "finetune"):
         for method, centre in (("random", 0.6), ("jepa", 0.8), ("mae", 0.0)):
-            results = [{"result": {"macro_auroc": centre + d, "replicates": [centre - 0.05, centre + 0.05]}}
+            results = [{"run_id": f"{d}", "config": {"pretrain": f"{d}"}, "result": {
+                "macro_auroc": centre + d, "replicates": [centre - 0.05, centre + 0.05]}}
                        for d in (-0.01, 0.01)] if centre else []  # fmt: skip
             made.append(Cell("store", "task", Row(method, method, {}, ()), protocol, results, []))
     return made
