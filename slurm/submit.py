@@ -175,7 +175,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
                 todo.remove(task)
                 array, folder, index = task
                 if array.after and ended[array.after, index]:
-                    say(f"{len(array.tasks[index])} evaluations left out: their pre-training has no record")
+                    say(f"{sum(map(len, array.tasks[index]))} evaluations left out: their pre-training has no record")
                     continue
                 with (folder / "logs" / f"{index}.log").open("ab") as log:
                     command = [sys.executable, "-P", "-m", "slurm.work", str(folder), str(index)]
