@@ -265,7 +265,7 @@ def test_a_time_limit_is_a_pause(root: Path, straight: dict[str, Any]) -> None:
     until(lambda: "requeued" in made.log(), 120)
     assert made.first().name not in straight
     until(lambda: made.look() and made.first().attempts == 2, 60)
-    assert "continues" in made.log()  # it was saved
+    assert "continues" in made.log() or "pretrain " not in made.log()  # saved, unless Slurm's signal came before the first step
 
 
 def test_a_worker_that_is_killed_with_its_job_is_lost_and_submitted_again(root: Path, straight: dict[str, Any]) -> None:
