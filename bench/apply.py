@@ -28,7 +28,6 @@ from bench.evaluation.diagnostics import cka
 from bench.files import read_json, replacing, write_text
 from bench.pretrain import folder_of, kept_name
 
-WEIGHTS = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
 BATCH = 256  # crops that are encoded at a time; ours
 RESAMPLING = "fourier"
 
@@ -129,7 +128,7 @@ def embed(backbone: Backbone, source: Source, device: torch.device, **options: A
 class Classifier(nn.Module):
     """(B, 12, T) ECG in the backbone's units -> (B, C) logits: an evaluation's selected weights.
 
-    meta: of WEIGHTS. threshold: of the classes whose record holds one, chosen on the validation folds.
+    meta: of evaluation.KEPT. threshold: of the classes whose record holds one, chosen on the validation folds.
     """
 
     def __init__(self, run: str, backbone: Backbone, head: nn.Module, bias: Tensor, meta: dict[str, Any],
@@ -157,7 +156,7 @@ def head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tenso
 
 def open_classifier(work: Path, results: Path, run: str) -> Classifier:
     """The classifier of an evaluation's run_id, in evaluation mode."""
-    kept = {path.parent.name: path for path in sorted((work / "runs").glob(f"*/evaluations/*/{WEIGHTS}"))}
+    kept = {path.parent.name: path for path in sorted((work / "runs").glob(f"*/evaluations/*/{evaluation.KEPT}"))}
     if run not in kept:
         known = ", ".join(sorted(kept)) or "none"
         raise UserError(f"no evaluation {run!r:.80} with its weights in {work}; delete its record to run one again that was "
@@ -260,13 +259,16 @@ def similarity(first: Path, second: Path) -> tuple[float, int]:
 
 def write_predictions(out: Path, applied: Applied, classifier: Classifier) -> None:
     """CSV, a line per record and class: record_id, class, probability, threshold, positive (the last two empty where the
-    evaluation's record has no threshold); what was done, and the refused records, in <out>.json."""
+    evaluation's record has no threshold), of a regression record_id, unit, value; what was done, and the refused records,
+    in <out>.json."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["record_id", "class", "probability", "threshold", "positive"])
+    regression = classifier.meta.get("kind") == "regression"
+    table.writerow(["record_id", *(("unit", "value") if regression else ("class", "probability", "threshold", "positive"))])
     for record_id, values in zip(applied.record_id, applied.values.tolist(), strict=True):
         for name, p in zip(classifier.meta["classes"], values, strict=True):
             threshold = classifier.threshold.get(name)
-            table.writerow([record_id, name, p, *(("", "") if threshold is None else (threshold, int(p >= threshold)))])
+            chosen = ("", "") if threshold is None else (threshold, int(p >= threshold))
+            table.writerow([record_id, name, p, *(() if regression else chosen)])
     write_text(out.with_name(f"{out.name}.json"), json.dumps(applied.done, indent=1, sort_keys=True))
     write_text(out, text.getvalue())

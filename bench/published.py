@@ -21,6 +21,7 @@ from bench.data import leak
 from bench.data.signal import LEADS, lead_order
 from bench.data.store import Store, eligible
 from bench.errors import UserError, unknown
+from bench.evaluation.run import KEPT
 from bench.files import locked, write_text
 from bench.pretrain import folder_of, kept_name
 
@@ -220,7 +221,7 @@ def import_(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> t
             {"config": made, "run_id": run, "leads": list(LEADS), "rate_hz": rate_hz, "stores": stores, "saw": seen,
              "step": given.step, "window": []}))
         if head:
-            checkpoint.save(folder / "evaluations" / name / apply.WEIGHTS, head)
+            checkpoint.save(folder / "evaluations" / name / KEPT, head)
     return run, name
 
 
@@ -245,7 +246,7 @@ def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] |
 
 
 def head_of(given: Published, path: Path, made: config.Config) -> Checkpoint:
-    """The classifier's head as an evaluation keeps it (apply.WEIGHTS). Its classes are numbered: the file has no names.
+    """The classifier's head as an evaluation keeps it (KEPT). Its classes are numbered: the file has no names.
 
     UserError where the head is of a kind that ours are not.
     """

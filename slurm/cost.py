@@ -43,7 +43,7 @@ def seconds(config: Config, records: list[dict[str, Any]]) -> float:
     """How long a run takes if it is as fast as the mean of those recorded."""
     results = [each["result"] for each in records]
     if "evaluation" in config:
-        return sum(r["seconds"] for r in results) / len(results)
+        return sum(r["seconds"] / r.get("together", 1) for r in results) / len(results)  # those that ran together share them
     work = config["optim"]["steps"] * config["optim"]["batch"]
     return work * sum(r["seconds"] / max(1, r["records"]) for r in results) / len(results)
 

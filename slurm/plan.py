@@ -187,7 +187,7 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
             array = Array(kind, {i: [[config]] for i, config in enumerate(few)})
             place |= {run_id(config): (array.token, i) for i, config in enumerate(few)}
             made.arrays.append(array)
-    waiting: dict[tuple[str, str], list[Config]] = {}  # (pre-training, kind) -> its evaluations
+    waiting: dict[str, list[Config]] = {}  # pre-training -> its evaluations
     for run in runs.values():
         if run.pretrain and (run.state in wanted or (run.state == "blocked" and run.pretrain in place)):
             before = runs[run.pretrain]
@@ -196,15 +196,17 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
                     made.later.append(run.name)
                     continue
                 place[before.name] = before.task.token, before.task.index
-            waiting.setdefault((before.name, cluster.kind(run.config)), []).append(run.config)
+            waiting.setdefault(before.name, []).append(run.config)
     free: dict[str, list[list[Config]]] = {}
     bound: dict[tuple[str, str], dict[int, list[list[Config]]]] = {}  # (kind, array that comes first) -> index -> units
-    for (name, kind), configs in waiting.items():
-        if name in place:
-            after, index = place[name]
-            bound.setdefault((kind, after), {})[index] = units(configs)
-        else:
-            free.setdefault(kind, []).extend(units(configs))
+    for name, configs in waiting.items():
+        for unit in units(configs):
+            kind = cluster.kind(unit[-1])  # with a finetune-after-linear its linear evaluation is of that kind, too
+            if name in place:
+                after, index = place[name]
+                bound.setdefault((kind, after), {}).setdefault(index, []).append(unit)
+            else:
+                free.setdefault(kind, []).append(unit)
     for kind, every in sorted(free.items()):
         for packs in chunks(list(chunks(every, cluster.asked[kind].pack)), largest):
             made.arrays.append(Array(kind, dict(enumerate(packs))))

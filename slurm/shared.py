@@ -89,6 +89,12 @@ def last_line(log: Path) -> str:
 
 
 def last_words(log: Path) -> str:
-    """What Slurm said last in a log, e.g. that the job's memory was too small; "" for nothing."""
-    said = [line for line in tail(log, 1 << 14).splitlines() if line.startswith("slurmstepd")]
-    return next((line for line in reversed(said) if "*** " not in line), said[-1] if said else "")  # ***: that it ended
+    """What Slurm said at the end of a log, e.g. that the job's memory was too small; "" for nothing.
+
+    The first line of it that is not of the end itself (***): those after it come in any order.
+    """
+    said = [""]
+    for line in tail(log, 1 << 14).splitlines():
+        _, slurm, words = line.partition("slurmstepd")
+        said = [*said, words.partition(": ")[2].removeprefix("error: ")] if slurm and line.startswith(slurm) else [""]
+    return next((line for line in said if line and not line.startswith("*** ")), said[-1])

@@ -33,8 +33,9 @@ class Progress:
 
 
 def progress(run: Run) -> Progress | None:
-    """How far a run is, from the last line about it in its log (bench/progress.py)."""
-    lines = re.findall(rf"{run.name}: (\d+)/(\d+), \d+ s(?:, (\d+) s left)?", tail(run.log, TAIL_BYTES) if run.log else "")
+    """How far a run, or the group of evaluations that it is in, is: from its log's last line about it (bench/progress.py)."""
+    named = f"(?:{run.name}|evaluations of {run.pretrain})" if run.pretrain else run.name
+    lines = re.findall(rf"{named}: (\d+)/(\d+), \d+ s(?:, (\d+) s left)?", tail(run.log, TAIL_BYTES) if run.log else "")
     if not lines:
         return None
     done, total, left = lines[-1]

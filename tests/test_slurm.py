@@ -259,13 +259,13 @@ def test_a_disturbed_run_ends_with_the_record_of_an_undisturbed_one(how: str, ro
 
 def test_a_time_limit_is_a_pause(root: Path, straight: dict[str, Any]) -> None:
     spec = json.loads(json.dumps(SPEC))
-    spec["pretrain"]["set"]["optim.steps"] = 4000
+    spec["pretrain"]["set"]["optim.steps"] = 100_000
     made = Sweep(root, spec)
     made.submit(on(time="00:01:00"))
     until(lambda: "requeued" in made.log(), 120)
     assert made.first().name not in straight
-    until(lambda: made.look() and made.first().attempts == 2, 60)
-    assert "continues" in made.log() or "pretrain " not in made.log()  # saved, unless Slurm's signal came before the first step
+    until(lambda: made.look() and made.first().attempts >= 2, 60)
+    until(lambda: "continues" in made.log(), 240)  # it was saved, if not then (Slurm's signal may come early) next time
 
 
 def test_a_worker_that_is_killed_with_its_job_is_lost_and_submitted_again(root: Path, straight: dict[str, Any]) -> None:
@@ -290,8 +290,7 @@ def test_out_of_memory_has_its_reason_and_is_parked_after_three_times(root: Path
         assert re.search("memory", made.first().reason, re.I), made.first()
     made.submit(on(memory="100M"), ("failed",))
     found = made.finish()
-    # failed: where Slurm found other words for it, of which three must be alike
-    assert found in ({"parked": 1, "blocked": 2}, {"failed": 1, "blocked": 2}), (found, made.first(), made.log())
+    assert found == {"parked": 1, "blocked": 2}, (found, made.first(), made.log())
     assert re.search("memory", made.first().reason, re.I), made.first()
 
 

@@ -1,4 +1,4 @@
-"""Scores of multi-label predictions with bootstrap intervals. y is (n, C) of 0 and 1, p (n, C) scores; no NaN passes."""
+"""Scores of class predictions with bootstrap intervals. y is (n, C) of 0 and 1, p (n, C) scores; no NaN passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -31,6 +31,7 @@ from bench.interrupt import Interrupted, watched
 from bench.pretrain import Where, build, folder_of, kept_name, peak_memory_mb
 
 Weights = dict[str, Tensor]
+KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
 FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name")  # by config_for; --set does not
 TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
 
@@ -379,7 +380,7 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
 def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
     """The head that a linear evaluation chose."""
     name = run_id(config)
-    path = evaluations / name / "weights.pt"
+    path = evaluations / name / KEPT
     if not path.is_file():
         raise UserError(f"{path} is missing, though the linear evaluation {name} has a record; remove "
                         f"{record.path(where.results, name)} to run it again")
@@ -397,7 +398,7 @@ def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_tes
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     if weights.tensors:
-        checkpoint.save(folder / "weights.pt", weights)
+        checkpoint.save(folder / KEPT, weights)
     with replacing(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
 
