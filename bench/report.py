@@ -1,8 +1,5 @@
-"""Tables and figures as a function of records: means, intervals, differences to random, what is missing."""
+"""Records -> rows, cells, means, intervals, differences to random, what is missing; paper/ prints and draws them."""
 
-import csv
-import io
-import itertools
 import json
 import re
 import shlex
@@ -15,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import plot
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
 from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking, runs_of
 from bench.evaluation.metrics import RULES, interval
 from bench.evaluation.run import defaults
-from bench.files import write_text
 
 Record = dict[str, Any]
 
@@ -30,20 +25,7 @@ RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
-SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
-          "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
 METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
-NOTE = f"""\
-Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
-[{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. A run is a pre-training, the
-mean of its evaluations; where there is one backbone alone, a run is an evaluation of it: frozen heads on it differ in
-their initial weights, not in the crops that they see. "vs random": difference to the row `{RANDOM_ROW}`; where both have
-two or more runs, its 95 % interval counts the variance over test records and over runs, and p is corrected for all
-differences of its table (Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p.
-`pairs.csv` compares all rows.
-The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
-training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
-"""
 
 # What the tables read of a record, by kind; anything else in it may change freely.
 CONFIG = ["protocol", "seed", "method.name", "data.mix", "data.rate_hz", "encoder"]
@@ -113,29 +95,6 @@ class Cell:
         """(class, positives in the test fold, AUROC of each run), ..."""
         for name, first in sorted(self.runs[0]["result"].get("per_class", {}).items()) if self.runs else ():
             yield name, first["positives"], [run["result"]["per_class"][name]["auroc"] for run in self.runs]
-
-
-def write(results: Path, out: Path, rule: str = "ours") -> list[Path]:
-    """The files written: table.md, table.csv, pairs.csv, per_class.csv, scores.csv, figures/; same records, same bytes."""
-    if rule not in RULES:
-        raise unknown("rule of intervals", rule, RULES)
-    records = read(results)
-    rows = rows_of(records)
-    cells = cells_of(records, rows)
-    for cell in cells:
-        cell.rule = rule
-    ranks = rankings(cells)
-    curves = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
-    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "pairs.csv": pairs(cells),
-             "per_class.csv": classes(cells), "scores.csv": scores(cells)}
-    for name, text in texts.items():
-        write_text(out / name, text)
-    aurocs = [c for c in cells if c.metric == "macro_auroc"]
-    figures = plot.save(plot.auroc(aurocs), out / "figures" / "auroc") if aurocs else []
-    for i, each in enumerate(ranks.values(), 1):
-        figures += plot.save(plot.critical_difference(each), out / "figures" / f"ranks-{i}")
-    figures += plot.save(plot.pretraining(curves), out / "figures" / "pretraining")
-    return [*(out / name for name in texts), *figures]
 
 
 def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
@@ -297,8 +256,13 @@ def pretrainings(row: Row, records: Sequence[Record]) -> list[Record]:
     return [r for _, run in row.pretrained for r in records if r["run_id"] == run and r["kind"] == "pretrain"]
 
 
-def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
-    """A cell for every table (store, task), column (evaluation recipe) and row, in the order of printing."""
+def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours") -> list[Cell]:
+    """A cell for every table (store, task), column (evaluation recipe) and row, in the order of printing.
+
+    rule: of intervals, one of bench.evaluation.metrics.RULES.
+    """
+    if rule not in RULES:
+        raise unknown("rule of intervals", rule, RULES)
     cells: list[Cell] = []
     tables: dict[tuple[str, str], list[Record]] = {}
     for record in (r for r in records if r["kind"] == "evaluate"):
@@ -309,30 +273,31 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row]) -> list[Cell]:
         for part in ("replicates", "per_class"):
             sizes = [(len(r["result"].get(part, {})), r["run_id"]) for r in here]
             refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
-        learned = [r for r in here if r["pretrain_config"]["method"]["name"] != RANDOM]
-        keys = [recipe(r["config"]) for r in learned]
-        configs = {key: json.loads(key) for key in keys}
+        by_recipe: dict[str, list[Record]] = {}
+        for record in here:
+            if record["pretrain_config"]["method"]["name"] != RANDOM:
+                by_recipe.setdefault(recipe(record["config"]), []).append(record)
+        columns = {key: json.loads(key) for key in by_recipe}
+        points = {config["at"] for config in columns.values() if "at" in config}
         for record in here:  # what learned nothing is the same at every checkpoint
-            if not any(fills(record, key, config) for key, config in configs.items()):
-                configs[recipe(record["config"])] = json.loads(recipe(record["config"]))
-        columns = {key: (config["evaluation"]["name"], config) for key, config in configs.items()}
-        for key, label in sorted(labelled(columns).items(), key=lambda each: each[1].startswith("finetune")):
-            runs = [r for r in here if fills(r, key, configs[key])]
-            cells += column(store, task, label, evaluation_options(columns[key][1]), runs, rows)
+            if record["pretrain_config"]["method"]["name"] == RANDOM:
+                own, *same = (recipe(record["config"] | at) for at in ({}, *({"at": at} for at in points)))
+                for key in {*same, own} & columns.keys() or {own}:
+                    by_recipe.setdefault(key, []).append(record)
+        columns = {key: json.loads(key) for key in by_recipe}
+        labels = labelled({key: (config["evaluation"]["name"], config) for key, config in columns.items()})
+        for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
+            cells += column(store, task, label, evaluation_options(columns[key]), by_recipe[key], rows)
         compared = [c for c in cells if (c.store, c.task) == (store, task) and c.comparison]
         for cell, p in zip(compared, holm([c.comparison.p for c in compared if c.comparison]), strict=True):
             cell.p_holm = p
     if cells:
+        for cell in cells:
+            cell.rule = rule
         return cells
     mix = rows[-1].config["data"]["mix"]
     store = max(sorted(mix), key=lambda name: mix[name], default="ptb-xl")
     return column(store, FIRST[1], FIRST[0], f"--protocol {FIRST[0]} --task {FIRST[1]} --store {store}", [], rows)
-
-
-def fills(record: Record, key: str, config: Config) -> bool:
-    """Whether the evaluation belongs into the column of this recipe; one of a random backbone whatever its checkpoint."""
-    random = record["pretrain_config"]["method"]["name"] == RANDOM
-    return recipe(record["config"] | ({"at": config.get("at", 1.0)} if random and "at" in config else {})) == key
 
 
 def column(store: str, task: str, label: str, options: str, runs: list[Record], rows: Sequence[Row]) -> list[Cell]:
@@ -387,126 +352,3 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     return float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None, n
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """CSV, a line per cell, floats in full."""
-    head = ["store", "task", "metric", "method", "row", "protocol", "mean", "sd", "n", "lower", "upper"]
-    lines = [[*head, "vs_random", "vs_random_lower", "vs_random_upper", "p", "p_holm", "run_ids", "command"]]
-    for c in cells:
-        bounds, difference = c.interval or (None,) * 2, c.difference or (None,) * 3
-        p = (c.comparison.p if c.comparison else None, c.p_holm)
-        numbers = [MISSING if x is None else x for x in (*spread(c.values), *bounds, *difference, *p)]
-        names = [c.store, c.task, c.metric, c.row.method, c.row.label, c.protocol]
-        lines.append([*names, *numbers, " ".join(r["run_id"] for r in c.runs), "; ".join(c.commands)])
-    return as_csv(lines)
-
-
-def pairs(cells: Sequence[Cell]) -> str:
-    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
-    lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
-              "runs", "other_runs"]]
-    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
-        here = [c for c in cells if (c.store, c.task) == (store, task) and len(c.runs) > 1]
-        found = [(a, b, compare(a.runs, b.runs)) for a, b in itertools.combinations(here, 2) if a.protocol == b.protocol]
-        for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
-            numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
-            lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
-    return as_csv(lines)
-
-
-def classes(cells: Sequence[Cell]) -> str:
-    """CSV, a line per cell and class, floats in full."""
-    head = ["store", "task", "method", "row", "protocol", "class", "positives", "mean", "sd", "n"]
-    lines: list[list[Any]] = [head]
-    for c in cells:
-        for name, positives, values in c.per_class():
-            numbers = [MISSING if x is None else x for x in spread(values)]
-            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, *numbers])
-    return as_csv(lines)
-
-
-def scores(cells: Sequence[Cell]) -> str:
-    """CSV, a line per cell and score beside its metric, floats in full; over the runs that have it."""
-    lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
-    for c in cells:
-        for name in SCORES[c.metric]:
-            found = [r["result"][name] for r in c.runs if name in r["result"]]
-            found = [each["value"] if isinstance(each, dict) else each for each in found]
-            numbers = [MISSING if x is None else x for x in spread(found)]
-            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
-    return as_csv(lines)
-
-
-def as_csv(lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
-def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
-    """The report for reading, three decimals."""
-    count, (low, high) = RULES[cells[0].rule]
-    drawn = ["![AUROC](figures/auroc.png)"] if any(c.metric == "macro_auroc" for c in cells) else []
-    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"), *drawn]
-    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
-        here = [c for c in cells if (c.store, c.task) == (store, task)]
-        protocols = list(dict.fromkeys(c.protocol for c in here))
-        lines = [["pre-training", *(head for name in protocols for head in (name, "vs random"))]]
-        for row in rows:
-            lines.append([row.label, *(text for c in here if c.row is row for text in cell_texts(c))])
-        title = f"## {task} on {store}" + ("" if here[0].metric == "macro_auroc" else f": {METRICS[here[0].metric]}")
-        parts += [title, as_markdown(lines)]
-        commands = list(dict.fromkeys(f"- `{command}`" for c in here for command in c.commands))
-        if commands:
-            parts += ["To fill:", "\n".join(commands)]
-        for name in protocols:
-            done = [c for c in here if c.protocol == name and c.runs]
-            if done and here[0].metric == "macro_auroc":
-                found = [list(c.per_class()) for c in done]
-                body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
-                        for each in zip(*found, strict=True)]  # fmt: skip
-                head = ["class", "positives", *(c.row.label for c in done)]
-                parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]
-    for i, name in enumerate(rankings(cells), 1):
-        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
-                  "Both tests take the tasks for independent; tasks on the same records are not."]
-    parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
-    parts.append(as_markdown(settings(rows, records)))
-    dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]
-    if dirty:
-        parts.append(f"Made by code with uncommitted changes: {', '.join(dirty)}.")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def cell_texts(c: Cell) -> tuple[str, str]:
-    """("0.870 (0.010), n=3 [0.850, 0.890]", "+0.050 [+0.030, +0.070]")"""
-    value = MISSING
-    if c.interval:
-        mean, sd, n = spread(c.values)
-        brackets = "[{:.3f}, {:.3f}]".format(*c.interval)
-        value = f"{mean:.3f} ({MISSING if sd is None else f'{sd:.3f}'}), n={n} {brackets}"
-    if c.row.method == RANDOM and c.runs:
-        return value, "reference"
-    p = "" if c.p_holm is None else f", p={c.p_holm:.2g}"
-    return value, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*c.difference) + p if c.difference else MISSING
-
-
-def settings(rows: Sequence[Row], records: Sequence[Record]) -> list[list[str]]:
-    """Each row's budget; records/s and seconds are means over its pre-trainings."""
-    keys = ("encoder.size", "data.rate_hz", "encoder.patch", "optim.steps", "optim.batch", "data.mix")
-    heads = ["pre-training", "size", "rate (Hz)", "patch", "steps", "batch", "data"]
-    lines = [[*heads, "runs", "records/s", "seconds", "device"]]
-    for row in rows:
-        config = dict(leaves(row.config)) if row.pretrained else {}
-        runs = pretrainings(row, records)
-        line = [row.label, *(text_of(config.get(key, MISSING)) for key in keys), str(len(row.pretrained))]
-        for key in ("records_per_second", "seconds"):
-            mean = spread([r["result"][key] for r in runs if key in r["result"]])[0]
-            line.append(MISSING if mean is None else f"{mean:.1f}")
-        devices = sorted({str(r["provenance"].get("device", MISSING)) for r in runs})
-        lines.append([*line, ", ".join(devices) or MISSING])
-    return lines
-
-
-def as_markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])

@@ -10,13 +10,14 @@ import pytest
 import torch
 import yaml
 
-from bench import config, pretrain, vit
+from bench import config, pretrain, report, vit
 from bench.config import Config
 from bench.data.prepare import prepare
 from bench.data.signal import LEADS
 from bench.data.sources import open_source
 from bench.data.store import Store
 from bench.pretrain import Where
+from paper import figures, tables
 from slurm.sweep import with_fingerprints
 
 torch.set_num_threads(1)
@@ -103,3 +104,11 @@ def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "ptb-xl"
     write_ptbxl(folder, records=40, seed=0)
     return folder
+
+
+def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
+    """The files of `ecgbench report`."""
+    records = report.read(results)
+    rows = report.rows_of(records)
+    cells = report.cells_of(records, rows, rule)
+    return [*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")]

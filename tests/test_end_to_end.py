@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import heads
+from conftest import heads, reported
 
-from bench import report
 from bench.data import ptbxl_layout
 from bench.data.prepare import prepare
 from bench.data.sources import open_source
@@ -41,7 +40,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     where, said = Where(work, tmp_path / "results", torch.device("cpu")), list[str]()
     runs = sweep.run(tmp_path / "spec.yaml", where, said.append)
     assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 done"]
-    report.write(where.results, out)
+    reported(where.results, out)
 
     with (out / "table.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -57,7 +56,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     assert said[1].endswith("12 of 12 done")
     assert [r.run_id for r in again] == [r.run_id for r in runs]
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
-    report.write(where.results, out)
+    reported(where.results, out)
     assert (out / "table.md").read_text() == text
 
 
@@ -65,4 +64,4 @@ def test_the_table_needs_records(tmp_path: Path) -> None:
     from bench.errors import UserError
 
     with pytest.raises(UserError, match="holds no record"):
-        report.write(tmp_path, tmp_path / "out")
+        reported(tmp_path, tmp_path / "out")

@@ -14,6 +14,7 @@ from bench import plot
 from bench.errors import UserError
 from bench.evaluation.compare import Ranking
 from bench.report import Cell, Row
+from paper import figures
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(0, 0.3, (12, 1000))
@@ -35,11 +36,11 @@ def cells() -> list[Cell]:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "auroc": lambda: plot.auroc(cells()),
-    "auroc of nothing": lambda: plot.auroc([cells()[-1]]),
-    "critical difference": lambda: plot.critical_difference(RANKING),
-    "pretraining": lambda: plot.pretraining([("random", "random", UNTRAINED), ("jepa", "jepa", RUN)]),
-    "pretraining of nothing": lambda: plot.pretraining([]),
+    "auroc": lambda: figures.auroc(cells()),
+    "auroc of nothing": lambda: figures.auroc([cells()[-1]]),
+    "critical difference": lambda: figures.critical_difference(RANKING),
+    "pretraining": lambda: figures.pretraining([("random", "random", UNTRAINED), ("jepa", "jepa", RUN)]),
+    "pretraining of nothing": lambda: figures.pretraining([]),
     "ecg": lambda: plot.ecg(SIGNAL, 100, title="record"),
     "views": lambda: plot.views([("original", SIGNAL), ("crop", SIGNAL[:, :250])], 100),
     "masks": lambda: plot.masks(SIGNAL, [("random", RNG.random(100) < 0.5)], 100, 10),
@@ -89,7 +90,7 @@ def test_every_known_method_has_a_look_of_its_own_and_an_unknown_one_keeps_its()
 
 
 def test_auroc_draws_each_interval_and_each_run_at_its_value() -> None:
-    axes = plot.auroc(cells()).axes[0]
+    axes = figures.auroc(cells()).axes[0]
     lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines]
     assert [pytest.approx([0.5525, 0.6475]), pytest.approx([0.7525, 0.8475])] == [
         line for line in lines if len(line) == 2 and line[1] - line[0] > 0.05]  # fmt: skip
@@ -97,7 +98,7 @@ def test_auroc_draws_each_interval_and_each_run_at_its_value() -> None:
 
 
 def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> None:
-    axes = plot.critical_difference(RANKING).axes[0]
+    axes = figures.critical_difference(RANKING).axes[0]
     lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines if line.get_linewidth() > 2]
     assert lines == [pytest.approx([1.2, 1.8]), pytest.approx([1.8, 3.0]), pytest.approx([3.0, 4.0])]
     assert {line.get_xdata()[0] for line in axes.lines if np.size(line.get_xdata()) == 3} == {1.2, 1.8, 3.0, 4.0}
@@ -106,7 +107,7 @@ def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> No
 
 
 def test_each_method_has_a_loss_panel_of_its_own() -> None:
-    figure = plot.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
+    figure = figures.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     assert titles == ["jepa", "mae", "RankMe", "feature sd"]
 

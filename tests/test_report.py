@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import reported
 
 from bench import config as configs
 from bench import report
 from bench.errors import UserError
 from bench.evaluation.compare import compare, holm
+from paper import figures
 
 Record = dict[str, Any]
 
@@ -95,11 +97,11 @@ def runs() -> Runs:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables alone."""
-    monkeypatch.setattr(report.plot, "save", lambda *_: [])
+    monkeypatch.setattr(figures, "save", lambda *_: [])
 
 
 def tables(runs: Runs, folder: Path) -> tuple[str, list[dict[str, str]]]:
-    report.write(runs.write(folder / "results"), folder / "out")
+    reported(runs.write(folder / "results"), folder / "out")
     with (folder / "out" / "table.csv").open() as f:
         return (folder / "out" / "table.md").read_text(), list(csv.DictReader(f))
 
@@ -176,7 +178,7 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
     for name, order in (("first", 1), ("second", 2)):
         random.Random(order).shuffle(runs.made)
         (tmp_path / name).mkdir()
-        written.append(report.write(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
+        written.append(reported(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
     names = [path.relative_to(tmp_path / "first" / "out").as_posix() for path in written[0]]
     assert names == [
         "table.md",
@@ -410,13 +412,13 @@ def test_records_whose_classes_differ_are_not_compared(runs: Runs, tmp_path: Pat
 def test_strodthoffs_rule_gives_the_5_and_95_percentiles_of_100_resamples(runs: Runs, tmp_path: Path, fast: None) -> None:
     values = np.random.default_rng(0).random(1000)
     runs.evaluate(runs.pretrain("random"), values.tolist())
-    report.write(runs.write(tmp_path / "results"), tmp_path / "out", "strodthoff")
+    reported(runs.write(tmp_path / "results"), tmp_path / "out", "strodthoff")
     with (tmp_path / "out" / "table.csv").open() as f:
         [cell] = csv.DictReader(f)
     assert [float(cell["lower"]), float(cell["upper"])] == np.percentile(values[:100], [5, 95]).tolist()
     assert "[5.0, 95.0] percentiles" in (tmp_path / "out" / "table.md").read_text()
     with pytest.raises(UserError, match="unknown rule of intervals 'theirs'"):
-        report.write(tmp_path / "results", tmp_path / "out", "theirs")
+        reported(tmp_path / "results", tmp_path / "out", "theirs")
 
 
 def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> None:
@@ -424,7 +426,7 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> 
         run = runs.pretrain(method)
         for task in ("form", "rhythm")[: 1 if method == "simclr" else 2]:
             runs.evaluate(run, [0.1], task=task, auroc=0.5 + 0.1 * i)
-    written = [path.name for path in report.write(runs.write(tmp_path / "results"), tmp_path / "out")]
+    written = [path.name for path in reported(runs.write(tmp_path / "results"), tmp_path / "out")]
     assert "ranks-1.png" in written
     assert "ranks-2.png" not in written
     assert "Mean ranks over tasks: linear on a" in (tmp_path / "out" / "table.md").read_text()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import reported
 from corpora import array_corpus
 
 from bench import apply, cli, pretrain, record, report
@@ -65,7 +66,7 @@ def test_a_regression_is_learned_and_reported_in_its_unit(run: str, clinic: Stor
     assert made.result["mae"]["value"] == pytest.approx(np.abs(y - p).mean()) and "macro_auroc" not in made.result
     assert made.result["validation_r2"] == max(made.result["curve"]["validation_r2"])
     assert made.result["task"]["kind"] == "regression"
-    report.write(where.results, tmp_path / "report")
+    reported(where.results, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "## age on clinic: R2" in text and "AUROC per class" not in text
     assert not (tmp_path / "report" / "figures" / "auroc.png").exists()
@@ -123,7 +124,7 @@ def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: st
     for key in ("best_step", "curve", "validation_macro_auroc"):  # trained and selected as at home
         assert made.result[key] == home.result[key]
     assert np.array_equal(made.predictions["p_validation"], home.predictions["p_validation"])
-    report.write(where.results, tmp_path / "report")
+    reported(where.results, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "## pitch on clinic (trained on tiny)" in text and "## pitch on tiny\n" in text
     options = report.evaluation_options(made.config)
