@@ -792,15 +792,19 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
 def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
-                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours") -> None:
-    """Make tables and figures from records alone."""
+                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
+           html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
+           pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, e.g. of "
+                                                               "`ecgbench data plot`; repeat it for more.")] = None) -> None:
+    """Make tables, figures and a page from records alone."""
     from bench import report as reporting
-    from paper import figures, tables
+    from paper import figures, page, tables
 
     records = reporting.read(results)
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
-    for path in (*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")):
+    written = [*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")]
+    for path in [*written, *(page.write(cells, rows, records, html, written, pictures or []) if html else [])]:
         print(path)
 
 
