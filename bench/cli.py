@@ -794,8 +794,8 @@ def report(results: Results = Path("results"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
-           pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, e.g. of "
-                                                               "`ecgbench data plot`; repeat it for more.")] = None) -> None:
+           pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
+                                                               "`ecgbench data plot` makes it. Repeat it..")] = None) -> None:
     """Make tables, figures and a page from records alone."""
     from bench import report as reporting
     from paper import figures, page, tables

@@ -19,6 +19,7 @@ from bench.evaluation.metrics import RULES, interval
 from bench.files import replacing, write_text
 from bench.report import (
     FINETUNE,
+    FIRST,
     METRICS,
     RANDOM,
     SCRATCH,
@@ -59,6 +60,11 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
 
     drawn: the report's figures, of which the SVG is shown; pictures: of the user's choice, e.g. ECGs on paper.
     """
+    for path in pictures:
+        if path.suffix not in (".svg", ".png"):
+            raise UserError(f"--picture {path} must end in .svg or .png; `ecgbench data plot STORE ID --out ecg.svg` makes one")
+        if not path.is_file():
+            raise UserError(f"--picture {path} does not exist")
     columns = columns_of(cells)
     numbers = {key: i for i, key in enumerate(columns)}
     places = {id(row): i for i, row in enumerate(rows)}
@@ -113,16 +119,19 @@ def texts(config: Config) -> Iterable[tuple[str, str]]:
     return ((key, text_of(value)) for key, value in leaves(config))
 
 
-def mixture(config: Config, named: dict[str, dict[str, float]]) -> str:
-    """The corpora of a pre-training in few words: a store, the paper's name of a mixture, or "0.75 a + 0.25 b"."""
+def mixture(mix: dict[str, float]) -> str | None:
+    """The paper's name of the mixture, if it has one and is of several corpora."""
+    named = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
+    return next((name for name, weights in named.items() if weights == mix and len(mix) > 1), None)
+
+
+def corpora(config: Config) -> str:
+    """What a pre-training learned from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
     mix = config["data"]["mix"]
     if config["method"]["name"] == RANDOM:
         return "none"
-    if len(mix) == 1:
-        return next(iter(mix))
-    for name, weights in named.items():
-        if weights == mix:
-            return name
+    if len(mix) == 1 or mixture(mix):
+        return mixture(mix) or next(iter(mix))
     shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
     return " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
 
@@ -154,12 +163,11 @@ def columns_of(cells: Sequence[Cell]) -> dict[Key, dict[str, Any]]:
 def board(cells: Sequence[Cell], rows: Sequence[Row], columns: dict[Key, dict[str, Any]], numbers: dict[Key, int],
           places: dict[int, int], known: dict[str, str]) -> dict[str, Any]:
     """What the leaderboard shows: columns, rows, the options of commands, and a cell for each that has any."""
-    named = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
     bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
     labels = labelled(bare)
     shown = [{"label": row.label, "name": labels[str(i)], "method": row.method, "random": row.method == RANDOM,
               "size": str(row.config["encoder"].get("size", "")), "rate": row.config["data"]["rate_hz"],
-              "mix": mixture(row.config, named), "runs": [[run, seed] for seed, run in row.pretrained]}
+              "mix": corpora(row.config), "runs": [[run, seed] for seed, run in row.pretrained]}
              for i, row in enumerate(rows)]
     options: dict[str, int] = {}
     lines = []
@@ -173,10 +181,14 @@ def board(cells: Sequence[Cell], rows: Sequence[Row], columns: dict[Key, dict[st
                      "random": None if of_random is None else short(float(of_random)),
                      "commits": sorted({commit(r["provenance"]) for r in c.runs}),
                      "runs": [[r["run_id"], r["config"]["pretrain"], r["config"]["seed"],
-                               options.setdefault(options_of(r["config"], known), len(options))] for r in c.runs]}
+                               options.setdefault(options_of(r["config"], known), len(options))]
+                              for r in sorted(c.runs, key=lambda r: (r["pretrain_config"]["seed"], r["config"]["seed"], r["run_id"]))]}
         lines.append(line)
     count, (low, high) = RULES[cells[0].rule]
+    shown_first = max(columns, key=lambda key: (sum(len(c.runs) for c in cells if key_of(c) == key),
+                                                columns[key]["name"] == FIRST[0], columns[key]["at"], columns[key]["fraction"]))
     return {"columns": list(columns.values()), "rows": shown, "options": list(options), "cells": lines,
+            "first": numbers[shown_first],
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 
@@ -276,6 +288,9 @@ def runs(rows: Sequence[Row], records: Sequence[Record], rule: str, known: dict[
             "provenance": found[name]["provenances"].index(origin(r["provenance"])),
             "per_class": {k: [short(each.get(k), 3) for _, each in classes] for k in PER_CLASS
                           if any(each.get(k) is not None for _, each in classes)}})
+    for page in found.values():
+        page["evaluations"].sort(key=lambda e: (*(shown[e["recipe"]][k] for k in ("task", "store", "protocol", "at", "fraction")),
+                                                e["recipe"], e["seed"]))
     return found, shown
 
 
@@ -297,6 +312,8 @@ def rerun(config: Config) -> str:
     if config["views"] != default["views"]:
         settings.append(("views", config["views"]))
     stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
+    if mixture(mix):
+        stores = [f"--mix {mixture(mix)}"]
     return " ".join(["ecgbench pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
 
 
@@ -314,10 +331,6 @@ def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:
     if pictures:
         parts.append("<h2>Pictures</h2>")
     for i, path in enumerate(pictures, 1):
-        if path.suffix not in (".svg", ".png"):
-            raise UserError(f"--picture {path} must end in .svg or .png; `ecgbench data plot STORE ID --out ecg.svg` makes one")
-        if not path.is_file():
-            raise UserError(f"--picture {path} does not exist")
         copy(path, out / "figures" / f"picture-{i}{path.suffix}")
         parts.append(picture(f"figures/picture-{i}{path.suffix}", path.stem, "picture"))
     return "\n".join(parts)

@@ -17,11 +17,8 @@
     ["size", "Size", (line) => line.of.size, String],
     ["data", "Pre-trained on", (line) => line.of.mix, String, true],
   ];
-  const filled = new Map();
-  for (const line of lines) if (line.runs) filled.set(line.column, (filled.get(line.column) || 0) + line.runs.length);
-  const fullest = [...filled].reduce((best, each) => each[1] > best[1] ? each : best, [0, 0])[0];
-  const chosen = { task: `${columns[fullest].task} on ${columns[fullest].store}`, protocol: columns[fullest].name,
-    at: String(columns[fullest].at), fraction: String(columns[fullest].fraction), size: "", data: "" };
+  const to = columns[page.data.board.first];
+  const chosen = { task: `${to.task} on ${to.store}`, protocol: to.name, at: String(to.at), fraction: String(to.fraction), size: "", data: "" };
   for (const [key, value] of new URLSearchParams(location.hash.slice(1))) if (key in chosen) chosen[key] = value;
   let search = "", missing = true;
   const sort = { by: 1, down: true };
@@ -102,7 +99,7 @@
     byId("what").textContent = said.join(", ");
     byId("count").textContent = `${shown.length} of ${lines.length} rows, ${shown.filter((line) => line.runs).length} with results`;
     const box = byId("table");
-    page.table(box, { caption: `Leaderboard: ${said.join(", ") || "all"}`, columns: table, rows: shown, sort, wide: true,
+    page.table(box, { caption: `Leaderboard: ${said.join(", ") || "all"}`, columns: table, rows: shown, sort, wide: true, unseen: true,
       attributes: (line) => ({ class: line.of.random ? "baseline" : null, "data-line": lines.indexOf(line) }) });
     const images = scale.ticks.map(() => "linear-gradient(var(--rule), var(--rule))");
     box.style.setProperty("--tick-images", images.join(",") || "none");
@@ -118,7 +115,7 @@
     if (line.of.label !== line.of.name && !line.of.random) head.append(el("br"), line.of.label);
     if (!line.runs) {
       return [head, el("p", {}, line.todo.length ? "No result yet. What fills it:" : "No result, and no command makes one: there is nothing to start from."),
-        ...line.todo.slice(0, 5).map((command) => el("pre", {}, command))];
+        ...line.todo.slice(0, 5).map(page.command)];
     }
     const backbones = [...new Set(line.runs.map((run) => run[1]))];
     const known = new Map(line.of.runs);
@@ -137,7 +134,7 @@
         [...new Set(line.runs.map((run) => run[2]))].join(", ")}. Commit: ${line.commits.join(", ")}.`),
       el("p", {}, "Runs: ", ...line.runs.slice(0, 12).flatMap((run) => [el("a", { href: `runs.html#${run[1]}/${run[0]}` }, run[0]), " "]),
         line.runs.length > 12 ? `and ${line.runs.length - 12} more` : null),
-      ...commands.map((command) => el("pre", {}, command)),
+      ...commands.map(page.command),
       backbones.length > 3 ? el("p", {}, `and ${backbones.length - 3} more backbones alike`) : null].filter(Boolean);
   };
 
@@ -151,7 +148,14 @@
       button.removeAttribute("aria-describedby");
     }
     on = null;
-    kept = false;
+    keep(false);
+  };
+
+  const keep = (now) => { kept = now; tip.classList.toggle("kept", now); };
+  const close = () => {
+    const button = on.querySelector(".bar");
+    if (tip.contains(document.activeElement)) button.focus();
+    hide();
   };
 
   const open = (row) => {
@@ -162,7 +166,7 @@
     row.classList.add("on");
     const button = row.querySelector(".bar");
     button.setAttribute("aria-expanded", "true");
-    tip.replaceChildren(...details(lines[row.dataset.line]));
+    tip.replaceChildren(el("button", { type: "button", class: "link close", on: { click: close } }, "Close"), ...details(lines[row.dataset.line]));
     button.setAttribute("aria-describedby", "tip");
     tip.hidden = false;
     const [place, body] = [button.getBoundingClientRect(), document.documentElement];
@@ -180,7 +184,7 @@
   tip.addEventListener("mouseenter", () => clearTimeout(timer));
   tip.addEventListener("mouseleave", () => { if (!kept) later(); });
   table.addEventListener("focusin", (event) => {
-    if (event.target.matches(".bar")) { kept = false; open(rowOf(event)); }
+    if (event.target.matches(".bar")) { keep(false); open(rowOf(event)); }
   });
   for (const part of [table, tip]) {
     part.addEventListener("focusout", (event) => {
@@ -191,18 +195,15 @@
     const row = rowOf(event);
     if (!row) return;
     const same = kept && on === row;
-    kept = false;
+    keep(false);
     if (same) { hide(); return; }
     open(row);
-    kept = true;
+    keep(true);
     if (event.target.closest(".bar")) tip.focus({ preventScroll: true });
   });
   document.addEventListener("click", (event) => { if (on && !tip.contains(event.target) && !table.contains(event.target)) hide(); });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !on) return;
-    const button = on.querySelector(".bar");
-    if (tip.contains(document.activeElement)) button.focus();
-    hide();
+    if (event.key === "Escape" && on) close();
   });
   show();
 })();

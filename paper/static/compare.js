@@ -17,16 +17,15 @@
   const KEYS = [["task", "Task", (c) => `${c.task} on ${c.store}`, String], ["protocol", "Protocol", (c) => c.name, String],
     ["at", "Checkpoint", (c) => c.at, share], ["fraction", "Labels", (c) => c.fraction, share]];
   const given = new URLSearchParams(location.hash.slice(1));
-  const count = (c) => have.get(c.i).reduce((sum, cell) => sum + cell.runs.length, 0);
   const chosen = {};
-  const fullest = usable.reduce((best, each) => count(each) > count(best) ? each : best);
-  for (const [key, , value] of KEYS) chosen[key] = given.get(key) ?? String(value(fullest));
+  const start = usable.find(({ i }) => i === page.data.board.first) || usable[0];
+  for (const [key, , value] of KEYS) chosen[key] = given.get(key) ?? String(value(start));
   let [first, second] = [given.get("a"), given.get("b")];
   const selects = new Map();
-  for (const [key, label] of KEYS) selects.set(key, page.select(form, key, label, [], "", (now) => { chosen[key] = now; update(); }));
   for (const [key, label] of [["a", "First"], ["b", "Second"]]) {
     selects.set(key, page.select(form, key, label, [], "", (now) => { if (key === "a") first = now; else second = now; update(); }));
   }
+  for (const [key, label] of KEYS) selects.set(key, page.select(form, key, label, [], "", (now) => { chosen[key] = now; update(); }));
 
   /** Narrow the columns key by key; what no column has falls back to the first that one has. */
   const update = async () => {
@@ -79,12 +78,12 @@
     const keys = [...new Set([...Object.keys(settings[a.row]), ...Object.keys(settings[b.row])])].sort();
     const differ = keys.filter((key) => settings[a.row][key] !== settings[b.row][key]);
     byId("settings").replaceChildren(el("h2", {}, "Settings that differ"), differ.length
-      ? side("Of the pre-training", names, differ.map((key) => [key, settings[a.row][key] ?? NONE, settings[b.row][key] ?? NONE]))
+      ? side("Settings of the pre-training that differ", names, differ.map((key) => [key, settings[a.row][key] ?? NONE, settings[b.row][key] ?? NONE]))
       : el("p", {}, "None."));
   };
 
   const side = (caption, names, lines) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("caption", { class: "quiet" }, caption), el("thead", {}, el("tr", {}, el("td"), ...names.map((name) => el("th", { scope: "col", class: "wrap" }, name)))),
+    el("table", {}, el("caption", { class: "unseen" }, caption), el("thead", {}, el("tr", {}, el("td"), ...names.map((name) => el("th", { scope: "col", class: "wrap" }, name)))),
       el("tbody", {}, ...lines.map(([label, ...values]) => el("tr", {}, el("th", { scope: "row" }, label),
         ...values.map((value) => el("td", { class: "wrap" }, value)))))));
 
@@ -96,7 +95,7 @@
     const order = lines.filter((line) => line.d !== null).sort((x, y) => y.d - x.d);
     box.append(el("h2", {}, "Per class"));
     const better = order.filter((line) => line.d > 0).length;
-    page.chart(box, `AUROC of ${names[0]} minus ${names[1]}, mean over runs`,
+    page.chart(box, `AUROC per class, mean over runs: ${names[0]} minus ${names[1]}; to the right ${names[0]} is better`,
       `${names[0]} is higher in ${better} of ${order.length} classes; the table below holds the numbers.`, (colours) => ({
         type: "bar",
         data: { labels: order.map((line) => line.name), datasets: [{ data: order.map((line) => line.d), barPercentage: 0.6, maxBarThickness: 14,
@@ -108,8 +107,8 @@
     box.append(table, el("p", { class: "quiet" }, "Records hold no resamples per class, so a difference of one class has no interval here."));
     page.table(table, { caption: "AUROC per class", rows: lines, sort: { by: 4, down: true }, columns: [
       { label: "Class", value: (line) => line.name, head: true }, { label: "positives", value: (line) => line.n, number: true },
-      { label: "first", value: (line) => line.a, cell: (line) => fixed(line.a), number: true },
-      { label: "second", value: (line) => line.b, cell: (line) => fixed(line.b), number: true },
+      { label: names[0], className: "wrap", value: (line) => line.a, cell: (line) => fixed(line.a), number: true },
+      { label: names[1], className: "wrap", value: (line) => line.b, cell: (line) => fixed(line.b), number: true },
       { label: "difference", value: (line) => line.d, cell: (line) => signed(line.d), number: true }] });
   };
 

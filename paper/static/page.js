@@ -35,7 +35,7 @@ page.number = (value) => typeof value === "number" ? String(Number(value.toPreci
  * A table that its headers sort, in box. columns: {label, value(row) to sort by, cell(row) if it shows something else,
  * number, head: names the row, className, extra: an element below the label}. sort: {by: index, down}, kept by the caller.
  */
-page.table = (box, { caption, columns, rows, sort = null, attributes = () => ({}), limit = 300, wide = false }) => {
+page.table = (box, { caption, columns, rows, sort = null, unseen = false, attributes = () => ({}), limit = 300, wide = false }) => {
   const el = page.el;
   const state = sort || { by: null, down: false };
   const draw = (focus) => {
@@ -57,7 +57,7 @@ page.table = (box, { caption, columns, rows, sort = null, attributes = () => ({}
       state.down = state.by === i ? !state.down : Boolean(column.number);
       state.by = i;
       draw(i);
-    } } }, column.label, el("span", { "aria-hidden": "true" }, state.by === i ? (state.down ? "\u2193" : "\u2191") : "")),
+    } } }, column.label, state.by === i ? el("span", { "aria-hidden": "true" }, state.down ? " \u2193" : " \u2191") : null),
     column.extra ? column.extra() : null));
     const lines = order.slice(0, limit).map((row) => el("tr", attributes(row), ...columns.map((column) => {
       const shown = column.cell ? column.cell(row) : column.value(row);
@@ -66,8 +66,8 @@ page.table = (box, { caption, columns, rows, sort = null, attributes = () => ({}
         scope: column.head ? "row" : null, class: [column.number && "number", column.className].filter(Boolean).join(" ") || null,
       }, text instanceof Node ? text : String(text));
     })));
-    const table = el("table", { class: wide ? "wide" : null }, el("caption", {}, caption), el("thead", {}, el("tr", {}, ...heads)),
-      el("tbody", {}, ...lines));
+    const table = el("table", { class: wide ? "wide" : null }, el("caption", { class: unseen ? "unseen" : null }, caption),
+      el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...lines));
     const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table);
     const left = box.querySelector(".scroll")?.scrollLeft || 0;
     box.replaceChildren(scroll);
@@ -128,6 +128,9 @@ const render = (each) => {
 
 page.clearCharts = () => { for (const each of drawn.splice(0)) each.chart.destroy(); };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(render));
+
+/** A command that breaks between its words alone. */
+page.command = (text) => page.el("pre", {}, page.el("code", {}, ...text.split(" ").flatMap((word, i) => [i ? " " : "", page.el("span", {}, word)])));
 
 /** Lines of key and value. */
 page.pairs = (caption, pairs) => page.el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },

@@ -63,7 +63,7 @@
     box.replaceChildren(
       el("p", { class: "quiet" }, el("a", { href: "#" }, "All runs")),
       el("h1", {}, `${found.label}, seed ${found.seed}`), el("p", { class: "quiet" }, "Pre-training ", el("code", {}, id)),
-      el("h2", {}, "Run it again"), el("pre", {}, found.command),
+      el("h2", {}, "Run it again"), page.command(found.command),
       el("h2", {}, "Curves"), curves,
       el("h2", {}, "Evaluations"), evaluations, detail,
       el("h2", {}, "Configuration"), page.pairs("Of the pre-training", found.config),
@@ -87,17 +87,17 @@
       ...scores.map((key) => ({ label: SCORES[key], value: (line) => line.scores[key] ?? null, cell: (line) => fixed(line.scores[key]), number: true })),
       { label: "evaluation", value: (line) => line.id, cell: (line) => el("a", { href: `#${id}/${line.id}` }, line.id) }] });
     const chosen = lines.find((line) => line.id === evaluation) || lines[0];
-    one(detail, chosen, found);
+    one(detail, chosen, found, id);
     if (chosen.id === evaluation) detail.querySelector("h2").scrollIntoView();
   };
 
-  const one = (parent, line, found) => {
+  const one = (parent, line, found, id) => {
     const { of } = line;
     const labels = Object.keys(CLASSES).filter((key) => key in line.per_class);
     const name = `${of.task} on ${of.store}, ${of.protocol}, seed ${line.seed}`;
     parent.replaceChildren(el("h2", {}, name),
       el("p", {}, `${of.metric} ${fixed(line.scores.score, 4)} [${line.interval.map((x) => fixed(x, 4)).join(", ")}] on ${line.records} test records. Evaluation `, el("code", {}, line.id)),
-      el("pre", {}, `ecgbench evaluate ${location.hash.slice(1, 13)} ${of.options} --seed ${line.seed}`));
+      page.command(`ecgbench evaluate ${id} ${of.options} --seed ${line.seed}`));
     if (of.classes.length) {
       const classes = of.classes.map((each, i) => ({ name: each, ...Object.fromEntries(labels.map((key) => [key, line.per_class[key][i]])) }));
       const order = [...classes].sort((x, y) => y.auroc - x.auroc);
@@ -107,7 +107,7 @@
         data: { labels: order.map((each) => each.name), datasets: [
           { type: "line", data: order.map((each) => each.auroc), showLine: false, pointRadius: 4, pointBackgroundColor: colours.accent, pointBorderColor: colours.accent },
           { data: bars, barThickness: 3, backgroundColor: colours.accent }] },
-        options: { indexAxis: "y", scales: { y: { grid: { display: false }, ticks: { autoSkip: false, color: colours.ink } }, x: { ticks: { maxTicksLimit: 7 } } },
+        options: { indexAxis: "y", scales: { y: { grid: { display: false }, ticks: { autoSkip: false, color: colours.ink } }, x: { beginAtZero: false, ticks: { maxTicksLimit: 7 } } },
           plugins: { tooltip: { callbacks: { label: (item) => `${fixed(order[item.dataIndex].auroc)} [${fixed(order[item.dataIndex].lower)}, ${fixed(order[item.dataIndex].upper)}]` } } } },
       }), `${3 + 1.35 * order.length}rem`);
       const table = el("div");
