@@ -182,7 +182,7 @@ def board(cells: Sequence[Cell], rows: Sequence[Row], columns: dict[Key, dict[st
                      "commits": sorted({commit(r["provenance"]) for r in c.runs}),
                      "runs": [[r["run_id"], r["config"]["pretrain"], r["config"]["seed"],
                                options.setdefault(options_of(r["config"], known), len(options))]
-                              for r in sorted(c.runs, key=lambda r: (r["pretrain_config"]["seed"], r["config"]["seed"], r["run_id"]))]}
+                              for r in sorted(c.runs, key=seeds)]}
         lines.append(line)
     count, (low, high) = RULES[cells[0].rule]
     shown_first = max(columns, key=lambda key: (sum(len(c.runs) for c in cells if key_of(c) == key),
@@ -208,6 +208,10 @@ def options_of(config: Config, known: dict[str, str]) -> str:
     if key not in known:
         known[key] = evaluation_options(config)
     return known[key]
+
+
+def seeds(record: Record) -> tuple[int, int, str]:
+    return record["pretrain_config"]["seed"], record["config"]["seed"], record["run_id"]
 
 
 def commit(provenance: Record) -> str:
