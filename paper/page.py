@@ -3,7 +3,6 @@
 import html
 import itertools
 import json
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,12 +44,17 @@ SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_
 Key = tuple[str, str, str]  # store, task, protocol of a column
 Pages = dict[str, dict[str, Any]]
 
-ALT = {  # what a figure shows, for who does not see it; {} is what its file's name says after the dash
+ALT = {  # what a figure shows, for who does not see it, by the first word of its file's name; {} is the rest of that
     "auroc": "Dot plots of macro AUROC with intervals, a panel per task and protocol, a line per method. The leaderboard holds "
-             "the same numbers.",
+             "the same numbers. {}",
+    "labels": "Macro AUROC against the share of labelled patients, a line per method. {}",
+    "along": "Macro AUROC along pre-training, beside loss and RankMe. {}",
+    "cost": "Macro AUROC against the cost of pre-training, a mark per method. {}",
+    "reliability": "Reliability curves: the share observed against the predicted probability, a line per method. {}",
+    "classes": "Differences in AUROC per class between two methods: {}.",
     "ranks": "Critical-difference diagram {}: methods at their mean rank over tasks, those not told apart joined by a bar.",
     "pretraining": "Curves of every pre-training: loss, RankMe and feature sd against the step. Each run's page holds the same "
-                   "numbers.",
+                   "numbers. {}",
 }
 
 
@@ -251,7 +255,8 @@ def comparisons(cells: Sequence[Cell], places: dict[int, int]) -> dict[Key, dict
     for tested in tables.values():
         for numbers, p in zip(tested, holm([numbers[3] for numbers in tested]), strict=True):
             numbers.append(p)
-    for column in found.values():
+    for key, column in found.items():
+        column["tested"] = len(tables.get(key[:2], ()))
         column["pairs"] = {f"{a}-{b}": [short(numbers, 4), short(per_class, 3)] for a, b, numbers, per_class in column["pairs"]}
     return found
 
@@ -330,7 +335,7 @@ def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:
     for path in own:
         copy(path, out / "figures" / path.name)
         word, _, rest = path.stem.partition("-")
-        text = ALT.get(word, f"Figure: {re.sub('[-_]+', ' ', path.stem)}.").format(rest)
+        text = ALT.get(word, f"Figure {word} {{}}").format(rest.replace("-", " ")).strip()
         parts.append(picture(f"figures/{path.name}", text, "figure"))
     if pictures:
         parts.append("<h2>Pictures</h2>")

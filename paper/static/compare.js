@@ -51,6 +51,8 @@
     draw(column, found, of(first), of(second));
   };
 
+  const equals = (p) => page.p(p).replace(/^(<?)/, (sign) => sign ? "< " : "= ");
+
   const draw = (column, found, a, b) => {
     page.clearCharts();
     const names = [a, b].map((cell) => page.called({ ...rows[cell.row], name: rows[cell.row].label }, column));
@@ -63,7 +65,7 @@
     const tested = typeof p === "number";
     byId("verdict").replaceChildren(
       `${column.metric}: `, el("strong", {}, names[0]), " minus ", el("strong", {}, names[1]), ` is ${signed(difference)} [${signed(low)}, ${signed(high)}]`,
-      tested ? `, p = ${page.p(p).replace("<", "less than ")}, corrected for all pairs of the task ${page.p(holm).replace("<", "less than ")} (Holm). The interval (95 %) counts the variance over test records and over runs.`
+      tested ? `, p ${equals(p)}; corrected for all ${found.tested} pairs of this task (Holm), p ${equals(holm)}. The interval (95 %) counts the variance over test records and over runs.`
         : ". The interval is that of the runs at hand over the same resamples of the test records; a p needs two runs of both.");
     const sides = [
       ["runs", (cell) => String(cell.n)], [column.metric, (cell) => fixed(cell.score[0])], ["sd over runs", (cell) => fixed(cell.score[1])],
