@@ -346,6 +346,7 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
     settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
+    optim.keep_memory(device)
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
     tested_on = next(iter(opened.values())).tested_on
