@@ -793,19 +793,27 @@ def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
+           allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
+                                               "code, meet: a footnote says so.")] = False,
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
-                                                               "`ecgbench data plot` makes it. Repeat it..")] = None) -> None:
-    """Make tables, figures and a page from records alone."""
+                                                               "`ecgbench data plot` makes it; again for more.")] = None) -> None:
+    """Make tables, figures and a page from records alone. What is no record is named and skipped; the exit code then is 1."""
     from bench import report as reporting
     from paper import figures, page, tables
 
-    records = reporting.read(results)
+    records, skipped = reporting.read(results)
+    for line in skipped:
+        print(f"ecgbench: skipped: {line}", file=sys.stderr)
+    if not allow:
+        reporting.refuse(reporting.footnotes(records))
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
     written = [*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")]
     for path in [*written, *(page.write(cells, rows, records, html, written, pictures or []) if html else [])]:
         print(path)
+    if skipped:
+        sys.exit(1)
 
 
 @app.command()
@@ -823,7 +831,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
         preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
                           workers=len(os.sched_getaffinity(0)))
     sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
-    report(results, out)
+    report(results, out, allow=True)
     from bench import pictures
     from bench.data.store import open_by_name
 

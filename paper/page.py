@@ -28,6 +28,7 @@ from bench.report import (
     as_set,
     evaluation_options,
     external,
+    footnotes,
     labelled,
     leaves,
     metric_of,
@@ -74,7 +75,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     places = {id(row): i for i, row in enumerate(rows)}
     known: dict[str, str] = {}
     pages, recipes = runs(rows, records, cells[0].rule, known)
-    data = {"board": board(cells, rows, columns, numbers, places, known), "recipes": recipes,
+    data = {"board": board(cells, rows, records, columns, numbers, places, known), "recipes": recipes,
             "rows": [dict(texts(row.config)) for row in rows], **{f"runs/{name}": page for name, page in pages.items()}}
     for key, found in comparisons(cells, places).items():
         data[f"compare/{numbers[key]}"] = found
@@ -164,8 +165,8 @@ def columns_of(cells: Sequence[Cell]) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def board(cells: Sequence[Cell], rows: Sequence[Row], columns: dict[Key, dict[str, Any]], numbers: dict[Key, int],
-          places: dict[int, int], known: dict[str, str]) -> dict[str, Any]:
+def board(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], columns: dict[Key, dict[str, Any]],
+          numbers: dict[Key, int], places: dict[int, int], known: dict[str, str]) -> dict[str, Any]:
     """What the leaderboard shows: columns, rows, the options of commands, and a cell for each that has any."""
     bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
     labels = labelled(bare)
@@ -192,7 +193,7 @@ def board(cells: Sequence[Cell], rows: Sequence[Row], columns: dict[Key, dict[st
     shown_first = max(columns, key=lambda key: (sum(len(c.runs) for c in cells if key_of(c) == key),
                                                 columns[key]["name"] == FIRST[0], columns[key]["at"], columns[key]["fraction"]))
     return {"columns": list(columns.values()), "rows": shown, "options": list(options), "cells": lines,
-            "first": numbers[shown_first],
+            "first": numbers[shown_first], "notes": footnotes(records),
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 

@@ -3,10 +3,11 @@
 
 (() => {
   const { el, fixed, signed, share } = page;
-  const { columns, rows, options, cells, rule } = page.data.board;
+  const { columns, rows, options, cells, rule, notes } = page.data.board;
   const lines = cells.map((cell) => ({ ...cell, to: columns[cell.column], of: rows[cell.row] }));
   const byId = (id) => document.getElementById(id);
   byId("rule").textContent = rule;
+  byId("notes").append(...notes.map((note) => el("p", {}, note)));
 
   // key, label, value of a line, its text, and whether a baseline stays whatever is chosen: it learned from no data
   const KEYS = [
