@@ -4,6 +4,7 @@ import html
 import itertools
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
@@ -190,10 +191,13 @@ def board(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
                               for r in sorted(c.runs, key=seeds)]}
         lines.append(line)
     count, (low, high) = RULES[cells[0].rule]
-    shown_first = max(columns, key=lambda key: (sum(len(c.runs) for c in cells if key_of(c) == key),
-                                                columns[key]["name"] == FIRST[0], columns[key]["at"], columns[key]["fraction"]))
+    filled = Counter(dict.fromkeys(columns, 0))
+    for c in cells:
+        filled[key_of(c)] += len(c.runs)
+    first = max(columns, key=lambda key: (filled[key], columns[key]["name"] == FIRST[0], columns[key]["at"],
+                                          columns[key]["fraction"]))
     return {"columns": list(columns.values()), "rows": shown, "options": list(options), "cells": lines,
-            "first": numbers[shown_first], "notes": footnotes(records),
+            "first": numbers[first], "notes": footnotes(records),
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 
@@ -228,8 +232,10 @@ def comparisons(cells: Sequence[Cell], places: dict[int, int]) -> dict[Key, dict
     """{key: every two rows of the column: difference, interval, p, p over all pairs of the table (Holm), per class}."""
     found: dict[Key, dict[str, Any]] = {}
     tables: dict[tuple[str, str], list[list[Any]]] = {}  # the tested pairs of each
-    for key in dict.fromkeys(map(key_of, cells)):
-        here = [c for c in cells if key_of(c) == key and c.runs]
+    grouped: dict[Key, list[Cell]] = {key_of(c): [] for c in cells}
+    for c in cells:
+        grouped[key_of(c)] += [c] if c.runs else []
+    for key, here in grouped.items():
         many = [c for c in here if len(c.runs) > 1]
         for c in many[1:]:
             compare(many[0].runs, c.runs)  # the one check that all rows of the column compare

@@ -237,6 +237,13 @@ def test_corpora_of_a_named_mixture_are_called_by_its_name() -> None:
     assert page.corpora(configs.load("jepa", [("data.mix", {"b": 0.25, "a": 0.75})])) == "0.75 a + 0.25 b"
 
 
+def test_what_should_not_meet_is_said_on_the_page(tmp_path: Path) -> None:
+    runs = Runs()
+    dirty = runs.pretrain("jepa", dirty=True)
+    [note] = data(written(runs, tmp_path), "board")["notes"]
+    assert dirty["run_id"] in note
+
+
 def test_run_holds_what_ran_and_what_was_evaluated(folder: Path) -> None:
     made = records().made
     jepa = next(r for r in made if r["kind"] == "pretrain" and r["config"]["method"]["name"] == "jepa")
@@ -396,11 +403,14 @@ def test_filters_narrow_the_leaderboard_and_baselines_stay(tab: Tab) -> None:
     tab.choose("data", "0.75 a + 0.25 b")
     tab.js("const s = document.querySelector('[name=method]'); s.value = 'jepa'; s.dispatchEvent(new Event('input'))")
     assert tab.texts(METHOD) == ["jepa", "scratch\nbaseline, not pre-trained"]
-    assert "task=form+on+a" in tab.js("return location.hash")
+    address = tab.js("return location.hash")
     tab.js("const s = document.querySelector('[name=method]'); s.value = ''; s.dispatchEvent(new Event('input'))")
     assert "mae" in tab.texts(METHOD)
     tab.click("[name=missing]")
     assert "mae" not in tab.texts(METHOD)
+    tab.open(f"index.html{address}")
+    assert tab.texts("#what") == ["form on a, protocol finetune, checkpoint 100 %, labels 100 %, size tiny, pre-trained on "
+                                  "0.75 a + 0.25 b"]
 
 
 def test_hover_and_focus_show_runs_seeds_commit_and_command(tab: Tab) -> None:
@@ -409,7 +419,7 @@ def test_hover_and_focus_show_runs_seeds_commit_and_command(tab: Tab) -> None:
     tab.open("index.html#task=superdiagnostic on a&protocol=linear")
     ActionChains(tab.driver).move_to_element(tab.js("return document.querySelectorAll('#table tbody td')[0]")).perform()
     shown = tab.js("return document.querySelector('#tip').innerText")
-    for part in ("n = 2", "seeds: 0, 1", "fedcba9876", "--protocol linear --task superdiagnostic --store a --seed 0"):
+    for part in ("n = 2", "Pre-training seeds: 0, 1. Evaluation seeds: 0, 1.", "fedcba9876", "--protocol linear --task superdiagnostic --store a --seed 0"):
         assert part in shown
     tab.press("ESCAPE")
     assert tab.js("return document.querySelector('#tip').hidden")

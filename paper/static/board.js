@@ -7,7 +7,7 @@
   const lines = cells.map((cell) => ({ ...cell, to: columns[cell.column], of: rows[cell.row] }));
   const byId = (id) => document.getElementById(id);
   byId("rule").textContent = rule;
-  byId("notes").append(...notes.map((note) => el("p", {}, note)));
+  byId("notes").append(...notes.map((note) => el("p", {}, ...note.split("`").map((part, i) => i % 2 ? el("code", {}, part) : part))));
 
   // key, label, value of a line, its text, and whether a baseline stays whatever is chosen: it learned from no data
   const KEYS = [
@@ -31,8 +31,7 @@
     if (!known.map(String).includes(chosen[key])) chosen[key] = "";
     page.select(form, key, label, [["", "all"], ...known.map((each) => [String(each), text(each)])], chosen[key], (now) => {
       chosen[key] = now;
-      const state = new URLSearchParams(Object.entries(chosen).filter(([, each]) => each));
-      history.replaceState(null, "", `#${state}`);
+      history.replaceState(null, "", `#${new URLSearchParams(chosen)}`);
       show();
     });
   }
@@ -120,19 +119,20 @@
     }
     const backbones = [...new Set(line.runs.map((run) => run[1]))];
     const known = new Map(line.of.runs);
+    const each = (value) => [...new Set(line.runs.map(value))].join(", ");
     const of = (id) => line.runs.filter((run) => run[1] === id);
     const commands = backbones.slice(0, 3).flatMap((id) => {
       const [, , seed, option] = of(id)[0];
       const seeds = of(id).map((run) => run[2]).sort((a, b) => a - b);
-      const row = seeds.every((each, i) => each === seeds[0] + i);
+      const row = seeds.every((seed, i) => seed === seeds[0] + i);
       return row ? [`ecgbench evaluate ${id} ${options[option]} --seed ${seeds[0]}${seeds.length > 1 ? ` --seeds ${seeds.length}` : ""}`]
         : of(id).map((run) => `ecgbench evaluate ${id} ${options[run[3]]} --seed ${run[2]}`);
     });
     const [mean, sd, low, high] = line.score;
     return [head,
       el("p", {}, `${line.to.metric} ${fixed(mean, 4)} [${fixed(low, 4)}, ${fixed(high, 4)}], sd ${fixed(sd, 4)}, n = ${line.n}`),
-      el("p", {}, `Pre-training seeds: ${[...new Set(line.runs.map((run) => known.get(run[1]) ?? NONE))].join(", ")}. Evaluation seeds: ${
-        [...new Set(line.runs.map((run) => run[2]))].join(", ")}. Commit: ${line.commits.join(", ")}.`),
+      el("p", {}, line.of.random ? "" : `Pre-training seeds: ${each((run) => known.get(run[1]) ?? NONE)}. `,
+        `Evaluation seeds: ${each((run) => run[2])}. Commit: ${line.commits.join(", ")}.`),
       el("p", {}, "Runs: ", ...line.runs.slice(0, 12).flatMap((run) => [el("a", { href: `runs.html#${run[1]}/${run[0]}` }, run[0]), " "]),
         line.runs.length > 12 ? `and ${line.runs.length - 12} more` : null),
       ...commands.map(page.command),

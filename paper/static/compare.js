@@ -38,11 +38,10 @@
     }
     const column = left[0];
     const here = have.get(column.i);
-    const names = here.map((cell) => [rows[cell.row].label, page.called({ ...rows[cell.row], name: rows[cell.row].label }, column)]);
+    const names = here.map((cell) => [rows[cell.row].label, called(cell, column)]);
     const best = [...here].sort((x, y) => y.score[0] - x.score[0]).map((cell) => rows[cell.row].label);
-    const known = best.includes.bind(best);
-    if (!known(first)) first = best.find((label) => label !== second);
-    if (!known(second) || second === first) second = best.find((label) => label !== first);
+    if (!best.includes(first)) first = best.find((label) => label !== second);
+    if (!best.includes(second) || second === first) second = best.find((label) => label !== first);
     page.fill(selects.get("a"), names, first);
     page.fill(selects.get("b"), names.filter(([label]) => label !== first), second);
     history.replaceState(null, "", `#${new URLSearchParams({ ...chosen, a: first, b: second })}`);
@@ -51,11 +50,12 @@
     draw(column, found, of(first), of(second));
   };
 
+  const called = (cell, column) => page.called(rows[cell.row], column, rows[cell.row].label);
   const equals = (p) => page.p(p).replace(/^(<?)/, (sign) => sign ? "< " : "= ");
 
   const draw = (column, found, a, b) => {
     page.clearCharts();
-    const names = [a, b].map((cell) => page.called({ ...rows[cell.row], name: rows[cell.row].label }, column));
+    const names = [called(a, column), called(b, column)];
     const turned = !(`${a.row}-${b.row}` in found.pairs);
     const pair = found.pairs[turned ? `${b.row}-${a.row}` : `${a.row}-${b.row}`];
     const sign = turned ? -1 : 1;
@@ -71,7 +71,7 @@
       ["runs", (cell) => String(cell.n)], [column.metric, (cell) => fixed(cell.score[0])], ["sd over runs", (cell) => fixed(cell.score[1])],
       ["interval", (cell) => `[${fixed(cell.score[2])}, ${fixed(cell.score[3])}]`],
       ["vs random", (cell) => rows[cell.row].random ? "reference" : cell.difference ? `${signed(cell.difference[0])} [${signed(cell.difference[1])}, ${signed(cell.difference[2])}]` : NONE],
-      ["p, corrected", (cell) => page.p(cell.p)], ["commit", (cell) => cell.commits.join(", ")],
+      ["p against random (Holm)", (cell) => page.p(cell.p)], ["commit", (cell) => cell.commits.join(", ")],
       ["pre-trainings", (cell) => el("span", {}, ...[...new Set(cell.runs.map((run) => run[1]))].slice(0, 6).flatMap((id) => [el("a", { href: `runs.html#${id}` }, id), " "]))],
     ];
     const caption = "Side by side";

@@ -137,6 +137,6 @@ page.pairs = (caption, pairs) => page.el("div", { class: "scroll", tabindex: "0"
   page.el("table", {}, page.el("caption", {}, caption), page.el("tbody", {}, ...pairs.map(([key, value]) =>
     page.el("tr", {}, page.el("th", { scope: "row" }, key), page.el("td", { class: "wrap" }, value))))));
 
-/** What a row is called: in words where it is the baseline. */
-page.called = (row, column) => !row.random ? row.name
-  : column && column.name.startsWith("finetune") ? row.name.replace("random / from scratch", "scratch").replace(/^random/, "scratch") : row.name;
+/** What a row is called: a baseline is frozen at random, or trained from scratch where others are fine-tuned. */
+page.called = (row, column, label = row.name) =>
+  row.random ? label.replace(/^random( \/ from scratch)?/, /^finetune(?!-)/.test(column.name) ? "scratch" : "random") : label;
