@@ -33,6 +33,7 @@ from bench.report import (
     labelled,
     leaves,
     metric_of,
+    protocol_of,
     recipe,
     spread,
     text_of,
@@ -43,7 +44,7 @@ PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures"
 PER_CLASS = ("positives", "auroc", "lower", "upper", "average_precision", "f1", "brier", "ece")
 COST = ("seconds", "records_per_second", "peak_memory_mb", "parameters")
 SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
-Key = tuple[str, str, str]  # store, task, protocol of a column
+Column = tuple[dict[str, Any], list[Cell]]
 Pages = dict[str, dict[str, Any]]
 
 ALT = {  # what a figure shows, for who does not see it, by the first word of its file's name; {} is the rest of that
@@ -72,14 +73,13 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
         if not path.is_file():
             raise UserError(f"--picture {path} does not exist")
     columns = columns_of(cells)
-    numbers = {key: i for i, key in enumerate(columns)}
     places = {id(row): i for i, row in enumerate(rows)}
     known: dict[str, str] = {}
     pages, recipes = runs(rows, records, cells[0].rule, known)
-    data = {"board": board(cells, rows, records, columns, numbers, places, known), "recipes": recipes,
-            "rows": [dict(texts(row.config)) for row in rows], **{f"runs/{name}": page for name, page in pages.items()}}
-    for key, found in comparisons(cells, places).items():
-        data[f"compare/{numbers[key]}"] = found
+    data: dict[str, Any] = {
+        "board": board(columns, rows, records, places, known), "recipes": recipes,
+        "rows": [dict(texts(row.config)) for row in rows], **{f"runs/{name}": page for name, page in pages.items()}}
+    data |= {f"compare/{i}": found for i, found in enumerate(comparisons(columns, places))}
     for name, value in data.items():
         write_text(out / "data" / f"{name}.js", script(name, value))
     for path in out.glob("data/*/*.js"):  # of records that are gone
@@ -143,42 +143,50 @@ def corpora(config: Config) -> str:
 
 
 
-
-def key_of(cell: Cell) -> Key:
-    return cell.store, cell.task, cell.protocol
-
-
-def columns_of(cells: Sequence[Cell]) -> dict[Key, dict[str, Any]]:
-    """{key: what a leaderboard can be filtered by: store, task, protocol, share of the steps and of the labels}."""
-    found: dict[Key, dict[str, Any]] = {}
+def columns_of(cells: Sequence[Cell]) -> list[Column]:
+    """Of each evaluation recipe: what a leaderboard can be filtered by, and its cells."""
+    grouped: dict[tuple[str, str, str, int], list[Cell]] = {}
+    seen: Counter[tuple[str, str, str, int]] = Counter()
     for c in cells:
-        column = found.setdefault(key_of(c), {"store": c.store, "task": c.task, "protocol": c.protocol, "at": 1.0,
-                                              "fraction": 1.0, "metric": METRICS[c.metric]})
-        if c.runs and (c.row.method != RANDOM or "name" not in column):  # a random row is the same at every checkpoint
-            config = c.runs[0]["config"]
-            name = config["evaluation"]["name"]
-            column |= {"name": FINETUNE if name == SCRATCH else name, "at": config.get("at", 1.0),
-                       "fraction": config.get("fraction", 1.0), "metric": METRICS[c.metric]}
-    short_names = [(c["store"], c["task"], c.get("name"), c["at"], c["fraction"]) for c in found.values()]
-    for column, same in zip(found.values(), short_names, strict=True):  # the whole label where the short one is not enough
-        name = column.pop("name", column["protocol"])
-        column["name"] = name if short_names.count(same) == 1 else column["protocol"]
-    return found
+        key = (c.store, c.task, c.protocol, id(c.row))
+        grouped.setdefault((*key[:3], seen[key]), []).append(c)  # once more where data of one name differ (--allow)
+        seen[key] += 1
+    columns = []
+    for (store, task, protocol, _), here in grouped.items():  # a random row is the same at every checkpoint: others say which
+        filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
+        config = filled[0].runs[0]["config"] if filled else {}
+        name = protocol_of(config) or protocol
+        columns.append(({"store": store, "task": task, "metric": METRICS[here[0].metric], "protocol": protocol,
+                         "name": FINETUNE if name == SCRATCH else name, "at": config.get("at", 1.0),
+                         "fraction": config.get("fraction", 1.0)}, here))
+    facts = [column for column, _ in columns]
+    for i, longer in ((0, "{}"), (1, "{}, data {}")):  # where the protocol's name alone does not tell a column from another
+        counts = Counter(map(filtered, facts))
+        for column, here in columns:
+            if counts[filtered(column)] > 1:
+                prints = sorted({c.runs[0]["config"]["data"]["fingerprint"] for c in here if c.runs}) if i else []
+                column["name"] = longer.format(column["protocol"], " ".join(prints))
+    return columns
 
 
-def board(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], columns: dict[Key, dict[str, Any]],
-          numbers: dict[Key, int], places: dict[int, int], known: dict[str, str]) -> dict[str, Any]:
-    """What the leaderboard shows: columns, rows, the options of commands, and a cell for each that has any."""
+def filtered(column: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(column[key] for key in ("store", "task", "name", "at", "fraction"))
+
+
+def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
+          known: dict[str, str]) -> dict[str, Any]:
+    """What the leaderboard shows: columns, rows, the options of commands, and a line per cell."""
     bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
-    labels = labelled(bare)
-    shown = [{"label": row.label, "name": labels[str(i)], "method": row.method, "random": row.method == RANDOM,
+    names, labels = labelled(bare), [row.label for row in rows]
+    shown = [{"label": row.label if (again := labels[:i].count(row.label)) == 0 else f"{row.label} #{again + 1}",
+              "name": names[str(i)], "method": row.method, "random": row.method == RANDOM,
               "size": str(row.config["encoder"].get("size", "")), "rate": row.config["data"]["rate_hz"],
               "mix": corpora(row.config), "runs": [[run, seed] for seed, run in row.pretrained]}
              for i, row in enumerate(rows)]
     options: dict[str, int] = {}
     lines = []
-    for c in cells:
-        line: dict[str, Any] = {"column": numbers[key_of(c)], "row": places[id(c.row)], "todo": c.commands}
+    for number, c in ((i, c) for i, (_, here) in enumerate(columns) for c in here):
+        line: dict[str, Any] = {"column": number, "row": places[id(c.row)], "todo": c.commands}
         if c.runs:
             mean, sd, n = spread(c.values)
             of_random = np.mean(c.random.values) if c.random and c.random.runs else None
@@ -190,14 +198,11 @@ def board(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
                                options.setdefault(options_of(r["config"], known), len(options))]
                               for r in sorted(c.runs, key=seeds)]}
         lines.append(line)
-    count, (low, high) = RULES[cells[0].rule]
-    filled = Counter(dict.fromkeys(columns, 0))
-    for c in cells:
-        filled[key_of(c)] += len(c.runs)
-    first = max(columns, key=lambda key: (filled[key], columns[key]["name"] == FIRST[0], columns[key]["at"],
-                                          columns[key]["fraction"]))
-    return {"columns": list(columns.values()), "rows": shown, "options": list(options), "cells": lines,
-            "first": numbers[first], "notes": footnotes(records),
+    count, (low, high) = RULES[columns[0][1][0].rule]
+    first = max(range(len(columns)), key=lambda i: (sum(len(c.runs) for c in columns[i][1]), columns[i][0]["name"] == FIRST[0],
+                                                    columns[i][0]["at"], columns[i][0]["fraction"]))
+    return {"columns": [column for column, _ in columns], "rows": shown, "options": list(options), "cells": lines,
+            "first": first, "notes": footnotes(records),
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 
@@ -228,14 +233,13 @@ def commit(provenance: Record) -> str:
     return f"{(provenance.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if provenance.get('dirty') else ''}"
 
 
-def comparisons(cells: Sequence[Cell], places: dict[int, int]) -> dict[Key, dict[str, Any]]:
-    """{key: every two rows of the column: difference, interval, p, p over all pairs of the table (Holm), per class}."""
-    found: dict[Key, dict[str, Any]] = {}
+def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[str, Any]]:
+    """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
+    found: list[dict[str, Any]] = []
     tables: dict[tuple[str, str], list[list[Any]]] = {}  # the tested pairs of each
-    grouped: dict[Key, list[Cell]] = {key_of(c): [] for c in cells}
-    for c in cells:
-        grouped[key_of(c)] += [c] if c.runs else []
-    for key, here in grouped.items():
+    for column, cells in columns:
+        here = [c for c in cells if c.runs]
+        tested = tables.setdefault((column["store"], column["task"]), [])
         many = [c for c in here if len(c.runs) > 1]
         for c in many[1:]:
             compare(many[0].runs, c.runs)  # the one check that all rows of the column compare
@@ -246,25 +250,25 @@ def comparisons(cells: Sequence[Cell], places: dict[int, int]) -> dict[Key, dict
         pairs = []
         for a, b in itertools.combinations(here, 2):
             if min(len(a.runs), len(b.runs)) > 1:
-                one = difference(*each[id(a)], *each[id(b)])
-                numbers = [one.difference, one.lower, one.upper, one.p]
-                tables.setdefault(key[:2], []).append(numbers)
+                paired = difference(*each[id(a)], *each[id(b)])
+                numbers = [paired.difference, paired.lower, paired.upper, paired.p]
+                tested.append(numbers)
             else:
                 numbers = [float(np.mean(a.values) - np.mean(b.values)),
                            *map(float, interval(a.replicates - b.replicates, a.rule))]
             own, other = classes[id(a)], classes[id(b)]
-            pairs.append((places[id(a.row)], places[id(b.row)], numbers,
+            pairs.append((f"{places[id(a.row)]}-{places[id(b.row)]}", numbers,
                           [own[name][1] - other[name][1] if name in own and name in other else None for name in names]))
         positives = [next(own[name][0] for own in classes.values() if name in own) for name in names]
-        found[key] = {"classes": names, "positives": positives, "pairs": pairs,
+        found.append({"classes": names, "positives": positives, "pairs": pairs, "tested": tested,
                       "means": {str(places[id(c.row)]): [short(classes[id(c)].get(name, (0, None))[1], 4) for name in names]
-                                for c in here}}
+                                for c in here}})
     for tested in tables.values():
         for numbers, p in zip(tested, holm([numbers[3] for numbers in tested]), strict=True):
             numbers.append(p)
-    for key, column in found.items():
-        column["tested"] = len(tables.get(key[:2], ()))
-        column["pairs"] = {f"{a}-{b}": [short(numbers, 4), short(per_class, 3)] for a, b, numbers, per_class in column["pairs"]}
+    for one in found:
+        one["tested"] = len(one["tested"])
+        one["pairs"] = {key: [short(numbers, 4), short(per_class, 3)] for key, numbers, per_class in one["pairs"]}
     return found
 
 

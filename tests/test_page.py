@@ -244,6 +244,19 @@ def test_what_should_not_meet_is_said_on_the_page(tmp_path: Path) -> None:
     assert dirty["run_id"] in note
 
 
+def test_data_of_one_name_that_differ_stand_apart(tmp_path: Path) -> None:
+    runs = Runs()
+    for fingerprint in ("fa", "fx"):
+        for seed in (0, 1):
+            made = runs.pretrain("jepa", seed)
+            made["config"]["data"]["fingerprints"]["a"] = fingerprint
+            runs.evaluate(made, [0.5, 0.6], seed)["config"]["data"]["fingerprint"] = fingerprint
+    board = data(written(runs, tmp_path), "board")
+    assert sorted(c["name"] for c in board["columns"]) == ["linear, data fa", "linear, data fx"]
+    assert [row["label"] for row in board["rows"] if row["method"] == "jepa"] == ["jepa", "jepa #2"]
+    assert all("fingerprint" in note for note in board["notes"])
+
+
 def test_run_holds_what_ran_and_what_was_evaluated(folder: Path) -> None:
     made = records().made
     jepa = next(r for r in made if r["kind"] == "pretrain" and r["config"]["method"]["name"] == "jepa")
@@ -396,6 +409,15 @@ def test_every_column_sorts(tab: Tab) -> None:
         assert tab.js("return document.querySelectorAll('#table th[aria-sort]').length") == 1
 
 
+def test_a_column_that_is_gone_sorts_no_longer(tab: Tab) -> None:
+    tab.open("index.html#task=&protocol=")
+    tab.click("#table thead button", "Task")
+    tab.choose("task", "form on a")
+    tab.choose("protocol", "linear")
+    assert len(tab.texts(METHOD)) == 4
+    assert tab.js("return document.querySelectorAll('#table th[aria-sort]').length") == 0
+
+
 def test_filters_narrow_the_leaderboard_and_baselines_stay(tab: Tab) -> None:
     tab.open("index.html")
     tab.choose("task", "form on a")
@@ -419,7 +441,8 @@ def test_hover_and_focus_show_runs_seeds_commit_and_command(tab: Tab) -> None:
     tab.open("index.html#task=superdiagnostic on a&protocol=linear")
     ActionChains(tab.driver).move_to_element(tab.js("return document.querySelectorAll('#table tbody td')[0]")).perform()
     shown = tab.js("return document.querySelector('#tip').innerText")
-    for part in ("n = 2", "Pre-training seeds: 0, 1. Evaluation seeds: 0, 1.", "fedcba9876", "--protocol linear --task superdiagnostic --store a --seed 0"):
+    for part in ("n = 2", "Pre-training seeds: 0, 1. Evaluation seeds: 0, 1.", "fedcba9876",
+                 "--protocol linear --task superdiagnostic --store a --seed 0"):
         assert part in shown
     tab.press("ESCAPE")
     assert tab.js("return document.querySelector('#tip').hidden")
