@@ -115,9 +115,9 @@ def copy(path: Path, to: Path) -> None:
 
 def short(value: Any, digits: int = 6) -> Any:
     """The number as the page needs it; lists element by element, None as it is."""
-    if isinstance(value, list | tuple):
-        return [short(each, digits) for each in value]
-    return float(f"{value:.{digits}g}") if isinstance(value, float) and np.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    return [short(each, digits) for each in value] if isinstance(value, list | tuple) else value
 
 
 def texts(config: Config) -> Iterable[tuple[str, str]]:
