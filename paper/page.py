@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.config import ROOT, Config, canonical, load, methods, read_yaml
 from bench.errors import UserError
-from bench.evaluation.compare import compare, difference, holm, runs_of
+from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES, interval
 from bench.files import replacing, write_text
 from bench.report import (
@@ -145,41 +145,31 @@ def corpora(config: Config) -> str:
 
 def columns_of(cells: Sequence[Cell]) -> list[Column]:
     """Of each evaluation recipe: what a leaderboard can be filtered by, and its cells."""
-    grouped: dict[tuple[str, str, str, int], list[Cell]] = {}
-    seen: Counter[tuple[str, str, str, int]] = Counter()
+    grouped: dict[tuple[str, str, str], list[Cell]] = {}
     for c in cells:
-        key = (c.store, c.task, c.protocol, id(c.row))
-        grouped.setdefault((*key[:3], seen[key]), []).append(c)  # once more where data of one name differ (--allow)
-        seen[key] += 1
+        grouped.setdefault((c.store, c.task, c.protocol), []).append(c)
     columns = []
-    for (store, task, protocol, _), here in grouped.items():  # a random row is the same at every checkpoint: others say which
+    for (store, task, protocol), here in grouped.items():  # a random row is the same at every checkpoint: others say which
         filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
         config = filled[0].runs[0]["config"] if filled else {}
         name = protocol_of(config) or protocol
         columns.append(({"store": store, "task": task, "metric": METRICS[here[0].metric], "protocol": protocol,
                          "name": FINETUNE if name == SCRATCH else name, "at": config.get("at", 1.0),
                          "fraction": config.get("fraction", 1.0)}, here))
-    facts = [column for column, _ in columns]
-    for i, longer in ((0, "{}"), (1, "{}, data {}")):  # where the protocol's name alone does not tell a column from another
-        counts = Counter(map(filtered, facts))
-        for column, here in columns:
-            if counts[filtered(column)] > 1:
-                prints = sorted({c.runs[0]["config"]["data"]["fingerprint"] for c in here if c.runs}) if i else []
-                column["name"] = longer.format(column["protocol"], " ".join(prints))
+    known = [tuple(column[key] for key in ("store", "task", "name", "at", "fraction")) for column, _ in columns]
+    counts = Counter(known)
+    for (column, _), own in zip(columns, known, strict=True):
+        if counts[own] > 1:  # the protocol's name does not tell it from another
+            column["name"] = column["protocol"]
     return columns
-
-
-def filtered(column: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(column[key] for key in ("store", "task", "name", "at", "fraction"))
 
 
 def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
           known: dict[str, str]) -> dict[str, Any]:
     """What the leaderboard shows: columns, rows, the options of commands, and a line per cell."""
     bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
-    names, labels = labelled(bare), [row.label for row in rows]
-    shown = [{"label": row.label if (again := labels[:i].count(row.label)) == 0 else f"{row.label} #{again + 1}",
-              "name": names[str(i)], "method": row.method, "random": row.method == RANDOM,
+    names = labelled(bare)
+    shown = [{"label": row.label, "name": names[str(i)], "method": row.method, "random": row.method == RANDOM,
               "size": str(row.config["encoder"].get("size", "")), "rate": row.config["data"]["rate_hz"],
               "mix": corpora(row.config), "runs": [[run, seed] for seed, run in row.pretrained]}
              for i, row in enumerate(rows)]
@@ -236,39 +226,37 @@ def commit(provenance: Record) -> str:
 def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[str, Any]]:
     """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
     found: list[dict[str, Any]] = []
-    tables: dict[tuple[str, str], list[list[Any]]] = {}  # the tested pairs of each
+    tables: dict[tuple[str, str], list[list[float]]] = {}  # the tested pairs of each
     for column, cells in columns:
         here = [c for c in cells if c.runs]
+        classes = [{name: (positives, float(np.mean(values))) for name, positives, values in c.per_class()} for c in here]
+        names = sorted(set().union(*classes))
+        many = [i for i, c in enumerate(here) if len(c.runs) > 1]
+        compared = compare_pairs([here[i].runs for i in many], list(itertools.combinations(range(len(many)), 2)))
+        numbers: dict[tuple[int, int], list[float]] = {
+            pair: [each.difference, each.lower, each.upper, each.p]
+            for pair, each in zip(itertools.combinations(many, 2), compared, strict=True)}
         tested = tables.setdefault((column["store"], column["task"]), [])
-        many = [c for c in here if len(c.runs) > 1]
-        for c in many[1:]:
-            compare(many[0].runs, c.runs)  # the one check that all rows of the column compare
-        each = {id(c): runs_of(c.runs) for c in here}
-        classes = {id(c): {name: (positives, float(np.mean(values))) for name, positives, values in c.per_class()}
-                   for c in here}
-        names = sorted(set().union(*classes.values()))
-        pairs = []
-        for a, b in itertools.combinations(here, 2):
-            if min(len(a.runs), len(b.runs)) > 1:
-                paired = difference(*each[id(a)], *each[id(b)])
-                numbers = [paired.difference, paired.lower, paired.upper, paired.p]
-                tested.append(numbers)
-            else:
-                numbers = [float(np.mean(a.values) - np.mean(b.values)),
-                           *map(float, interval(a.replicates - b.replicates, a.rule))]
-            own, other = classes[id(a)], classes[id(b)]
-            pairs.append((f"{places[id(a.row)]}-{places[id(b.row)]}", numbers,
+        tested += numbers.values()
+        replicates = {i: c.replicates for i, c in enumerate(here)} if len(many) < len(here) else {}
+        lines = []
+        for i, j in itertools.combinations(range(len(here)), 2):
+            if (i, j) not in numbers:
+                numbers[i, j] = [float(np.mean(here[i].values) - np.mean(here[j].values)),
+                                 *map(float, interval(replicates[i] - replicates[j], here[i].rule))]
+            own, other = classes[i], classes[j]
+            lines.append((f"{places[id(here[i].row)]}-{places[id(here[j].row)]}", numbers[i, j],
                           [own[name][1] - other[name][1] if name in own and name in other else None for name in names]))
-        positives = [next(own[name][0] for own in classes.values() if name in own) for name in names]
-        found.append({"classes": names, "positives": positives, "pairs": pairs, "tested": tested,
-                      "means": {str(places[id(c.row)]): [short(classes[id(c)].get(name, (0, None))[1], 4) for name in names]
-                                for c in here}})
-    for tested in tables.values():
-        for numbers, p in zip(tested, holm([numbers[3] for numbers in tested]), strict=True):
-            numbers.append(p)
+        positives = [next(own[name][0] for own in classes if name in own) for name in names]
+        found.append({"classes": names, "positives": positives, "pairs": lines, "tested": tested,
+                      "means": {str(places[id(c.row)]): [short(own.get(name, (0, None))[1], 4) for name in names]
+                                for c, own in zip(here, classes, strict=True)}})
+    for table in tables.values():
+        for line, p in zip(table, holm([line[3] for line in table]), strict=True):
+            line.append(p)
     for one in found:
         one["tested"] = len(one["tested"])
-        one["pairs"] = {key: [short(numbers, 4), short(per_class, 3)] for key, numbers, per_class in one["pairs"]}
+        one["pairs"] = {key: [short(line, 4), short(per_class, 3)] for key, line, per_class in one["pairs"]}
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation.compare import compare, holm
+from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
 from bench.files import write_text
 from bench.report import (
@@ -69,9 +69,16 @@ def pairs(cells: Sequence[Cell]) -> str:
     """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
     lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
               "runs", "other_runs"]]
-    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
-        here = [c for c in cells if (c.store, c.task) == (store, task) and len(c.runs) > 1]
-        found = [(a, b, compare(a.runs, b.runs)) for a, b in itertools.combinations(here, 2) if a.protocol == b.protocol]
+    tables: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    for c in cells:
+        if len(c.runs) > 1:
+            tables.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
+    for (store, task), columns in tables.items():
+        found = []
+        for here in columns.values():
+            two = [*itertools.combinations(range(len(here)), 2)]
+            compared = compare_pairs([c.runs for c in here], two)
+            found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
         for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
             numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
             lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])

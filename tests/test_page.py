@@ -252,8 +252,8 @@ def test_data_of_one_name_that_differ_stand_apart(tmp_path: Path) -> None:
             made["config"]["data"]["fingerprints"]["a"] = fingerprint
             runs.evaluate(made, [0.5, 0.6], seed)["config"]["data"]["fingerprint"] = fingerprint
     board = data(written(runs, tmp_path), "board")
-    assert sorted(c["name"] for c in board["columns"]) == ["linear, data fa", "linear, data fx"]
-    assert [row["label"] for row in board["rows"] if row["method"] == "jepa"] == ["jepa", "jepa #2"]
+    for key, shown in (("name", board["columns"]), ("label", [row for row in board["rows"] if not row["random"]])):
+        assert len({each[key] for each in shown}) == 2
     assert all("fingerprint" in note for note in board["notes"])
 
 
