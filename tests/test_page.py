@@ -347,7 +347,7 @@ class Tab:
 
     def until(self, code: str) -> Any:
         """What the code returns once that is true."""
-        for _ in range(100):
+        for _ in range(400):
             if found := self.js(code):
                 return found
             time.sleep(0.05)
