@@ -69,7 +69,7 @@ def prepare(source: Source, stores: Path, *, name: str | None = None, rate_hz: i
     if resampling not in RESAMPLERS:
         raise unknown("resampling method", resampling, RESAMPLERS)
     for column in ("record_id", "patient_id", *source.tasks):
-        strange = next((text for text in source.records[column] if not text.isprintable()), None)
+        strange = next((text for text in source.records[column].tolist() if not text.isprintable()), None)
         if strange is not None:
             raise UserError(f"{name}: {column} {strange!r:.80} holds a line break or another character that cannot be printed")
     plan = {
@@ -298,8 +298,9 @@ def each(source: Source, first: int, rate_hz: int, resampling: str, workers: int
         while waiting:
             yield from finished()
     finally:
-        for process, pipe in team:
+        for process, _ in team:
             process.kill()
+        for process, pipe in team:  # they leave their memory all at once
             process.join()
             pipe.close()
 
