@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bench import memory
 from bench.config import canonical
 from bench.data.signal import LEADS, RESAMPLERS, SHORTEST, fill_gaps, high_pass, resample, to_int16
 from bench.data.sources import GAP, Refused, Source, modules
@@ -309,6 +310,7 @@ def _work(pipe: Any, others: list[Any], rooms: list[mmap.mmap], make: Callable[[
     """A worker's life: chunks in, (what became of it, where in the room its signal is, how long that is) out."""
     for other in others:  # the far ends of pipes: else this one would not see that the process behind them is gone
         other.close()
+    memory.keep()
     with contextlib.suppress(EOFError, ConnectionError):  # it is gone: so is the work
         while True:
             room, chunk = pipe.recv()
