@@ -191,8 +191,8 @@ def embedding_map(path: Path, store: Store, task: str, out: Path, by: str = "pca
     ids, values = apply.read_embeddings(path)
     label = dict(zip(store.records.record_id, store.records[task], strict=True))
     here = np.array([bool(label.get(i)) for i in ids.tolist()])
-    if not here.any():
-        raise UserError(f"no record of {path} has a label of {task} in store {store.name}")
+    if here.sum() < 3:
+        raise UserError(f"a map needs 3 records or more; {here.sum()} of {path} have a label of {task} in store {store.name}")
     names = [label[i] for i in ids[here].tolist()]
     single = [name for name in names if ";" not in name]
     common = sorted(set(single), key=lambda name: (-single.count(name), name))[: len(plot.COLOURS) - 1]

@@ -222,18 +222,16 @@ def along(points: Sequence[Point], runs: Runs) -> Figure:
     for row in rows:
         style = _line(row, rows)
         for result in (r["result"] for r in runs[row.label]):
-            steps = result["curves"].get("step")
-            if not steps:  # never trained
-                rankme.axhline(result["monitor"]["rankme"][0], color=style["color"], linewidth=0.6, linestyle="--")
-                continue
-            values = np.array(result["curves"]["loss"], float)
-            loss.plot(np.array(steps) / steps[-1], (values - values.min()) / (np.ptp(values) or 1), style["linestyle"],
-                      color=style["color"], linewidth=0.6)
-            looks = result["monitor"]
-            rankme.plot(np.array(looks["step"]) / steps[-1], np.array(looks["rankme"], float), **style, **THIN,
-                        markevery=max(1, len(looks["step"]) // 4))
+            curves, looks = result["curves"], result["monitor"]
+            if values := curves.get("loss"):  # none of a backbone that was never trained
+                low, high = min(values), max(values)
+                loss.plot(np.array(curves["step"]) / curves["step"][-1], (np.array(values) - low) / ((high - low) or 1),
+                          style["linestyle"], color=style["color"], linewidth=0.6)
+                if looks.get("rankme"):
+                    rankme.plot(np.array(looks["step"]) / curves["step"][-1], np.array(looks["rankme"], float), **style, **THIN,
+                                markevery=max(1, len(looks["step"]) // 4))
     loss.set_title("loss, each run's from its lowest (0) to its highest (1)")
-    rankme.set_title("RankMe (dashed: random)")
+    rankme.set_title("RankMe")
     for axes in (loss, rankme, *top.axes):
         axes.set_xlim(0, 1.04)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -437,17 +435,24 @@ def _figure(points: Sequence[Point], height: float, rows: Sequence[Row] = ()) ->
 
 
 def _panels(figure: Figure | SubFigure, points: Sequence[Point], **shared: Any) -> Iterator[tuple[Axes, list[Point]]]:
-    """The axes of each protocol (down) and table (across) that has points, named, and these."""
-    protocols = sorted({p.protocol for p in points}, key=_first)
-    tables = list(dict.fromkeys(p.table for p in points))
+    """The axes of each protocol (down) and table (across, those of most protocols first) that has points, named, and these."""
+    panels: dict[tuple[str, tuple[str, str]], list[Point]] = {}
+    for p in points:
+        panels.setdefault((p.protocol, p.table), []).append(p)
+    protocols = sorted({protocol for protocol, _ in panels}, key=_first)
+    found = [table for _, table in panels]
+    tables = sorted(dict.fromkeys(p.table for p in points), key=lambda table: -found.count(table))
     grid = figure.subplots(len(protocols), len(tables), squeeze=False, **shared)
-    for protocol, line in zip(protocols, grid, strict=True):
-        for table, axes in zip(tables, line, strict=True):
-            panel = [p for p in points if (p.protocol, p.table) == (protocol, table)]
-            axes.set_title(f"{_wrapped(', '.join(table))}\n{_wrapped(protocol)}", fontsize=7)
-            axes.set_visible(bool(panel))
-            if panel:
-                yield axes, panel
+    for (i, j), axes in np.ndenumerate(grid):
+        panel = panels.get((protocols[i], tables[j]), [])
+        axes.set_title(f"{_wrapped(', '.join(tables[j]))}\n{_wrapped(protocols[i])}", fontsize=7)
+        axes.set_visible(bool(panel))
+        if i and not panel:  # a shared axis has its numbers where nothing stands below or before it
+            grid[i - 1, j].tick_params(labelbottom=True)
+        if not any((protocols[i], table) in panels for table in tables[:j]):
+            axes.tick_params(labelleft=True)
+        if panel:
+            yield axes, panel
 
 
 def _line(row: Row, rows: Sequence[Row]) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_a_map_that_cannot_be_drawn_says_why(embedded, tiny, store, tmp_path, mo
     monkeypatch.setitem(sys.modules, "umap", None)
     for task, given, by, message in (
             ("tone", tiny, "pca", "unknown task with classes 'tone'"),
-            ("kind", store, "pca", "no record of .* has a label of kind"),
+            ("kind", store, "pca", "3 records or more; 0 of .* have a label of kind"),
             ("pitch", tiny, "tsne", "unknown --by 'tsne'"), ("pitch", tiny, "umap", r"pip install 'ecgbench\[umap\]'")):
         with pytest.raises(UserError, match=message):
             pictures.embedding_map(embedded, given, task, tmp_path / "map.png", by)
