@@ -9,7 +9,7 @@ import pytest
 import torch
 from corpora import noise
 
-from bench import checkpoint, config, pictures, plot, pretrain
+from bench import checkpoint, cli, config, pictures, plot, pretrain
 from bench.config import Config
 from bench.data import views
 from bench.data.signal import LEADS
@@ -257,6 +257,20 @@ def test_a_map_that_cannot_be_drawn_says_why(embedded, tiny, store, tmp_path, mo
         with pytest.raises(UserError, match=message):
             pictures.embedding_map(embedded, given, task, tmp_path / "map.png", by)
     assert [path.name for path in tmp_path.iterdir()] == ["e.npz"]
+
+
+def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, tmp_path, monkeypatch, capsys) -> None:
+    run = pretrain.pretrain(configure("mae"), [tiny], where)
+    (where.work / "stores").symlink_to(stores)
+    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
+    for command in (f"methods see jepa --store tiny --record r07 --out {tmp_path}/a.png --set encoder.size=nano",
+                    f"runs see {run} --store tiny --out {tmp_path}/b.svg",
+                    f"map {embedded} --store tiny --task pitch --out {tmp_path}/c.pdf"):
+        monkeypatch.setattr(sys, "argv", ["ecgbench", *command.split(), "--work", str(where.work)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    assert capsys.readouterr().out == f"{tmp_path}/a\n{tmp_path}/b\n{tmp_path}/c\n"
 
 
 def test_a_published_record_is_drawn_as_it_is(ptbxl, tmp_path) -> None:
