@@ -795,12 +795,13 @@ def report(results: Results = Path("results"),
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours") -> None:
     """Make tables and figures from records alone."""
     from bench import report as reporting
-    from paper import figures, tables
+    from paper import figures, macros, tables
 
     records = reporting.read(results)
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
-    for path in (*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")):
+    for path in (*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
+                 *figures.write(cells, rows, records, out / "figures")):
         print(path)
 
 

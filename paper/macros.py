@@ -19,6 +19,7 @@ tested on all labels of its commonest store. From scratch is Finetune of Random.
 import csv
 import itertools
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ OF_RECORDS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "d
 def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
     r"""[out/macros.tex]: the macros that paper.tex uses, \missing where the records have no number for them."""
     found = numbers(cells, rows, records)
-    lines = [rf"\providecommand{{{MISSING}}}{{--}}"]
+    lines = [rf"\newcommand{{{MISSING}}}{{\mbox{{-{{}}-}}}}"]
     lines += [rf"\newcommand{{\{each}}}{{{found[each]}}}" for each in used(TEX.read_text()) if each in found]
     write_text(out / "macros.tex", "\n".join([*lines, ""]))
     return [out / "macros.tex"]
@@ -325,3 +326,7 @@ def probability(p: float) -> str:
 def escaped(text: str) -> str:
     """Plain text as LaTeX."""
     return re.sub(r"[\\{}~^]", " ", text).translate({ord(c): "\\" + c for c in "_%&#$"})
+
+
+if __name__ == "__main__":  # python -m paper.macros FOLDER: those of no record
+    write([], [], [], Path(sys.argv[1]))
