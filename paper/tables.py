@@ -20,6 +20,7 @@ from bench.report import (
     Cell,
     Record,
     Row,
+    footnotes,
     leaves,
     pretrainings,
     rankings,
@@ -135,9 +136,7 @@ def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Recor
                   "Both tests take the tasks for independent; tasks on the same records are not."]
     parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
     parts.append(as_markdown(settings(rows, records)))
-    dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]
-    if dirty:
-        parts.append(f"Made by code with uncommitted changes: {', '.join(dirty)}.")
+    parts += footnotes(records)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
