@@ -39,15 +39,24 @@ styled = matplotlib.style.context(["default", STYLE])  # as a decorator: a user'
 
 # Okabe & Ito's palette without its yellow, which is too light for a line on white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("X", "o", "s", "D", "^", "v", "P", "<", ">", "p", "h", "*", "d")
-NAMES = ("random", "jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc",
-         "st_mem", "mtae", "mlae", "barlow")
+NAMES = ("jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc", "st_mem", "mtae", "mlae",
+         "barlow")
+SHAPES = [(marker, filled) for filled in (True, False) for marker in "osD^vP*"] + [("X", False)]  # of NAMES
+OTHERS = [(marker, filled) for filled in (True, False) for marker in "<>phd"]  # of methods that are not in NAMES
 
 
-def look(method: str) -> tuple[str, str]:
-    """(colour, marker) of a method, the same in every figure; a name not listed gets one from its CRC-32."""
-    index = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
-    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+def look(method: str) -> dict[str, Any]:
+    """Colour and marker of a method in matplotlib's words, the same in every figure: `axes.plot(x, y, **look(name))`.
+
+    In grey, shape and filling alone tell known methods apart. A method that is not known gets its look, none of theirs,
+    from the CRC-32 of its name.
+    """
+    i = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
+    marker, filled = SHAPES[i] if method in NAMES else OTHERS[i // 6 % len(OTHERS)]
+    colour = COLOURS[1 + i % 6]
+    if method == "random":
+        colour, marker, filled = COLOURS[0], "X", True
+    return {"color": colour, "marker": marker, "markeredgecolor": colour, "markerfacecolor": colour if filled else "white"}
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
