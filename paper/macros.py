@@ -6,7 +6,8 @@ A macro's name is its parts in capitals and letters (`name`), a number its quant
     Gain METHOD PROTOCOL TASK [Low|High|P]         over the random row (Holm's p)
     Compared|Above|Below PROTOCOL TASK             methods with a p; of these, significantly above or below the random row
     AheadOfJepa|BehindJepa PROTOCOL TASK           other trained methods that are significantly better or worse (Holm's p)
-    Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   of the published budget; Published ... is what its paper gives
+    Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   of a pre-training of arXiv 2410.13867 (Random: no MIXTURE)
+    Published METHOD SIZE MIXTURE PROTOCOL TASK [Sd]  what its authors give
     Runs|Seconds|Speed|Rankme METHOD               pre-trainings; means of them: seconds, records/s, RankMe at the end
     Comparison WHAT, Records WHAT                  what is compared, and all records
     Setting KEY, Setting METHOD KEY, Setting PROTOCOL KEY   of the yaml files; elements of a list by their index
@@ -16,7 +17,6 @@ The comparison: the records of the encoder, corpora and budget that most methods
 tested on all labels of its commonest store. From scratch is Finetune of Random. A name that two recipes share has no number.
 """
 
-import csv
 import itertools
 import re
 import sys
@@ -34,19 +34,19 @@ from bench.errors import UserError
 from bench.evaluation.compare import LEVEL, compare, holm
 from bench.evaluation.run import defaults, protocols
 from bench.files import write_text
-from bench.report import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH, Cell, Record, Row, external, leaves, pretrainings, spread
+from bench.report import FINETUNE, RANDOM, SCRATCH, Cell, Record, Row, external, leaves, pretrainings, protocol_of, spread
 from bench.vit import SIZES
+from paper.columns import columns_of
+from paper.published import TASKS, facts, ours_of
+from paper.typeset import tex
 
 Number = tuple[Sequence[str], str]  # parts of its name, its text
 
 TEX = ROOT / "paper" / "paper.tex"
-PUBLISHED = ROOT / "paper" / "published.csv"
-SOURCES = ("arXiv:2410.13867 README table 1", "arXiv:2410.13867 README table 2")
 MISSING = r"\missing"
 BEST = "best"
 CLAIM = "jepa"  # whose claim is under test
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "superdiagnostic-single")
 OF_SCORE = ("", "sd", "low", "high", "runs")
 OF_GAIN = ("", "low", "high", "p")
 OF_METHOD = ("runs", "seconds", "speed", "rankme")
@@ -81,7 +81,7 @@ def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record
     chosen = comparison(cells)
     found: dict[str, str] = {}
     for parts, text in itertools.chain(
-        facts(), published(), totals(records), compared(chosen, records), scores(chosen), ranks(chosen), long(cells)
+        known(), published(), totals(records), compared(chosen, records), scores(chosen), ranks(chosen), reproduced(cells, rows)
     ):
         if found.setdefault(name(parts), text) != text:
             raise UserError(f"two numbers are called \\{name(parts)}, the latter of {' '.join(parts)}; rename a method")
@@ -91,25 +91,21 @@ def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record
 def possible() -> Iterator[tuple[str, ...]]:
     """The parts of every name that records can give a number, for the methods, protocols and tasks of this repository."""
     methods, cases = (*configs.methods(), BEST), list(itertools.product(protocols(), TASKS))
-    for method, case in itertools.product(methods, cases):
-        yield from (("auc", method, *case, each) for each in OF_SCORE)
-        yield from (("gain", method, *case, each) for each in OF_GAIN)
-    for method, size, mixture, case in itertools.product(configs.methods(), SIZES, mixtures(), cases):
-        of = (method, size, mixture, *case)
-        yield from ((quantity, *of, each) for quantity in ("auc", "published") for each in ("", "sd", "runs"))
-    for case in cases:
-        yield from ((each, *case) for each in ("compared", "above", "below", "ahead-of-jepa", "behind-jepa", BEST))
+    for method, of in itertools.product(methods, cases):
+        yield from (("auc", method, *of, each) for each in OF_SCORE)
+        yield from (("gain", method, *of, each) for each in OF_GAIN)
+    places = dict.fromkeys(fact.place for fact in facts() if fact.place)
+    for place, of in itertools.product(places, cases):
+        yield from (("auc", *place, *of, each) for each in ("", "sd", "runs"))
+    for of in cases:
+        yield from ((each, *of) for each in ("compared", "above", "below", "ahead-of-jepa", "behind-jepa", BEST))
     yield from itertools.product(OF_METHOD, configs.methods())
     yield from (("comparison", each) for each in OF_COMPARISON)
     yield from (("comparison", *each) for each in itertools.product(protocols(), OF_PROTOCOL))
     yield from (("records", each) for each in OF_RECORDS)
 
 
-def mixtures() -> dict[str, dict[str, float]]:
-    return configs.read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
-
-
-def facts() -> Iterator[Number]:
+def known() -> Iterator[Number]:
     """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
     yield from settings((), configs.read_yaml(ROOT / "bench" / "base.yaml"))
     for protocol in protocols():
@@ -139,16 +135,11 @@ def settings(parts: Sequence[str], config: configs.Config) -> Iterator[Number]:
 
 def published() -> Iterator[Number]:
     """What arXiv 2410.13867 gives of its own models: mean over ten runs, sd over them."""
-    tasks = {"ptbxl-all": "all", "ptbxl-super-single-label/official-folds": "superdiagnostic-single"}
-    ours = {"linear (": "linear", "fine-tune (two-stage": AFTER_LINEAR, "fine-tune (direct": FINETUNE}
-    with PUBLISHED.open(newline="") as file:
-        for line in csv.DictReader(file):
-            protocol = next((ours[theirs] for theirs in ours if line["protocol"].startswith(theirs)), "")
-            if line["source"] in SOURCES and line["method"] == "JEPA" and protocol:
-                model = (line["model"].removeprefix("ViT-").lower(), line["pretrain_data"].lower())
-                parts = ("published", "jepa", *model, protocol, tasks[line["task"]])
-                yield parts, f"{float(line['value']):.3f}"
-                yield (*parts, "sd"), f"{float(line['std']):.3f}"
+    for fact in facts():
+        if fact.place and fact.of:
+            parts = ("published", *fact.place, counted_as(fact.ours), fact.of)
+            yield parts, f"{float(fact.value):.3f}"
+            yield (*parts, "sd"), f"{float(fact.std):.3f}"
 
 
 def totals(records: Sequence[Record]) -> Iterator[Number]:
@@ -166,7 +157,7 @@ def totals(records: Sequence[Record]) -> Iterator[Number]:
     yield ("records", "dirty"), count(sum(bool(each.get("dirty")) for each in provenance))
     devices = sorted({str(each["device"]) for each in provenance if "device" in each})
     if devices:
-        yield ("records", "devices"), ", ".join(map(escaped, devices))
+        yield ("records", "devices"), ", ".join(map(tex, devices))
 
 
 def comparison(cells: Sequence[Cell]) -> list[Cell]:
@@ -207,7 +198,7 @@ def compared(chosen: Sequence[Cell], records: Sequence[Record]) -> Iterator[Numb
              "test": chosen[0].runs[0]["result"]["records"]["test"], "runs": len(trained[0].pretrained)}
     facts |= vars(SIZES[size]) if size in SIZES else {}
     for key, value in facts.items():
-        yield ("comparison", key), count(value) if isinstance(value, int) else escaped(value)
+        yield ("comparison", key), count(value) if isinstance(value, int) else tex(value)
     evaluations = {case_of(c)[0]: c.runs[0]["config"]["evaluation"] for c in chosen if c.row.method != RANDOM}
     for protocol, made in evaluations.items():
         yield from ((("comparison", protocol, key), count(made[key])) for key in OF_PROTOCOL if key in made)
@@ -231,7 +222,7 @@ def scores(chosen: Sequence[Cell]) -> Iterator[Number]:
         trained = [c for c in here if c.row.method != RANDOM]
         best = max(trained, key=lambda c: float(np.mean(c.values)), default=None)
         if best:
-            yield (BEST, *case), escaped(best.row.method)
+            yield (BEST, *case), tex(best.row.method)
         for cell in here:
             for method in (cell.row.method, BEST) if cell is best else (cell.row.method,):
                 yield from of_cell(cell, (method, *case))
@@ -270,28 +261,23 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
             yield ("behind-jepa", *case), count(sum(d < 0 for d in told))
 
 
-def long(cells: Sequence[Cell]) -> Iterator[Number]:
-    """AUROC by method, size and mixture at the published number of steps, whatever the comparison is."""
-    steps, known = configs.read_yaml(ROOT / "bench" / "base.yaml")["optim"]["steps"], mixtures()
-
-    def parts(cell: Cell) -> tuple[str, ...]:
-        config = cell.row.config
-        mixture = next((each for each, mix in known.items() if mix == config["data"]["mix"]), "")
-        return (cell.row.method, config["encoder"]["size"], mixture, *case_of(cell))
-
-    plain = [c for c in cells if c.runs and c.metric == "macro_auroc" and full(c.runs[0]["config"])]
-    for cell in unambiguous([c for c in plain if c.row.config["optim"]["steps"] in (0, steps) and parts(c)[2]], parts):
-        mean, sd, n = spread(cell.values)
-        yield ("auc", *parts(cell)), f"{mean:.3f}"
-        yield ("auc", *parts(cell), "runs"), count(n)
+def reproduced(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[Number]:
+    """AUROC of the pre-trainings of arXiv 2410.13867 as published, whatever the comparison is."""
+    for (place, task, protocol), cell in ours_of(columns_of(cells), rows).cells.items():
+        parts, (mean, sd, n) = ("auc", *place, protocol, task), spread(cell.values)
+        yield parts, f"{mean:.3f}"
+        yield (*parts, "runs"), count(n)
         if sd is not None:
-            yield ("auc", *parts(cell), "sd"), f"{sd:.3f}"
+            yield (*parts, "sd"), f"{sd:.3f}"
 
 
 def case_of(cell: Cell) -> tuple[str, str]:
     """(protocol, task); from scratch is fine-tuning of what has learned nothing."""
-    protocol = cell.runs[0]["config"]["evaluation"]["name"]
-    return FINETUNE if protocol == SCRATCH else protocol, cell.task
+    return counted_as(str(protocol_of(cell.runs[0]["config"]))), cell.task
+
+
+def counted_as(protocol: str) -> str:
+    return FINETUNE if protocol == SCRATCH else protocol
 
 
 def unambiguous(cells: Sequence[Cell], key: Callable[[Cell], tuple[str, ...]]) -> list[Cell]:
@@ -321,11 +307,6 @@ def signed(x: float) -> str:
 
 def probability(p: float) -> str:
     return "$<0.001$" if p < 0.001 else f"${p:.3f}$"
-
-
-def escaped(text: str) -> str:
-    """Plain text as LaTeX."""
-    return re.sub(r"[\\{}~^]", " ", text).translate({ord(c): "\\" + c for c in "_%&#$"})
 
 
 if __name__ == "__main__":  # python -m paper.macros FOLDER: those of no record
