@@ -34,7 +34,7 @@ generated: $(STAMP)  ## tables, figures and the text's numbers, from the records
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \
 		-outdir="$$(realpath -m --relative-to=. "$(abspath $(BUILD))")" \
-		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex
+		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex || { echo "LaTeX failed: $(BUILD)/paper.log says where" >&2; exit 2; }
 	@echo $(BUILD)/paper.pdf
 
 latex:
