@@ -25,6 +25,8 @@ RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+OTHERS = ("README.md", ".gitignore")  # what may lie beside records
+LISTED = 20  # run_ids in a message; ours
 METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
 
 # What the tables read of a record, by kind; anything else in it may change freely.
@@ -111,31 +113,50 @@ def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
     return found
 
 
-def read(results: Path) -> list[Record]:
-    """The folder's records, sorted by run_id. UserError where one is broken or two do not compare."""
-    paths = sorted(p for p in results.glob("*.json") if re.fullmatch(r"[0-9a-f]{12}\.json", p.name))
-    if not paths:
-        raise UserError(
-            f"{results} holds no record (<run_id>.json); `ecgbench pretrain {RANDOM} --store STORE` makes one"
-        )
-    records = [read_record(path) for path in paths]
+def read(results: Path) -> tuple[list[Record], list[str]]:
+    """(the folder's records, sorted by run_id; what else lies there, a line per file and why it was skipped).
+
+    UserError where there is no record. Folders in it are not looked into.
+    """
+    records, skipped = [], []
+    for path in sorted(results.glob("*")):
+        if path.is_dir() or path.name in OTHERS:
+            continue
+        try:
+            records.append(read_record(path))
+        except UserError as error:
+            skipped.append(str(error))
+    if not records:
+        raise UserError("; ".join([
+            f"{results} holds no record (<run_id>.json); `ecgbench pretrain {RANDOM} --store STORE` makes one", *skipped]))
+    return records, skipped
+
+
+def footnotes(records: Sequence[Record]) -> list[str]:
+    """Why records should not meet in one report, a sentence each: other rules, other data of one name, uncommitted code."""
     configs = [(r["run_id"], r[key]) for r in records for key in ("config", "pretrain_config") if key in r]
-    refuse_mixture("protocol", [(config["protocol"], run) for run, config in configs])
-    prints: dict[str, list[tuple[str, str]]] = {}
+    found = {"protocol": [(config["protocol"], run) for run, config in configs]}
     for run, config in configs:
         data, other = config["data"], external(config)
-        stores = {data["store"]: data["fingerprint"]} if "store" in data else data.get("fingerprints", {})
-        for store, fingerprint in stores.items():
-            prints.setdefault(store, []).append((fingerprint, run))
-        if other:
-            prints.setdefault(other, []).append((config["external"]["fingerprint"], run))
-    for store in sorted(prints):
-        refuse_mixture(f"the fingerprint of {store}", prints[store])
-    return records
+        stores = {data["store"]: data["fingerprint"]} if "store" in data else dict(data.get("fingerprints", {}))
+        for store, fingerprint in [*stores.items(), *([(other, config["external"]["fingerprint"])] if other else [])]:
+            found.setdefault(f"the fingerprint of {store}", []).append((fingerprint, run))
+    notes = [f"Records differ in {what}: {sets}." for what, pairs in sorted(found.items()) if (sets := mixture(pairs))]
+    dirty = [r["run_id"] for r in records if r["provenance"].get("dirty")]
+    return notes + ([f"Made by code with uncommitted changes: {listed(dirty)}."] if dirty else [])
+
+
+def refuse(notes: Sequence[str]) -> None:
+    """UserError where there are footnotes."""
+    if notes:
+        raise UserError(f"{' '.join(notes)} Move one set to another results folder, or write --allow for a footnote")
 
 
 def read_record(path: Path) -> Record:
     """The record; UserError that names the file where it is no JSON, lacks a key or holds NaN."""
+    if not re.fullmatch(r"[0-9a-f]{12}\.json", path.name):
+        kind = "is half of a file that was being written" if path.suffix == ".tmp" else "has not the name of a record"
+        raise UserError(f"{path} {kind} (<run_id>.json); remove it")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] != 1 or record["kind"] not in NEEDS or record["run_id"] != path.stem:
@@ -167,14 +188,17 @@ def external(config: Config) -> str:
     return config.get("external", {}).get("store", "")
 
 
-def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
-    """UserError unless the (value, run_id) pairs have one value."""
+def mixture(pairs: Iterable[tuple[Any, str]]) -> str:
+    """"1: run run; 2: run" of (value, run_id) pairs; "" where they have one value."""
     runs: dict[str, set[str]] = {}
     for value, run in pairs:
         runs.setdefault(str(value), set()).add(run)
-    if len(runs) > 1:
-        sets = "; ".join(f"{value}: {' '.join(sorted(ids))}" for value, ids in sorted(runs.items()))
-        raise UserError(f"records differ in {what} ({sets}); move one set to another results folder")
+    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items())) if len(runs) > 1 else ""
+
+
+def listed(runs: Sequence[str]) -> str:
+    more = f" and {len(runs) - LISTED:,} more" if len(runs) > LISTED else ""
+    return ", ".join(f"`{run}`" for run in runs[:LISTED]) + more
 
 
 def recipe(config: Config) -> str:
@@ -270,9 +294,6 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         name = f"{other} (trained on {store})" if other else store
         tables.setdefault((name, record["config"]["task"]), []).append(record)
     for (store, task), here in sorted(tables.items()):
-        for part in ("replicates", "per_class"):
-            sizes = [(len(r["result"].get(part, {})), r["run_id"]) for r in here]
-            refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
         by_recipe: dict[str, list[Record]] = {}
         for record in here:
             if record["pretrain_config"]["method"]["name"] != RANDOM:
@@ -287,6 +308,10 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         columns = {key: json.loads(key) for key in by_recipe}
         labels = labelled({key: (config["evaluation"]["name"], config) for key, config in columns.items()})
         for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
+            for part in ("replicates", "per_class"):
+                sizes = mixture((len(r["result"].get(part, {})), r["run_id"]) for r in by_recipe[key])
+                if sizes:
+                    raise UserError(f"records differ in the number of {part} of {task} on {store} ({sizes}); remove one set")
             cells += column(store, task, label, evaluation_options(columns[key]), by_recipe[key], rows)
         compared = [c for c in cells if (c.store, c.task) == (store, task) and c.comparison]
         for cell, p in zip(compared, holm([c.comparison.p for c in compared if c.comparison]), strict=True):

@@ -19,6 +19,7 @@ from bench.report import (
     Cell,
     Record,
     Row,
+    footnotes,
     leaves,
     rankings,
     spread,
@@ -125,9 +126,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
                       "Both tests take the tasks for independent; tasks on the same records are not."]
     parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
     parts.append(as_markdown(settings(rows, records)))
-    dirty = [f"`{r['run_id']}`" for r in records if r["provenance"].get("dirty")]
-    if dirty:
-        parts.append(f"Made by code with uncommitted changes: {', '.join(dirty)}.")
+    parts += footnotes(records)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
