@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bench.config import Config, canonical
 from bench.evaluation.compare import LEVEL, compare, holm
-from bench.report import FINETUNE, METRICS, MISSING, SCRATCH, Cell, labelled, protocol_of, spread
+from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
-LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (both of two or "
-           f"more runs; p of the difference, after Holm's correction for all comparisons with the best, {LEVEL:g} or more)")
+LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
+           f"runs each, p of the difference {LEVEL:g} or more after Holm's correction for all comparisons with the best)")
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ def columns_of(cells: Sequence[Cell]) -> list[Column]:
     found: dict[tuple[str, str, str], list[Cell]] = {}
     for c in cells:
         found.setdefault((c.store, c.task, c.protocol), []).append(c)
-    configs: dict[tuple[str, str, str], Config] = {
-        key: next((c.runs[0]["config"] for c in here if c.runs), {}) for key, here in found.items()}
+    configs: dict[tuple[str, str, str], Config] = {}
+    for key, here in found.items():  # the random rows stand in the columns of every checkpoint with the one that they have
+        filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
+        configs[key] = filled[0].runs[0]["config"] if filled else {}
     plain = {key: _plain(config) for key, config in configs.items() if config}
     labels = {store: labelled({canonical(plain[key]): (str(protocol_of(plain[key])), plain[key])
                                for key in plain if key[0] == store}) for store in {store for store, *_ in found}}
@@ -80,3 +83,11 @@ def score(c: Cell, with_n: bool = False) -> str:
     if mean is None:
         return MISSING
     return f"{mean:.3f} ({MISSING if sd is None else f'{sd:.3f}'})" + (f", n={n}" if with_n else "")
+
+
+def numbers(cell: Cell | None) -> dict[str, Any]:
+    """A cell's columns in a CSV."""
+    mean, sd, n = spread(cell.values) if cell else (None, None, 0)
+    low, high = cell.interval or (None, None) if cell else (None, None)
+    return {"mean": mean, "sd": sd, "n": n, "lower": low, "upper": high,
+            "run_ids": " ".join(r["run_id"] for r in cell.runs) or None if cell else None}

@@ -52,7 +52,7 @@ def corpora(records: Sequence[Record]) -> Sheet:
         if corpus.name not in used:
             command = f"ecgbench data prepare {corpus.name} --from data/{corpus.name}"
             data.append({"corpus": corpus.name, **paper, "command": command})
-            fill.append((corpus.name, command))
+            fill.append((corpus.name, "records", command))
     own = {line["corpus"]: line["records"] for line in data if line.get("store") == line["corpus"]}
     data.append({"corpus": "all ten", "records": sum(own.values()) if len(own) == len(known) else None,
                  **{key: sum(line[key] for line in {line["corpus"]: line for line in data}.values())

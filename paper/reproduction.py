@@ -8,7 +8,7 @@ from scipy import stats
 
 from bench.evaluation.compare import LEVEL
 from bench.report import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
-from paper.columns import LEADERS, leaders, score
+from paper.columns import LEADERS, leaders, numbers, score
 from paper.published import DATA, LINEAR, RUNS, SINGLE, SIZES, TASKS, Fact, Ours, Place, facts
 from paper.typeset import Entry, Sheet, Table
 
@@ -57,7 +57,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
     places = [*published, *(place for place in PLACES if place not in published)]
     beside = {p: theirs for p, theirs in ((protocols[0], FINETUNE), (LINEAR, LINEAR)) if any(theirs in line for line in lines)}
     data: list[dict[str, Any]] = []
-    fill: list[tuple[str, str]] = []
+    fill: list[tuple[str, str, str]] = []
     cited, here = [], []
     for line in lines:
         fact = first(line)
@@ -82,7 +82,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
                 entries.append(quoted(line, beside[p], data))
         here.append([*map(Entry, names), *entries, Entry(number[first(line).source] if line else "")])
         if missing:
-            fill.append((f"{' '.join(filter(None, names))}, {', '.join(missing)}", ours.command(place, task, missing)))
+            fill.append((" ".join(filter(None, names)), ", ".join(missing), ours.command(place, task, missing)))
     head = [("", "pre-training"), ("", "data"), ("", "backbone"), *((SHOWN[p], whose) for p in protocols for whose in (
         ("ours", "published") if p in beside else ("ours",))), ("", "source")]
     marks = {mark for block in (cited, here) for line in block for e in line for mark in e.marks}
@@ -131,14 +131,6 @@ def measured(cells: Sequence[Cell | None]) -> list[tuple[Cell | None, bool, floa
     return [(c, *next(found)) if c else (None, False, None) for c in cells]
 
 
-def numbers(cell: Cell | None) -> dict[str, Any]:
-    """A cell's columns in a CSV."""
-    mean, sd, n = spread(cell.values) if cell else (None, None, 0)
-    low, high = cell.interval or (None, None) if cell else (None, None)
-    return {"mean": mean, "sd": sd, "n": n, "lower": low, "upper": high,
-            "run_ids": " ".join(r["run_id"] for r in cell.runs) if cell else None}
-
-
 def differences(ours: Ours) -> Sheet:
     """Ours minus published, cell by cell; intervals are of the mean over runs, on the one test fold."""
     data: list[dict[str, Any]] = []
@@ -163,7 +155,7 @@ def differences(ours: Ours) -> Sheet:
             lines.append([*map(Entry, names), Entry(bracketed(mine[0], intervals[0])), Entry(bracketed(theirs[0], intervals[1])),
                           Entry(bracketed(value, bounds, "+.3f"), marks=marks + TWO_STAGE * (fact.ours == SCRATCH))])
             if command:
-                fill.append((f"{task}, {' '.join(filter(None, names))}", command))
+                fill.append((" ".join(filter(None, named(place))), f"{task} {fact.ours}", command))
         if lines:
             blocks.append((task, lines))
     caption = (f"Ours minus published (arXiv 2410.13867), macro AUROC: mean over runs and its {1 - LEVEL:.0%} interval over runs "

@@ -47,7 +47,7 @@ class Table:
     head: Sequence[tuple[str, str]]  # (what a group of neighbouring columns has in common or "", column)
     blocks: Sequence[tuple[str, Sequence[Sequence[Entry]]]]  # (heading or "", lines)
     notes: dict[str, str] = field(default_factory=dict)  # mark -> text
-    fill: Sequence[tuple[str, str]] = ()  # (what is missing, command)
+    fill: Sequence[tuple[str, str, str]] = ()  # (line, column of it that is missing, command)
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,25 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
 
 
-def filling(fill: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
-    """([(command, all that it fills), ...] the first FILL, how many more there are)."""
-    found: dict[str, list[str]] = {}
-    for what, command in fill:
-        found.setdefault(command, []).append(what)
-    return [(command, "; ".join(dict.fromkeys(w))) for command, w in list(found.items())[:FILL]], max(0, len(found) - FILL)
+def filling(fill: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """{command: all that it fills, "line: column, column"}."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line, column, command in fill:
+        found.setdefault(command, {}).setdefault(line, []).append(column)
+    return {command: "; ".join(f"{line}: {', '.join(dict.fromkeys(columns))}" for line, columns in what.items())
+            for command, what in found.items()}
 
 
-def to_fill(fill: Sequence[tuple[str, str]], where: str) -> list[str]:
+def first(fill: Sequence[tuple[str, str, str]]) -> tuple[list[tuple[str, str]], int]:
+    """([(command, what it fills), ...] the first FILL, how many more there are)."""
+    found = list(filling(fill).items())
+    return found[:FILL], max(0, len(found) - FILL)
+
+
+def to_fill(fill: Sequence[tuple[str, str, str]], where: str) -> list[str]:
     """Markdown's lines, `where` names the file that holds the rest."""
-    first, more = filling(fill)
-    lines = [f"- {what}: `{command}`" for command, what in first]
+    shown, more = first(fill)
+    lines = [f"- {what}: `{command}`" for command, what in shown]
     return ["To fill:\n\n" + "\n".join(lines + ([f"- and {more:,} more: {where}"] if more else []))] if fill else []
 
 
@@ -161,7 +168,7 @@ def _float(table: Table, label: str) -> Iterator[str]:
     for mark, text in table.notes.items():
         yield rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize\textsuperscript{{{tex(mark)}}} {tex(text)}}}"
     yield r"\end{table*}"
-    for what, command in table.fill:
+    for command, what in filling(table.fill).items():
         yield f"% to fill {what}: {command}"
 
 
@@ -207,8 +214,8 @@ def as_html(table: Table) -> str:
     out.append("</table>")
     if table.notes:
         out += ["<dl>", *(f"<dt>{html.escape(m)}</dt><dd>{html.escape(t)}</dd>" for m, t in table.notes.items()), "</dl>"]
-    first, more = filling(table.fill)
-    if first:
-        lines = [f"<li>{html.escape(what)}: <code>{html.escape(command)}</code></li>" for command, what in first]
+    commands, more = first(table.fill)
+    if commands:
+        lines = [f"<li>{html.escape(what)}: <code>{html.escape(command)}</code></li>" for command, what in commands]
         out += ["<p>To fill:</p>", "<ul>", *lines, *([f"<li>and {more:,} more: the CSV file</li>"] if more else []), "</ul>"]
     return "\n".join([*out, "</figure>"])
