@@ -4,7 +4,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ Pair = tuple[str, Cell, Cell]  # protocol; the cells whose difference is drawn, 
 HEADLINE = ("linear", "finetune")  # the protocols of arXiv 2410.13867: they come first
 DOWN, ACROSS = 2, 4  # protocols and tasks on a page; ours
 FEW = 6  # lines in a panel whose intervals can be told apart; ours
-THIN = {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0.7}
+THIN: dict[str, Any] = {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0.7}
 DASHES = ("-", "--", ":", "-.")  # of the recipes of one method
 SHARES = re.compile(r"\b(at|fraction)=[^,)]*(, )?")  # in a column's label
 
@@ -84,8 +84,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     for name, chosen, draw in figures:
         for i, page in enumerate(pages(chosen), 1):
             drawn += save(draw(page), out / (name if i == 1 else f"{name}-{i}"))
-    ranked = [replace(p.cell, protocol=p.protocol) for p in sorted(main, key=lambda p: _first(p.protocol))]
-    for i, (what, each) in enumerate(rankings(ranked).items(), 1):
+    for i, (what, each) in enumerate(rankings(cells).items(), 1):
         drawn += save(critical_difference(each, what), out / f"ranks-{i}")
     for (store, task), pairs in pairs_of(main).items():
         name = re.sub("[^a-z0-9]+", "-", f"{store} {task}".lower()).strip("-")
@@ -183,7 +182,8 @@ def auroc(points: Sequence[Point]) -> Figure:
 @styled
 def labels(points: Sequence[Point]) -> Figure:
     """AUROC against the share of patients with labels: a row of panels per protocol, a panel per table."""
-    figure = _figure(points, 1.5)
+    rows = [p.cell.row for p in points]
+    figure = _figure(points, 1.5, rows)
     shares = sorted({p.fraction for p in points})
     for axes, panel in _panels(figure, points, sharex=True):
         _lines(axes, panel, "fraction")
@@ -192,20 +192,20 @@ def labels(points: Sequence[Point]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     figure.supylabel("macro AUROC", fontsize=7)
-    _legend(figure, [p.cell.row for p in points], f"% of the patients whose labels train ({_bands(points)})")
+    _legend(figure, rows, f"% of the patients whose labels train ({_bands(points)})")
     return figure
 
 
 @styled
 def along(points: Sequence[Point], records: Sequence[Record]) -> Figure:
     """AUROC along the pre-training (Figure 2 of arXiv 2410.13867), as `labels`; below, loss and RankMe of the same runs."""
-    upper = _size(points, 1.5)
-    figure = Figure(figsize=(TEXT, upper[1] + 2.3))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(upper[1], 2.3))
+    rows = list({p.cell.row.label: p.cell.row for p in points if p.cell.runs}.values())
+    upper, lower = _figure(points, 1.5).get_figheight(), 2.0 + _entries(rows, TEXT)[1]
+    figure = Figure(figsize=(TEXT, upper + lower))
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(upper, lower))[:, 0]
     for axes, panel in _panels(top, points, sharex=True):
         _lines(axes, panel, "at")
     top.supylabel("macro AUROC", fontsize=7)
-    rows = list({p.cell.row.label: p.cell.row for p in points if p.cell.runs}.values())
     loss, rankme = bottom.subplots(1, 2, sharex=True)
     for row in rows:
         style = _line(row, rows)
@@ -218,7 +218,8 @@ def along(points: Sequence[Point], records: Sequence[Record]) -> Figure:
             loss.plot(np.array(steps) / steps[-1], (values - values.min()) / (np.ptp(values) or 1), style["linestyle"],
                       color=style["color"], linewidth=0.6)
             looks = result["monitor"]
-            rankme.plot(np.array(looks["step"]) / steps[-1], np.array(looks["rankme"], float), **style, **THIN, markevery=max(1, len(looks["step"]) // 4))
+            rankme.plot(np.array(looks["step"]) / steps[-1], np.array(looks["rankme"], float), **style, **THIN,
+                        markevery=max(1, len(looks["step"]) // 4))
     loss.set_title("loss, each run's from its lowest (0) to its highest (1)")
     rankme.set_title("RankMe (dashed: random)")
     for axes in (loss, rankme, *top.axes):
@@ -234,17 +235,16 @@ def cost(points: Sequence[Point], records: Sequence[Record]) -> Figure:
     """AUROC with interval against the time of pre-training: a row of panels per protocol, a panel per table."""
     spent = {p.cell.row.label: hours(p.cell.row, records) for p in points}
     unit, factor = ("hours", 1) if max(spent.values()) >= 1 else ("seconds", 3600)
-    rows = list({p.cell.row.label: p.cell.row for p in points if p.cell.runs}.values())
-    devices = {r["provenance"].get("device") or "unknown" for row in rows for r in pretrainings(row, records)
-               if r["result"]["seconds"]}
-    figure = _figure(points, 1.5)
+    rows = list({p.cell.row.label: p.cell.row for p in points if spent[p.cell.row.label]}.values())
+    devices = {r["provenance"].get("device") or "unknown" for row in rows for r in pretrainings(row, records)}
+    figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True):
         for p in (p for p in panel if p.cell.interval):
-            style, x = look(p.cell.row.method), factor * spent[p.cell.row.label]
-            if x:
-                axes.plot((x, x), p.cell.interval or (), color=style["color"], linewidth=0.8)
-                axes.plot(x, p.mean, **style, linestyle="", markersize=5, markeredgewidth=0.8, zorder=3)
-            elif p.cell.row.method == RANDOM:
+            if x := factor * spent[p.cell.row.label]:
+                style = _line(p.cell.row, rows)
+                axes.plot((x, x), p.cell.interval or (), color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
+                axes.plot(x, p.mean, **{**style, **THIN, "linestyle": "", "markersize": 5}, zorder=3)
+            else:  # never trained
                 axes.axhline(p.mean, color="0.6", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
@@ -253,8 +253,7 @@ def cost(points: Sequence[Point], records: Sequence[Record]) -> Figure:
         axes.grid()
     where = f"{len(devices)} kinds of device: times do not compare" if len(devices) > 1 else "".join(devices)
     figure.supylabel("macro AUROC with interval", fontsize=7)
-    _legend(figure, [p.cell.row for p in points if spent[p.cell.row.label]],
-            f"device-{unit} of pre-training ({where}; dashed: random)")
+    _legend(figure, rows, f"device-{unit} of pre-training ({where}; dashed: random)")
     return figure
 
 
@@ -264,8 +263,8 @@ def reliability(points: Sequence[Point]) -> Figure:
 
     The reliability curve less its diagonal: many methods are told apart only so.
     """
-    figure = _figure(points, 1.5)
     rows = [p.cell.row for p in points]
+    figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True, sharey=True):
         for p in panel:
             predicted, observed = np.reshape(reliability_of(p.cell), (-1, 2)).T
@@ -286,9 +285,12 @@ def classes(pairs: Sequence[Pair], title: str = "") -> Figure:
     """
     positives = {name: n for _, *both in pairs for cell in both for name, n, _ in cell.per_class()}
     names = sorted(positives, key=lambda name: (-positives[name], name))
-    figure = Figure(figsize=(COLUMN if len(pairs) < 3 else TEXT, 0.11 * len(names) + 1.1))
+    titles = [f"{_wrapped(protocol)}\n{_wrapped(one.row.label)}\nminus {_wrapped(other.row.label)}"
+              for protocol, one, other in pairs]
+    lines = max(title.count("\n") + 1 for title in titles)
+    figure = Figure(figsize=(COLUMN if len(pairs) < 3 else TEXT, 0.12 * len(names) + 0.12 * lines + 0.8))
     grid = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
-    for axes, (protocol, one, other) in zip(grid, pairs, strict=True):
+    for axes, heading, (_, one, other) in zip(grid, titles, pairs, strict=True):
         a, b = class_runs(one), class_runs(other)
         for y, name in enumerate(names):
             if name not in a or name not in b:
@@ -299,7 +301,7 @@ def classes(pairs: Sequence[Pair], title: str = "") -> Figure:
                 axes.plot((found - half, found + half), (y, y), color=style["color"], linewidth=0.8)
             axes.plot(found, y, **style, markersize=3.5, markeredgewidth=0.7)
         axes.axvline(0, color="0.4", linewidth=0.7, zorder=0)
-        axes.set_title(f"{_wrapped(protocol)}\n{_wrapped(one.row.label)}\nminus {_wrapped(other.row.label)}", fontsize=7)
+        axes.set_title(heading, fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.grid(axis="x")
     grid[0].set_yticks(range(len(names)), [f"{name} ({positives[name]})" for name in names], fontsize=5.5)
@@ -415,14 +417,11 @@ def _wrapped(label: str, width: int = 26) -> str:
     )
 
 
-def _size(points: Sequence[Point], height: float) -> tuple[float, float]:
-    """Inches of a figure of panels of this height."""
-    rows, columns = len({p.protocol for p in points}), len({p.table for p in points})
-    return COLUMN if columns == 1 else TEXT, rows * (height + 0.45) + 0.3
-
-
-def _figure(points: Sequence[Point], height: float) -> Figure:
-    return Figure(figsize=_size(points, height))
+def _figure(points: Sequence[Point], height: float, rows: Sequence[Row] = ()) -> Figure:
+    """An empty figure for panels of this height, in inches, and for the rows' legend."""
+    down, across = len({p.protocol for p in points}), len({p.table for p in points})
+    width = COLUMN if across == 1 else TEXT
+    return Figure(figsize=(width, down * (height + 0.45) + 0.3 + _entries(rows, width)[1]))
 
 
 def _panels(figure: Figure | SubFigure, points: Sequence[Point], **shared: Any) -> Iterator[tuple[Axes, list[Point]]]:
@@ -445,14 +444,20 @@ def _line(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     return {**look(row.method), "linestyle": DASHES[namesakes.index(row.label) % len(DASHES)]}
 
 
+def _entries(rows: Sequence[Row], width: float) -> tuple[int, float]:
+    """How many columns of a legend fit into this width, and its height; in inches."""
+    names = [_wrapped(label, 40).split("\n") for label in dict.fromkeys(row.label for row in rows)]
+    columns = max(1, min(8, int(17 * width / (max((len(line) for name in names for line in name), default=1) + 7))))
+    return columns, 0.13 * math.ceil(sum(map(len, names)) / columns)
+
+
 def _legend(figure: Figure | SubFigure, rows: Sequence[Row], title: str) -> None:
-    """Below the panels what is on their x axis and a row's line each, in as many columns as fit."""
+    """Below the panels what is on their x axis, and a row's line each."""
+    width = figure.get_figwidth() if isinstance(figure, Figure) else TEXT
     handles = [Line2D([], [], **_line(row, rows), **THIN, label=_wrapped(label, 40))
                for label, row in {row.label: row for row in rows}.items()]
-    longest = max((len(line) for handle in handles for line in str(handle.get_label()).split("\n")), default=1)
-    width = figure.bbox.width / 72 if isinstance(figure, Figure) else TEXT
-    figure.legend(handles=handles, loc="outside lower center", title=title, title_fontsize=7,
-                  ncols=max(1, min(8, int(17 * width / (longest + 7)))))
+    figure.legend(handles=handles, loc="outside lower center", title=textwrap.fill(title, int(17 * width)), title_fontsize=7,
+                  ncols=_entries(rows, width)[0])
 
 
 def _lines(axes: Axes, panel: Sequence[Point], share: str) -> None:
