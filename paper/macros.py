@@ -191,17 +191,20 @@ def compared(chosen: Sequence[Cell], records: Sequence[Record]) -> Iterator[Numb
     if not trained:
         return
     config, size = trained[0].config, trained[0].config["encoder"]["size"]
+    yield ("comparison", "methods"), count(len({row.method for row in trained}))
+    for key, value in (("size", size), ("data", ", ".join(sorted(config["data"]["mix"]))), ("store", chosen[0].store)):
+        yield ("comparison", key), tex(value)
+    whole = {"steps": config["optim"]["steps"], "batch": config["optim"]["batch"], "rate": config["data"]["rate_hz"],
+             "patch": config["encoder"]["patch"], **(vars(SIZES[size]) if size in SIZES else {})}
+    for key, value in whole.items():
+        yield ("comparison", key), count(value)
+    yield ("comparison", "runs"), span([len(row.pretrained) for row in trained])
+    yield ("comparison", "test"), span([c.runs[0]["result"]["records"]["test"] for c in chosen])
+    made = [(case_of(c)[0], c.runs[0]["config"]["evaluation"]) for c in chosen if c.row.method != RANDOM]
+    for protocol, key in itertools.product(dict(made), OF_PROTOCOL):
+        found = [each[key] for name, each in made if name == protocol and key in each]
+        yield ("comparison", protocol, key), span(found) if found else MISSING
     runs = {row.method: pretrainings(row, records) for row in rows}
-    facts = {"methods": len({row.method for row in trained}), "size": size, "steps": config["optim"]["steps"],
-             "batch": config["optim"]["batch"], "rate": config["data"]["rate_hz"], "patch": config["encoder"]["patch"],
-             "data": ", ".join(sorted(config["data"]["mix"])), "store": chosen[0].store,
-             "test": chosen[0].runs[0]["result"]["records"]["test"], "runs": len(trained[0].pretrained)}
-    facts |= vars(SIZES[size]) if size in SIZES else {}
-    for key, value in facts.items():
-        yield ("comparison", key), count(value) if isinstance(value, int) else tex(value)
-    evaluations = {case_of(c)[0]: c.runs[0]["config"]["evaluation"] for c in chosen if c.row.method != RANDOM}
-    for protocol, made in evaluations.items():
-        yield from ((("comparison", protocol, key), count(made[key])) for key in OF_PROTOCOL if key in made)
     for method, each in runs.items():
         results = [r["result"] for r in each]
         yield ("runs", method), count(len(each))
@@ -288,6 +291,11 @@ def unambiguous(cells: Sequence[Cell], key: Callable[[Cell], tuple[str, ...]]) -
 
 def count(n: int) -> str:
     return f"{n:,}"
+
+
+def span(values: Sequence[int]) -> str:
+    """The one value that all are, or the least and the greatest."""
+    return " to ".join(map(count, sorted({min(values), max(values)})))
 
 
 def plain(x: float) -> str:
