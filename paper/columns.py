@@ -85,6 +85,12 @@ def comparisons(cells: Sequence[Cell], pairs: Sequence[tuple[int, int]]) -> list
     return [difference(*samples[a], *samples[b]) for a, b in pairs]
 
 
+def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:
+    """(of how many runs a caption says that cells are, whether each has to say it itself): ("3 runs", False)."""
+    counts = {len(c.values) for c in cells if c.runs}
+    return (f"{counts.pop()} runs", False) if len(counts) == 1 else ("n runs", True)
+
+
 def score(c: Cell, with_n: bool = False) -> str:
     """"0.870 (0.010)": mean and sd over runs; with_n: "0.870 (0.010), n=3"."""
     mean, sd, n = spread(c.values)

@@ -136,7 +136,9 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
         if name in whole:
             parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
                       "Both tests take the tasks for independent; tasks on the same records are not."]
-    parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
+    ran = {r["run_id"] for r in records if r["kind"] == "pretrain"}
+    curves = ["![pre-training](figures/pretraining.png)"] if any(run in ran for row in rows for _, run in row.pretrained) else []
+    parts += ["## Pre-training", *curves]
     parts.append(as_markdown(settings(rows, records)))
     parts += footnotes(records)
     return "\n\n".join(part.strip() for part in parts) + "\n"
