@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL, compare, holm
+from bench.evaluation.compare import LEVEL, Comparison, comparable, difference, holm, runs_of
 from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
@@ -73,8 +73,22 @@ def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
         return [(False, None)] * len(cells)
     top = int(np.argmax(means))
     others = [i for i, c in enumerate(cells) if i != top and min(len(c.values), len(cells[top].values)) > 1]
-    raised = dict(zip(others, holm([compare(cells[top].runs, cells[i].runs).p for i in others]), strict=True))
+    found = comparisons(cells, [(top, i) for i in others])
+    raised = dict(zip(others, holm([each.p for each in found]), strict=True))
     return [(i == top or raised.get(i, 0.0) >= LEVEL, raised.get(i)) for i in range(len(cells))]
+
+
+def comparisons(cells: Sequence[Cell], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """compare() of each pair of cells of one column, with two or more runs each."""
+    samples = {i: runs_of(cells[i].runs) for i in sorted({i for pair in pairs for i in pair})}
+    comparable([r for i in samples for r in cells[i].runs])
+    return [difference(*samples[a], *samples[b]) for a, b in pairs]
+
+
+def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:
+    """(of how many runs a caption says that cells are, whether each has to say it itself): ("3 runs", False)."""
+    counts = {len(c.values) for c in cells if c.runs}
+    return (f"{counts.pop()} runs", False) if len(counts) == 1 else ("n runs", True)
 
 
 def score(c: Cell, with_n: bool = False) -> str:

@@ -14,7 +14,7 @@ from bench.catalogue import header
 from bench.config import Config, canonical
 from bench.evaluation.compare import LEVEL
 from bench.report import MISSING, RANDOM, RANDOM_ROW, Cell, Record, Row, backbone, labelled, leaves, recipe, spread, text_of
-from paper.columns import LEADERS, Column, leaders, numbers, score
+from paper.columns import LEADERS, Column, leaders, numbers, runs_in, score
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
 
@@ -198,8 +198,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
            ranks: Mapping[str, float] | None = None) -> Table:
     """Rows of a group in columns that differ in the task, or the share of the labels, alone."""
     cells = [cells_in(group, column) for column in columns]
+    runs, with_n = runs_in([c for here in cells for c in here])
     best = [leaders(here) for here in cells]
-    counts = [len(c.values) for here in cells for c in here if c.runs]
     blocks, fill, i = [], [], 0
     for family, rows in group.blocks:
         lines = []
@@ -209,8 +209,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
                 c, (bold, p_best) = here[i], lead[i]
                 mark = DIFFERS if c.p_holm is not None and c.p_holm < LEVEL else ""
                 interval = c.interval
-                text = score(c) + (f"\n[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-                entries.append(Entry(text, bold, mark))
+                below = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+                entries.append(Entry(score(c, with_n), bold, mark, below))
                 fill += [(group.name(row), heading, command) for command in c.commands]
                 data.append({
                     "kind": "fractions" if ranks is None else "scores", "group": group.title, "family": family,
@@ -224,9 +224,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
             lines.append(entries)
             i += 1
         blocks.append((family, lines))
-    runs = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     metric = "macro AUROC" if all(c.metric == "macro_auroc" for c in columns) else "score"
-    caption = (f"{group.title}; {what}: {metric}, mean (sd over runs; n = {runs}) and its interval over test records. {LEADERS}. "
+    caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}) and its interval over test records. {LEADERS}. "
                f"{MISSING}: no record yet.")
     notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g}, Holm's correction for all of its task)"}
     head = [("", "pre-training"), *(("", heading) for heading in heads), *([("", "rank")] if ranks is not None else [])]

@@ -8,7 +8,7 @@ from scipy import stats
 
 from bench.evaluation.compare import LEVEL
 from bench.report import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
-from paper.columns import LEADERS, leaders, numbers, score
+from paper.columns import LEADERS, leaders, numbers, runs_in, score
 from paper.published import DATA, LINEAR, RUNS, SINGLE, SIZES, TASKS, Fact, Ours, Place, facts
 from paper.typeset import Entry, Sheet, Table
 
@@ -65,6 +65,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
             entries = [e for p in protocols for e in ([Entry("")] + ([quoted(line, beside[p], data)] if p in beside else []))]
             names = fact.method, fact.pretrain_data.replace("none", ""), fact.model
             cited.append([*map(Entry, names), *entries, Entry(number[fact.source])])
+    runs, with_n = runs_in([cell for place in places for p in protocols if (cell := ours.cell(place, task, p))])
     own = {p: measured([ours.cell(place, task, p) for place in places]) for p in protocols}
     for i, place in enumerate(places):
         names, line, entries, missing = named(place), published.get(place, {}), [], []
@@ -76,7 +77,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
                 command = None if cell else ours.command(place, task, [protocol])
                 data.append({**dict(zip(NAMES, names, strict=True)), "protocol": protocol, "whose": "ours", **numbers(cell),
                              "bold": bold, "p_best": p_best, "command": command})
-                entries.append(Entry(score(cell, True) if cell else MISSING, bold))
+                entries.append(Entry(score(cell, with_n) if cell else MISSING, bold))
                 missing += [] if cell else [protocol]
             if p in beside:
                 entries.append(quoted(line, beside[p], data))
@@ -91,9 +92,9 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
     notes |= {number[source]: f"{source}, {url}" for source, url in sources.items()}
     if others:
         notes["+"] = "further rows of ours that are one of these pre-trainings, too, and less as published: " + "; ".join(others)
-    caption = (f"{task} on PTB-XL, as {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
-               f"runs). Other systems are cited, not measured; published numbers of this suite's backbones are of {RUNS} runs. "
-               f"{LEADERS}. {MISSING}: no record yet, {name}.csv has the command.")
+    caption = (f"PTB-XL, {task}, as {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
+               f"runs: ours {runs}, published {RUNS} of these backbones). Other systems are cited, not measured. {LEADERS}. "
+               f"{MISSING}: no record yet, {name}.csv has the command.")
     blocks = [("other systems, cited", cited), ("backbones of this suite", here)]
     made = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
     return Sheet(name, [made], [{"task": task, **line} for line in data])

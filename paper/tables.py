@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation.compare import compare, holm
+from bench.evaluation.compare import Comparison, holm
 from bench.evaluation.metrics import RULES
 from bench.files import write_text
 from bench.report import (
@@ -26,7 +26,7 @@ from bench.report import (
     text_of,
 )
 from paper import inventory, published, reproduction
-from paper.columns import Column, columns_of, score
+from paper.columns import Column, columns_of, comparisons, score
 from paper.families import families, mixture_of
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill
 
@@ -75,9 +75,16 @@ def pairs(cells: Sequence[Cell]) -> str:
     """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
     lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
               "runs", "other_runs"]]
-    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
-        here = [c for c in cells if (c.store, c.task) == (store, task) and len(c.runs) > 1]
-        found = [(a, b, compare(a.runs, b.runs)) for a, b in itertools.combinations(here, 2) if a.protocol == b.protocol]
+    by_table: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    for c in cells:
+        if len(c.values) > 1:
+            by_table.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
+    for store, task in by_table:
+        found: list[tuple[Cell, Cell, Comparison]] = []
+        for here in by_table[store, task].values():
+            each_two = list(itertools.combinations(range(len(here)), 2))
+            made = comparisons(here, each_two)
+            found += [(here[a], here[b], each) for (a, b), each in zip(each_two, made, strict=True)]
         for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
             numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
             lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
@@ -89,9 +96,14 @@ def classes(cells: Sequence[Cell]) -> str:
     head = ["store", "task", "method", "row", "protocol", "class", "positives", "mean", "sd", "n"]
     lines: list[list[Any]] = [head]
     for c in cells:
-        for name, positives, values in c.per_class():
-            numbers = [MISSING if x is None else x for x in spread(values)]
-            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, *numbers])
+        found = list(c.per_class())
+        values = np.array([values for _, _, values in found])  # (classes, runs)
+        if not found:
+            continue
+        means, n = values.mean(1).tolist(), values.shape[1]
+        sds = values.std(1, ddof=1).tolist() if n > 1 else [None] * len(found)
+        for (name, positives, _), mean, sd in zip(found, means, sds, strict=True):
+            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, mean, sd, n])
     return as_csv(lines)
 
 
@@ -124,7 +136,9 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
         if name in whole:
             parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
                       "Both tests take the tasks for independent; tasks on the same records are not."]
-    parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
+    ran = {r["run_id"] for r in records if r["kind"] == "pretrain"}
+    curves = ["![pre-training](figures/pretraining.png)"] if any(run in ran for row in rows for _, run in row.pretrained) else []
+    parts += ["## Pre-training", *curves]
     parts.append(as_markdown(settings(rows, records)))
     parts += footnotes(records)
     return "\n\n".join(part.strip() for part in parts) + "\n"

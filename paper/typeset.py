@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,11 +13,12 @@ from typing import Any
 from bench.files import write_text
 from bench.report import MISSING
 
+BARE = re.compile(rf"([+-]?[\d,]+(\.\d+)?)?|{MISSING}")
 FILL = 12  # commands that a table prints; its CSV holds all: ours
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-       '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "--": r"\mbox{-{}-}", "[": "{[}",
-       "]": "{]}", "/": r"/\allowbreak{}"}
+       '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "--": r"\mbox{-{}-}", "[": "{[}", "]": "{]}",
+       "/": r"/\allowbreak{}"}
 CSS = """\
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 75rem; color-scheme: light dark; }
 figure { margin: 0 0 3rem; overflow-x: auto; } table { border-collapse: collapse; }
@@ -25,17 +27,19 @@ th, td { padding: .15rem .6rem; text-align: left; vertical-align: top; }
 thead { border-block: 2px solid; } tbody, tfoot { border-bottom: 1px solid; } thead th { font-weight: 600; }
 tbody th[scope=row] { font-weight: normal; } td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 th[scope=rowgroup] { font-style: italic; font-weight: normal; padding-top: .5rem; }
+td.r { text-align: right; } td small { color: color-mix(in srgb, currentcolor 75%, transparent); }
 th[scope=colgroup] { text-align: center; border-bottom: 1px solid; } code { overflow-wrap: anywhere; }
 """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one place of a table prints; a line break in its text is one in the table."""
+    """What one place of a table prints."""
 
     text: str
     bold: bool = False
     marks: str = ""  # keys of the table's notes, a letter or sign each
+    below: str = ""  # a second line, smaller where there is a smaller type
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class Table:
     blocks: Sequence[tuple[str, Sequence[Sequence[Entry]]]]  # (heading or "", lines)
     notes: dict[str, str] = field(default_factory=dict)  # mark -> text
     fill: Sequence[tuple[str, str, str]] = ()  # (line, column of it that is missing, command)
+
+    @property
+    def sides(self) -> str:
+        """"lrr": columns of bare numbers stand at the right."""
+        columns = zip(*(line for _, block in self.blocks for line in block), strict=True)
+        return "".join("r" if any(e.text for e in column) and all(BARE.fullmatch(e.text) for e in column) else "l"
+                       for column in columns)
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,10 @@ def by_column(lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     return [head, *([line.get(key) for key in head] for line in lines)]
 
 
-def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+def as_markdown(lines: Sequence[Sequence[str]], sides: str = "") -> str:
     head, *body = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
+    rule = "".join("---:|" if side == "r" else "---|" for side in sides or "l" * len(lines[0]))
+    return "\n".join([head, f"|{rule}", *body])
 
 
 def filling(fill: Sequence[tuple[str, str, str]]) -> dict[str, str]:
@@ -107,10 +119,10 @@ def to_fill(fill: Sequence[tuple[str, str, str]], where: str) -> list[str]:
     return ["To fill:\n\n" + "\n".join(lines + ([f"- and {more:,} more: {where}"] if more else []))] if fill else []
 
 
-def markdown(table: Table, level: str = "##") -> str:
+def markdown(table: Table) -> str:
     def shown(e: Entry) -> str:
-        text = e.text.replace("\n", "<br>")
-        return (f"**{text}**" if e.bold and text else text) + (f"<sup>{e.marks}</sup>" if e.marks else "")
+        text = f"**{e.text}**" if e.bold else e.text
+        return text + (f"<sup>{e.marks}</sup>" if e.marks else "") + (f"<br>{e.below}" if e.below else "")
 
     lines = [[f"{group}: {name}" if group else name for group, name in table.head]]
     for heading, block in table.blocks:
@@ -118,7 +130,7 @@ def markdown(table: Table, level: str = "##") -> str:
             lines.append([f"*{heading}*", *[""] * (len(table.head) - 1)])
         lines += [[shown(e) for e in line] for line in block]
     notes = ["\n".join(f"- {mark}: {text}" for mark, text in table.notes.items())] if table.notes else []
-    parts = [f"{level} {table.title}", table.caption, as_markdown(lines), *notes, *to_fill(table.fill, "the CSV file")]
+    parts = [f"## {table.title}", table.caption, as_markdown(lines, table.sides), *notes, *to_fill(table.fill, "the CSV file")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,10 +148,7 @@ def _float(table: Table, label: str) -> Iterator[str]:
         return " & ".join(texts) + r" \\"
 
     def shown(e: Entry) -> str:
-        lines = [tex(line) for line in e.text.split("\n")]
-        if e.bold:
-            lines = [rf"\textbf{{{line}}}" for line in lines]
-        text = lines[0] if len(lines) == 1 else "".join((r"\shortstack[l]{", r"\\".join(lines), "}"))
+        text = rf"\textbf{{{tex(e.text)}}}" if e.bold else tex(e.text)
         return text + (rf"\textsuperscript{{{tex(e.marks)}}}" if e.marks else "")
 
     n = len(table.head)
@@ -148,7 +157,7 @@ def _float(table: Table, label: str) -> Iterator[str]:
     yield rf"\caption{{{tex(table.caption)}}}\label{{tab:{label}}}"
     yield r"\footnotesize"
     yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    yield rf"\begin{{tabular}}{{{'l' * n}}}"
+    yield rf"\begin{{tabular}}{{{table.sides}}}"
     yield r"\toprule"
     if any(group for group, _ in table.head):
         groups = [(group, len(list(same))) for group, same in groupby(table.head, key=lambda column: column[0])]
@@ -163,21 +172,25 @@ def _float(table: Table, label: str) -> Iterator[str]:
             yield row([rf"\multicolumn{{{n}}}{{l}}{{\textit{{{tex(heading)}}}}}"])
         for line in block:
             yield row(map(shown, line))
+            if any(e.below for e in line):
+                yield row(rf"{{\scriptsize {tex(e.below)}}}" for e in line) + r"[2pt]"
     yield r"\bottomrule"
     yield r"\end{tabular}}"
-    for mark, text in table.notes.items():
-        yield rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize\textsuperscript{{{tex(mark)}}} {tex(text)}}}"
+    if table.notes:
+        notes = (rf"\textsuperscript{{{tex(mark)}}} {tex(text)}\par" for mark, text in table.notes.items())
+        yield "\n".join((r"\par\smallskip\parbox{\linewidth}{\raggedright\scriptsize", *notes, "}"))
     yield r"\end{table*}"
     for command, what in filling(table.fill).items():
         yield f"% to fill {what}: {command}"
 
 
 def tex(text: str) -> str:
-    """The text with all that LaTeX would take for its own escaped; a missing value's two dashes stay two."""
+    """The text with all that LaTeX takes for its own escaped; two dashes stay two, that before a number is a minus."""
     out, i = [], 0
     while i < len(text):
         key = text[i: i + 2] if text[i: i + 2] in TEX else text[i]
-        out.append(TEX.get(key, key))
+        minus = key == "-" and text[i + 1: i + 2].isdigit() and (not i or text[i - 1] in " [(,")
+        out.append(r"\ensuremath{-}" if minus else TEX.get(key, key))
         i += len(key)
     return "".join(out)
 
@@ -192,8 +205,9 @@ def page(sheet: Sheet) -> str:
 def as_html(table: Table) -> str:
     """A figure: the table, its notes, and what fills it."""
     def shown(e: Entry) -> str:
-        text, marks = html.escape(e.text).replace("\n", "<br>"), html.escape(e.marks)
-        return (f"<strong>{text}</strong>" if e.bold and text else text) + (f"<sup>{marks}</sup>" if marks else "")
+        text, marks, below = map(html.escape, (e.text, e.marks, e.below))
+        text = f"<strong>{text}</strong>" if e.bold else text
+        return text + (f"<sup>{marks}</sup>" if marks else "") + (f"<br><small>{below}</small>" if below else "")
 
     groups = [(group, [name for _, name in same]) for group, same in groupby(table.head, key=lambda column: column[0])]
     rows = 2 if any(group for group, _ in groups) else 1
@@ -208,8 +222,8 @@ def as_html(table: Table) -> str:
         if heading:
             out.append(f'<tr><th scope="rowgroup" colspan="{len(table.head)}">{html.escape(heading)}</th></tr>')
         for line in block:
-            cells = [f'<th scope="row">{shown(e)}</th>' if not i else f"<td>{shown(e)}</td>" for i, e in enumerate(line)]
-            out.append(f"<tr>{''.join(cells)}</tr>")
+            cells = [f'<td class="{side}">{shown(e)}</td>' for e, side in zip(line[1:], table.sides[1:], strict=True)]
+            out.append(f'<tr><th scope="row">{shown(line[0])}</th>{"".join(cells)}</tr>')
         out.append("</tbody>")
     out.append("</table>")
     if table.notes:
