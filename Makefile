@@ -34,11 +34,12 @@ generated: $(STAMP)  ## tables, figures and the text's numbers, from the records
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \
 		-outdir="$$(realpath -m --relative-to=. "$(abspath $(BUILD))")" \
-		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex || { echo "LaTeX failed: $(BUILD)/paper.log says where" >&2; exit 2; }
+		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex \
+		|| { echo "LaTeX failed: $(BUILD)/paper.log says where" >&2; exit 2; }
 	@echo $(BUILD)/paper.pdf
 
 latex:
-	@command -v latexmk > /dev/null && kpsewhich lmodern.sty booktabs.sty > /dev/null || { echo "LaTeX is missing, or a part of it;" \
+	@command -v latexmk > /dev/null && kpsewhich lmodern.sty booktabs.sty > /dev/null 2>&1 || { echo "LaTeX is missing, or a part of it;" \
 		"install it (Debian: apt-get install --no-install-recommends $(LATEX))" >&2; exit 2; }
 
 $(STAMP): constraints.txt pyproject.toml
