@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL, Comparison, comparable, difference, holm, runs_of
+from bench.evaluation.compare import LEVEL, Comparison, compare, holm
 from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
@@ -79,10 +79,8 @@ def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
 
 
 def comparisons(cells: Sequence[Cell], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
-    """compare() of each pair of cells of one column, with two or more runs each."""
-    samples = {i: runs_of(cells[i].runs) for i in sorted({i for pair in pairs for i in pair})}
-    comparable([r for i in samples for r in cells[i].runs])
-    return [difference(*samples[a], *samples[b]) for a, b in pairs]
+    """Of each pair of cells of one column, with two or more runs each."""
+    return [compare(cells[a].runs, cells[b].runs) for a, b in pairs]
 
 
 def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:

@@ -65,13 +65,14 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
             entries = [e for p in protocols for e in ([Entry("")] + ([quoted(line, beside[p], data)] if p in beside else []))]
             names = fact.method, fact.pretrain_data.replace("none", ""), fact.model
             cited.append([*map(Entry, names), *entries, Entry(number[fact.source])])
-    runs, with_n = runs_in([cell for place in places for p in protocols if (cell := ours.cell(place, task, p))])
-    own = {p: measured([ours.cell(place, task, p) for place in places]) for p in protocols}
+    stands = {p: [in_column(place, p, protocols) for place in places] for p in protocols}
+    own = {p: measured([ours.cell(place, task, each) for place, each in zip(places, stands[p], strict=True)]) for p in protocols}
+    runs, with_n = runs_in([cell for column in own.values() for cell, *_ in column if cell])
     for i, place in enumerate(places):
         names, line, entries, missing = named(place), published.get(place, {}), [], []
         for p in protocols:
-            protocol, (cell, bold, p_best) = SCRATCH if place[0] == RANDOM and p != LINEAR else p, own[p][i]
-            if protocol == SCRATCH and p != FINETUNE and FINETUNE in protocols:  # it stands in that column already
+            protocol, (cell, bold, p_best) = stands[p][i], own[p][i]
+            if not protocol:
                 entries.append(Entry(""))
             else:
                 command = None if cell else ours.command(place, task, [protocol])
@@ -98,6 +99,13 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
     blocks = [("other systems, cited", cited), ("backbones of this suite", here)]
     made = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
     return Sheet(name, [made], [{"task": task, **line} for line in data])
+
+
+def in_column(place: Place, protocol: str, protocols: Sequence[str]) -> str:
+    """What stands in a protocol's column: from scratch is a random backbone's fine-tuning, in one column; "": nothing."""
+    if place[0] != RANDOM or protocol == LINEAR:
+        return protocol
+    return "" if protocol != FINETUNE and FINETUNE in protocols else SCRATCH
 
 
 def first(line: Mapping[str, Fact]) -> Fact:

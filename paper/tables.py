@@ -77,7 +77,7 @@ def pairs(cells: Sequence[Cell]) -> str:
               "runs", "other_runs"]]
     by_table: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for c in cells:
-        if len(c.values) > 1:
+        if len(c.runs) > 1:
             by_table.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
     for store, task in by_table:
         found: list[tuple[Cell, Cell, Comparison]] = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from bench.errors import UserError
 
@@ -55,18 +55,13 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     backbone, its runs are these, and the comparison says nothing of other backbones of the method.
     UserError where records differ in task, data, classes or resamples, or a method has one run alone.
     """
-    comparable([*a, *b])
+    first, *others = [*a, *b]
+    for other in others:
+        for what, value in _terms(other).items():
+            if value != _terms(first)[what]:
+                raise UserError(f"{first['run_id']} and {other['run_id']} do not compare, {what} differs: "
+                                f"{_terms(first)[what]!s:.200} and {value!s:.200}")
     return difference(*runs_of(a), *runs_of(b))
-
-
-def comparable(records: Sequence[Record]) -> None:
-    """UserError where two records differ in what they must share to be compared."""
-    terms = [_terms(record) for record in records]
-    for record, other in zip(records, terms, strict=True):
-        for what, value in other.items():
-            if value != terms[0][what]:
-                raise UserError(f"{records[0]['run_id']} and {record['run_id']} do not compare, {what} differs: "
-                                f"{terms[0][what]!s:.200} and {value!s:.200}")
 
 
 def _terms(record: Record) -> dict[str, Any]:
@@ -113,8 +108,8 @@ def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndar
     runs = float(sum(v for v, _ in each))
     found, se = float(np.mean(points_a) - np.mean(points_b)), (records + runs) ** 0.5
     freedom = (records + runs) ** 2 / sum(v**2 / df for v, df in each) if runs else np.inf
-    p = 2 * special.stdtr(freedom, -abs(found) / se) if se else float(found == 0)  # as stats.t.sf, a hundredth of its time
-    half = -se * special.stdtrit(freedom, LEVEL / 2)
+    p = 2 * stats.t.sf(abs(found) / se, freedom) if se else float(found == 0)
+    half = se * stats.t.isf(LEVEL / 2, freedom)
     return Comparison(found, float(found - half), float(found + half), float(p), records**0.5, runs**0.5, (k_a, k_b))
 
 
