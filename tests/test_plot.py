@@ -24,7 +24,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "ecg": lambda: plot.ecg(SIGNAL, 100, title="record"),
     "views": lambda: plot.views([("original", SIGNAL), ("crop", SIGNAL[:, :250])], 100),
     "sights": lambda: plot.sights([plot.Sight("record", SIGNAL, SEEN), plot.Sight("crop", SIGNAL[:, :250], SEEN[:, :250])], 100),
-    "scatter": lambda: plot.scatter(RNG.normal(size=(50, 2)), ["a", "b", "", "a", "b"] * 10),
+    "scatter": lambda: plot.scatter(RNG.normal(size=(50, 2)), ["a", "b", "", "a", "b"] * 10, "embeddings", ("first", "second")),
 }
 
 
