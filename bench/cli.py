@@ -871,6 +871,9 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     store = open_by_name(work / "stores", "synthetic")
     for what in ("ecg", "views"):
         print(pictures.draw(store, [], out / "figures" / f"{what}.png", what))
+    for method in ("jepa", "simclr", "mae"):
+        made = config.load(method, ["data.rate_hz=100", "encoder.size=tiny", "encoder.patch=10"])
+        print(pictures.see(store, None, out / "figures" / f"see-{method}.png", made))
     print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {out / 'figures'}")
 
 

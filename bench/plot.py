@@ -275,7 +275,7 @@ class Sight:
 
 
 @styled
-def sights(panels: Sequence[Sight], rate_hz: float, title: str = "", spacing: float = 4.0) -> Figure:
+def sights(panels: Sequence[Sight], rate_hz: float, title: str = "", spacing: float = 6.0) -> Figure:
     """All leads of each panel, side by side on one scale of time, `spacing` sd apart: black is seen, grey is hidden."""
     figure = Figure(figsize=(TEXT, 4.6))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[p.signal.shape[1] for p in panels])[0]
@@ -290,11 +290,12 @@ def sights(panels: Sequence[Sight], rate_hz: float, title: str = "", spacing: fl
             axes.plot(seconds, base + trace, color="0.7", linewidth=0.6)
             axes.plot(seconds, base + np.where(seen, trace, np.nan), color="black", linewidth=0.7)
         if panel.rebuilt is not None:
-            axes.plot(seconds, (baselines[:, None] + panel.rebuilt).T, color=COLOURS[2], linewidth=0.8)
+            axes.plot(seconds, (baselines[:, None] + panel.rebuilt).T, color=COLOURS[1], linewidth=1.0)
         axes.set_title(panel.name, fontsize=7)
+        axes.set_xticks(np.arange(0, seconds[-1] + 1.5 / rate_hz, 1 if seconds[-1] < 5 else 2))
         axes.margins(x=0)
     grid[0].set_yticks(baselines, LEADS)
-    grid[0].set_ylim(baselines[-1] - spacing, spacing * 1.2)
+    grid[0].set_ylim(baselines[-1] - spacing, spacing)
     figure.supxlabel("seconds", fontsize=7)
     figure.suptitle(title, fontsize=8)
     return figure

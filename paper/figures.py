@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bench.plot import COLUMN, TEXT, look, save, styled
 from bench.report import RANDOM, Cell, Record, Row, pretrainings, rankings
 
 Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
+Runs = Mapping[str, Sequence[Record]]  # row label -> its pre-trainings
 Pair = tuple[str, Cell, Cell]  # protocol; the cells whose difference is drawn, the first minus the second
 
 HEADLINE = ("linear", "finetune")  # the protocols of arXiv 2410.13867: they come first
@@ -69,15 +70,15 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     A figure of many protocols or tasks has pages: NAME, NAME-2, ...; linear and finetune are on the first. All but `along`
     are of the last checkpoint, all but `labels` of all labels.
     """
-    points = placed(cells)
+    points, trained = placed(cells), [r for r in records if r["kind"] == "pretrain"]
+    runs = {row.label: pretrainings(row, trained) for row in rows}
     last, whole = [p for p in points if p.at == 1], [p for p in points if p.fraction == 1]
     main = [p for p in last if p.fraction == 1]
     figures: list[tuple[str, Sequence[Point], Callable[[Sequence[Point]], Figure]]] = [
         ("auroc", main, auroc),
         ("labels", several(last, "fraction"), labels),
-        ("along", several(whole, "at"), lambda page: along(page, records)),
-        ("cost", [p for p in main if p.cell.row.method == RANDOM or hours(p.cell.row, records)],
-         lambda page: cost(page, records)),
+        ("along", several(whole, "at"), lambda page: along(page, runs)),
+        ("cost", timed(main, runs), lambda page: cost(page, runs)),
         ("reliability", [p for p in main if reliability_of(p.cell)], reliability),
     ]
     drawn = []
@@ -89,8 +90,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     for (store, task), pairs in pairs_of(main).items():
         name = re.sub("[^a-z0-9]+", "-", f"{store} {task}".lower()).strip("-")
         drawn += save(classes(pairs, f"{store}, {task}"), out / f"classes-{name}")
-    runs = [(row.label, row.method, r["result"]) for row in rows for r in pretrainings(row, records)]
-    return drawn + (save(pretraining(runs), out / "pretraining") if runs else [])
+    curves = [(row.label, row.method, r["result"]) for row in rows for r in runs[row.label]]
+    return drawn + (save(pretraining(curves), out / "pretraining") if curves else [])
 
 
 def several(points: Sequence[Point], share: str) -> list[Point]:
@@ -103,7 +104,7 @@ def several(points: Sequence[Point], share: str) -> list[Point]:
 
 
 def pages(points: Sequence[Point]) -> list[list[Point]]:
-    """The points of DOWN protocols and ACROSS tables each; pages on which no trained backbone has a run are left out."""
+    """The points of DOWN protocols and ACROSS tables each; pages on which nothing has a run are left out."""
     protocols = sorted({p.protocol for p in points}, key=_first)
     tables = list(dict.fromkeys(p.table for p in points))
     found = []
@@ -120,10 +121,17 @@ def _first(protocol: str) -> tuple[int, str]:
     return HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), protocol
 
 
-def hours(row: Row, records: Sequence[Record]) -> float:
-    """Device-hours of one pre-training, mean over the row's; 0 where none is known."""
-    spent = [r["result"]["seconds"] * r["provenance"].get("processes", 1) / 3600 for r in pretrainings(row, records)]
+def hours(runs: Sequence[Record]) -> float:
+    """Device-hours of one pre-training, mean over these; 0 where none is known."""
+    spent = [r["result"]["seconds"] * r["provenance"].get("processes", 1) / 3600 for r in runs]
     return float(np.mean(spent)) if spent else 0.0
+
+
+def timed(points: Sequence[Point], runs: Runs) -> list[Point]:
+    """The points whose pre-training took a known time, and the random ones beside them."""
+    spent = {label: hours(each) for label, each in runs.items()}
+    panels = {(p.table, p.protocol) for p in points if p.cell.runs and spent[p.cell.row.label]}
+    return [p for p in points if (p.table, p.protocol) in panels and (spent[p.cell.row.label] or p.cell.row.method == RANDOM)]
 
 
 def reliability_of(cell: Cell) -> list[tuple[float, float]]:
@@ -197,7 +205,7 @@ def labels(points: Sequence[Point]) -> Figure:
 
 
 @styled
-def along(points: Sequence[Point], records: Sequence[Record]) -> Figure:
+def along(points: Sequence[Point], runs: Runs) -> Figure:
     """AUROC along the pre-training (Figure 2 of arXiv 2410.13867), as `labels`; below, loss and RankMe of the same runs."""
     rows = list({p.cell.row.label: p.cell.row for p in points if p.cell.runs}.values())
     upper, lower = _figure(points, 1.5).get_figheight(), 2.0 + _entries(rows, TEXT)[1]
@@ -209,7 +217,7 @@ def along(points: Sequence[Point], records: Sequence[Record]) -> Figure:
     loss, rankme = bottom.subplots(1, 2, sharex=True)
     for row in rows:
         style = _line(row, rows)
-        for result in (r["result"] for r in pretrainings(row, records)):
+        for result in (r["result"] for r in runs[row.label]):
             steps = result["curves"].get("step")
             if not steps:  # never trained
                 rankme.axhline(result["monitor"]["rankme"][0], color=style["color"], linewidth=0.6, linestyle="--")
@@ -231,12 +239,12 @@ def along(points: Sequence[Point], records: Sequence[Record]) -> Figure:
 
 
 @styled
-def cost(points: Sequence[Point], records: Sequence[Record]) -> Figure:
+def cost(points: Sequence[Point], runs: Runs) -> Figure:
     """AUROC with interval against the time of pre-training: a row of panels per protocol, a panel per table."""
-    spent = {p.cell.row.label: hours(p.cell.row, records) for p in points}
+    spent = {p.cell.row.label: hours(runs[p.cell.row.label]) for p in points}
     unit, factor = ("hours", 1) if max(spent.values()) >= 1 else ("seconds", 3600)
     rows = list({p.cell.row.label: p.cell.row for p in points if spent[p.cell.row.label]}.values())
-    devices = {r["provenance"].get("device") or "unknown" for row in rows for r in pretrainings(row, records)}
+    devices = {r["provenance"].get("device") or "unknown" for row in rows for r in runs[row.label]}
     figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True):
         for p in (p for p in panel if p.cell.interval):
