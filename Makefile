@@ -50,4 +50,4 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) work/demo
+	rm -rf $(VENV) work/demo paper/build

@@ -14,14 +14,14 @@ A macro's name is its parts in capitals and letters (`name`), a number its quant
     Corpus NAME Records|Seconds, Methods FAMILY, Size NAME Width|Depth|Heads
 
 The comparison: the records of the encoder, corpora and budget that most methods share, and the random row beside them,
-tested on all labels of its commonest store. From scratch is Finetune of Random. A name that two recipes share has no number.
+tested on the commonest store with all labels. From scratch is Finetune of Random. A name that two recipes share has no number.
 """
 
 import itertools
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,8 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 OF_SCORE = ("", "sd", "low", "high", "runs")
 OF_GAIN = ("", "low", "high", "p")
 OF_METHOD = ("runs", "seconds", "speed", "rankme")
-OF_COMPARISON = ("methods", "size", "width", "depth", "heads", "steps", "batch", "rate", "patch", "data", "store",
-                 "test", "runs")
+OF_COMPARISON = ("methods", "size", "width", "depth", "heads", "steps", "batch", "rate", "patch", "data", "store", "test",
+                 "runs")
 OF_PROTOCOL = ("steps", "batch")
 OF_RECORDS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "devices", "commits", "dirty")
 
@@ -114,8 +114,8 @@ def known() -> Iterator[Number]:
     for method, path in configs.method_files().items():
         yield from settings((method,), configs.read_yaml(path)["method"])
         families[header(path).get("family", "")] += method != RANDOM
-    yield from ((("methods", family), str(count)) for family, count in families.items())
-    yield ("methods",), str(families.total())
+    yield from ((("methods", family), count(n)) for family, n in families.items())
+    yield ("methods",), count(families.total())
     corpora = [module.CORPUS for module in modules().values() if module.CORPUS.records]
     for corpus in corpora:
         yield ("corpus", corpus.name, "records"), count(corpus.records)
@@ -127,6 +127,7 @@ def known() -> Iterator[Number]:
 
 
 def settings(parts: Sequence[str], config: configs.Config) -> Iterator[Number]:
+    """A config's numbers, those of a list by their index."""
     for key, value in leaves(config):
         for i, each in enumerate(value) if isinstance(value, list) else [("", value)]:
             if type(each) in (int, float):
@@ -143,6 +144,7 @@ def published() -> Iterator[Number]:
 
 
 def totals(records: Sequence[Record]) -> Iterator[Number]:
+    """How many records, from where; an evaluation's seconds are its share of what ran together."""
     kinds = {kind: [r for r in records if r["kind"] == kind] for kind in ("pretrain", "evaluate")}
     if not records:
         return
@@ -161,21 +163,25 @@ def totals(records: Sequence[Record]) -> Iterator[Number]:
 
 
 def comparison(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of the comparison: no two methods differ in encoder, corpora or budget."""
-    plain = [c for c in cells if c.runs and c.metric == "macro_auroc" and full(c.runs[0]["config"])]
+    """The cells of the comparison, one per method, protocol and task: no two differ in encoder, corpora or budget."""
+    whole = [c for c in cells if c.runs and c.metric == "macro_auroc" and is_whole(c.runs[0]["config"])]
     groups: dict[str, list[Cell]] = defaultdict(list)
-    for cell in plain:
+    for cell in whole:
         if cell.row.method != RANDOM:
             groups[budget(cell.row)].append(cell)
     largest = max((groups[key] for key in sorted(groups)), key=lambda each: len({c.row.method for c in each}), default=[])
     store = max(sorted({c.store for c in largest}), key=[c.store for c in largest].count, default="")
     trained = [c for c in largest if c.store == store]
-    return [c for c in plain if any(c is each or c is each.random for each in trained)]
+    wanted = {id(c) for each in trained for c in (each, each.random)}
+    found = [c for c in whole if id(c) in wanted]
+    times = Counter((c.row.method, *case_of(c)) for c in found)
+    return [c for c in found if times[c.row.method, *case_of(c)] == 1]
 
 
-def full(config: configs.Config) -> bool:
-    """Of the last checkpoint, on all labels, on the test folds."""
-    return config.get("at", 1.0) == 1.0 and config.get("fraction", 1.0) == 1.0 and not external(config)
+def is_whole(config: configs.Config) -> bool:
+    """Is an evaluation of the last checkpoint, with all labels, each its record's own, and on the test folds?"""
+    usual = {"at": 1.0, "fraction": 1.0, "shuffle_labels": 0}
+    return all(config.get(key, value) == value for key, value in usual.items()) and not external(config)
 
 
 def budget(row: Row) -> str:
@@ -219,7 +225,7 @@ def compared(chosen: Sequence[Cell], records: Sequence[Record]) -> Iterator[Numb
 def scores(chosen: Sequence[Cell]) -> Iterator[Number]:
     """AUROC and what it gains over the random row, a cell each; the best of those trained a second time."""
     cases = defaultdict(list)
-    for cell in unambiguous(chosen, lambda c: (c.row.method, *case_of(c))):
+    for cell in chosen:
         cases[case_of(cell)].append(cell)
     for case, here in cases.items():
         trained = [c for c in here if c.row.method != RANDOM]
@@ -255,9 +261,9 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
             yield ("compared", *case), count(len(tested))
             yield ("above", *case), count(sum(d > 0 for d in told))
             yield ("below", *case), count(sum(d < 0 for d in told))
-        jepa = [c for c in here if c.row.method == CLAIM and len(c.runs) > 1]
-        others = [c for c in here if c.row.method != CLAIM and len(c.runs) > 1]
-        if len(jepa) == 1 and others:
+        several = [c for c in here if len(c.runs) > 1]
+        jepa, others = ([c for c in several if (c.row.method == CLAIM) is so] for so in (True, False))
+        if jepa and others:
             found = [compare(c.runs, jepa[0].runs) for c in others]
             told = [each.difference for each, p in zip(found, holm([each.p for each in found]), strict=True) if p < LEVEL]
             yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in told))
@@ -281,12 +287,6 @@ def case_of(cell: Cell) -> tuple[str, str]:
 
 def counted_as(protocol: str) -> str:
     return FINETUNE if protocol == SCRATCH else protocol
-
-
-def unambiguous(cells: Sequence[Cell], key: Callable[[Cell], tuple[str, ...]]) -> list[Cell]:
-    """The cells that share their key with no other."""
-    times = Counter(map(key, cells))
-    return [c for c in cells if times[key(c)] == 1]
 
 
 def count(n: int) -> str:

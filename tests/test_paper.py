@@ -107,10 +107,10 @@ def test_the_comparison_is_of_the_budget_that_most_methods_share(runs: Runs) -> 
     assert found["AucRandomLinearSuperdiagnostic"] == "0.500"
 
 
-def test_a_checkpoint_on_the_way_or_a_part_of_the_labels_is_no_number_of_the_comparison(runs: Runs) -> None:
+def test_a_checkpoint_on_the_way_part_of_the_labels_or_shuffled_ones_are_no_number_of_the_comparison(runs: Runs) -> None:
     run = runs.pretrain("jepa")
     runs.evaluate(run, [0.1], auroc=0.9)
-    for key, value in (("at", 0.5), ("fraction", 0.1)):
+    for key, value in (("at", 0.5), ("fraction", 0.1), ("shuffle_labels", 1)):
         runs.evaluate(run, [0.1], auroc=0.1)["config"][key] = value
     assert numbers(runs)["AucJepaLinearSuperdiagnostic"] == "0.900"
 
