@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL, Comparison, compare, holm
+from bench.evaluation.compare import LEVEL, compare_pairs, holm
 from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
@@ -73,14 +73,10 @@ def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
         return [(False, None)] * len(cells)
     top = int(np.argmax(means))
     others = [i for i, c in enumerate(cells) if i != top and min(len(c.values), len(cells[top].values)) > 1]
-    found = comparisons(cells, [(top, i) for i in others])
+    pairs = [(0, i) for i, _ in enumerate(others, 1)]
+    found = compare_pairs([cells[i].runs for i in (top, *others)], pairs) if pairs else []
     raised = dict(zip(others, holm([each.p for each in found]), strict=True))
     return [(i == top or raised.get(i, 0.0) >= LEVEL, raised.get(i)) for i in range(len(cells))]
-
-
-def comparisons(cells: Sequence[Cell], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
-    """Of each pair of cells of one column, with two or more runs each."""
-    return [compare(cells[a].runs, cells[b].runs) for a, b in pairs]
 
 
 def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import config as configs
 from bench.config import Config
-from bench.evaluation.run import defaults
+from bench.evaluation.protocols import defaults
 from bench.report import (
     AFTER_LINEAR,
     FINETUNE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation.compare import Comparison, holm
+from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
 from bench.files import write_text
 from bench.report import (
@@ -26,7 +26,7 @@ from bench.report import (
     text_of,
 )
 from paper import inventory, published, reproduction
-from paper.columns import Column, columns_of, comparisons, score
+from paper.columns import Column, columns_of, score
 from paper.families import families, mixture_of
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill
 
@@ -75,16 +75,16 @@ def pairs(cells: Sequence[Cell]) -> str:
     """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
     lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
               "runs", "other_runs"]]
-    by_table: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    tables: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for c in cells:
         if len(c.runs) > 1:
-            by_table.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
-    for store, task in by_table:
-        found: list[tuple[Cell, Cell, Comparison]] = []
-        for here in by_table[store, task].values():
-            each_two = list(itertools.combinations(range(len(here)), 2))
-            made = comparisons(here, each_two)
-            found += [(here[a], here[b], each) for (a, b), each in zip(each_two, made, strict=True)]
+            tables.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
+    for (store, task), columns in tables.items():
+        found = []
+        for here in filter(lambda column: len(column) > 1, columns.values()):
+            two = [*itertools.combinations(range(len(here)), 2)]
+            compared = compare_pairs([c.runs for c in here], two)
+            found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
         for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
             numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
             lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])

@@ -16,7 +16,7 @@ from test_report import Runs, tables, two_methods
 
 from bench import config, report
 from bench.evaluation.compare import compare, holm
-from bench.evaluation.run import defaults
+from bench.evaluation.protocols import defaults
 from paper import columns, figures, inventory, published, reproduction, typeset
 from paper import tables as printed
 from paper.published import TESTED
