@@ -159,15 +159,19 @@ def pairs_of(points: Sequence[Point]) -> dict[tuple[str, str], list[Pair]]:
     """{table: the best method and random, the two best}, for linear and finetune or, without these, the first protocol."""
     found: dict[tuple[str, str], list[Pair]] = {}
     for table in dict.fromkeys(p.table for p in points):
-        here = [p for p in points if p.table == table and class_runs(p.cell)]
+        here = [p for p in points if p.table == table and _has_classes(p.cell)]
         protocols = sorted({p.protocol for p in here}, key=_first)
         for protocol in [name for name in protocols if name.split(" ")[0] in HEADLINE] or protocols[:1]:
             trained = sorted((p for p in here if p.protocol == protocol and p.cell.row.method != RANDOM), key=lambda p: -p.mean)
             if trained:
                 others = [trained[0].cell.random, *(p.cell for p in trained[1:2])]
                 found.setdefault(table, []).extend((protocol, trained[0].cell, other) for other in others
-                                                   if other and class_runs(other))
+                                                   if other and _has_classes(other))
     return {table: pairs[:4] for table, pairs in found.items() if pairs}
+
+
+def _has_classes(cell: Cell) -> bool:
+    return bool(cell.runs and cell.runs[0]["result"].get("per_class"))
 
 
 @styled
