@@ -31,8 +31,8 @@ from bench.catalogue import header
 from bench.config import ROOT, canonical
 from bench.data.sources import modules
 from bench.errors import UserError
-from bench.evaluation.compare import LEVEL, compare, holm
-from bench.evaluation.run import defaults, protocols
+from bench.evaluation.compare import LEVEL, compare_pairs, holm
+from bench.evaluation.protocols import defaults, protocols
 from bench.files import write_text
 from bench.report import FINETUNE, RANDOM, SCRATCH, Cell, Record, Row, external, leaves, pretrainings, protocol_of, spread
 from bench.vit import SIZES
@@ -264,7 +264,7 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
         several = [c for c in here if len(c.runs) > 1]
         jepa, others = ([c for c in several if (c.row.method == CLAIM) is so] for so in (True, False))
         if jepa and others:
-            found = [compare(c.runs, jepa[0].runs) for c in others]
+            found = compare_pairs([c.runs for c in (*jepa, *others)], [(i + 1, 0) for i in range(len(others))])
             told = [each.difference for each, p in zip(found, holm([each.p for each in found]), strict=True) if p < LEVEL]
             yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in told))
             yield ("behind-jepa", *case), count(sum(d < 0 for d in told))
