@@ -828,16 +828,25 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
 def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
-                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours") -> None:
-    """Make tables and figures from records alone."""
+                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
+           allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
+                                               "code, meet: a footnote says so.")] = False) -> None:
+    """Make tables and figures from records alone. What is no record is named and skipped; the exit code then is 1."""
     from bench import report as reporting
-    from paper import figures, tables
+    from paper import figures, macros, tables
 
-    records = reporting.read(results)
+    records, skipped = reporting.read(results)
+    for line in skipped:
+        print(f"ecgbench: skipped: {line}", file=sys.stderr)
+    if not allow:
+        reporting.refuse(reporting.footnotes(records))
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
-    for path in (*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")):
+    for path in (*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
+                 *figures.write(cells, rows, records, out / "figures")):
         print(path)
+    if skipped:
+        sys.exit(1)
 
 
 @app.command()
@@ -855,7 +864,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
         preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
                           workers=len(os.sched_getaffinity(0)))
     sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
-    report(results, out)
+    report(results, out, allow=True)
     from bench import pictures
     from bench.data.store import open_by_name
 

@@ -1,40 +1,31 @@
 """Records -> rows, cells, means, intervals, differences to random, what is missing; paper/ prints and draws them."""
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import getitem
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
-from bench.evaluation.compare import Comparison, Ranking, compare, holm, ranking, runs_of
+from bench.evaluation.compare import Comparison, Ranking, by_class, compare_pairs, holm, ranking, runs_of
 from bench.evaluation.metrics import RULES, interval
-from bench.evaluation.run import defaults
-
-Record = dict[str, Any]
+from bench.evaluation.protocols import defaults
+from bench.reading import METRICS as METRICS
+from bench.reading import Record, metric_of
+from bench.reading import read as read
 
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
-METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.metric; a table holds one of them
-
-# What the tables read of a record, by kind; anything else in it may change freely.
-CONFIG = ["protocol", "seed", "method.name", "data.mix", "data.rate_hz", "encoder"]
-EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name", "folds.test"]
-NEEDS = {
-    "pretrain": ["result.curves", "result.monitor", *(f"config.{k}" for k in CONFIG)],
-    "evaluate": ["result.records.test", "result.bootstrap",
-                 *(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
-}
+LISTED = 20  # run_ids in a message; ours
 
 
 @dataclass(frozen=True)
@@ -59,6 +50,7 @@ class Cell:
     commands: list[str]
     random: "Cell | None" = None  # the cell of the untrained backbone in the same column
     rule: str = "ours"  # of intervals: bench.evaluation.metrics.RULES
+    comparison: Comparison | None = None  # with random; None where either has fewer than two runs
     p_holm: float | None = None  # that it equals random, corrected for the cells of its table
     metric: str = "macro_auroc"  # one of METRICS
 
@@ -67,21 +59,16 @@ class Cell:
         """The score of each run: of a pre-training, the mean of its evaluations."""
         return runs_of(self.runs)[0].tolist() if self.runs else []
 
-    @cached_property
+    @property
     def replicates(self) -> np.ndarray:
         """(R,) mean of the runs, per resample."""
         return runs_of(self.runs)[1].mean(0)
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
         return interval(self.replicates, self.rule) if self.runs else None
 
     @cached_property
-    def comparison(self) -> Comparison | None:
-        """With random; None where either has fewer than two runs."""
-        return compare(self.runs, self.random.runs) if self.random and min(len(self.runs), len(self.random.runs)) > 1 else None
-
-    @property
     def difference(self) -> tuple[float, float, float] | None:
         """(difference to random, lower, upper), over runs, too, where there are enough."""
         if self.comparison:
@@ -93,73 +80,45 @@ class Cell:
 
     def per_class(self) -> Iterator[tuple[str, int, list[float]]]:
         """(class, positives in the test fold, AUROC of each run), ..."""
-        for name, first in sorted(self.runs[0]["result"].get("per_class", {}).items()) if self.runs else ():
-            yield name, first["positives"], [run["result"]["per_class"][name]["auroc"] for run in self.runs]
+        if self.runs:
+            found = [run["result"].get("per_class", {}) for run in self.runs]
+            aurocs = [by_class(each, "auroc") for each in found]
+            for name, positives in by_class(found[0], "positives").items():
+                yield name, int(positives), [each[name] for each in aurocs]
 
 
 def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
     """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are."""
+    columns: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for c in cells:
+        rows = columns.setdefault((c.store, c.protocol), {}).setdefault(c.task, {})
+        if c.runs:
+            rows[c.row.label] = float(np.mean(c.values))
     found = {}
-    for store, protocol in dict.fromkeys((c.store, c.protocol) for c in cells):
-        here = [c for c in cells if (c.store, c.protocol) == (store, protocol)]
-        tasks = len({c.task for c in here})
-        means = {row: [float(np.mean(c.values)) for c in here if c.row.label == row and c.runs]
-                 for row in dict.fromkeys(c.row.label for c in here)}
-        complete = {row: values for row, values in means.items() if len(values) == tasks}
-        if len(complete) > 2 and tasks > 1:
-            found[f"{protocol} on {store}"] = ranking(complete)
+    for (store, protocol), tasks in columns.items():
+        complete = [row for row in dict.fromkeys(row for rows in tasks.values() for row in rows)
+                    if all(row in rows for rows in tasks.values())]
+        if len(complete) > 2 and len(tasks) > 1:
+            found[f"{protocol} on {store}"] = ranking({row: [rows[row] for rows in tasks.values()] for row in complete})
     return found
 
 
-def read(results: Path) -> list[Record]:
-    """The folder's records, sorted by run_id. UserError where one is broken or two do not compare."""
-    paths = sorted(p for p in results.glob("*.json") if re.fullmatch(r"[0-9a-f]{12}\.json", p.name))
-    if not paths:
-        raise UserError(
-            f"{results} holds no record (<run_id>.json); `ecgbench pretrain {RANDOM} --store STORE` makes one"
-        )
-    records = [read_record(path) for path in paths]
-    configs = [(r["run_id"], r[key]) for r in records for key in ("config", "pretrain_config") if key in r]
-    refuse_mixture("protocol", [(config["protocol"], run) for run, config in configs])
-    prints: dict[str, list[tuple[str, str]]] = {}
+def footnotes(records: Sequence[Record]) -> list[str]:
+    """Why records should not meet in one report, a sentence each: other rules, other data of one name, uncommitted code."""
+    configs = [*((r["run_id"], r["config"]) for r in records), *pretrainings_of(records).items()]
+    found: dict[str, list[tuple[Any, str]]] = {"protocol": [(config["protocol"], run) for run, config in configs]}
     for run, config in configs:
-        data, other = config["data"], external(config)
-        stores = {data["store"]: data["fingerprint"]} if "store" in data else data.get("fingerprints", {})
-        for store, fingerprint in stores.items():
-            prints.setdefault(store, []).append((fingerprint, run))
-        if other:
-            prints.setdefault(other, []).append((config["external"]["fingerprint"], run))
-    for store in sorted(prints):
-        refuse_mixture(f"the fingerprint of {store}", prints[store])
-    return records
+        for what, value in _fingerprints(config):
+            found.setdefault(f"the {what}", []).append((value, run))
+    notes = [f"Records differ in {what}: {sets}." for what, pairs in sorted(found.items()) if (sets := mixture(pairs))]
+    dirty = [r["run_id"] for r in records if r["provenance"].get("dirty")]
+    return notes + ([f"Made by code with uncommitted changes: {listed(dirty)}."] if dirty else [])
 
 
-def read_record(path: Path) -> Record:
-    """The record; UserError that names the file where it is no JSON, lacks a key or holds NaN."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["schema"] != 1 or record["kind"] not in NEEDS or record["run_id"] != path.stem:
-            raise ValueError("schema must be 1, kind pretrain or evaluate, and run_id the file's name")
-        for key in ["provenance", *NEEDS[record["kind"]]]:
-            reduce(getitem, key.split("."), record)
-        if record["kind"] == "evaluate":
-            result = record["result"]
-            metric = metric_of(record)
-            if metric not in METRICS:
-                raise ValueError(f"its metric {metric!r} is not {' or '.join(METRICS)}")
-            classes = result["per_class"] if metric == "macro_auroc" else {}
-            aurocs = [(each["positives"], each["auroc"]) for each in classes.values()]
-            numbers = [result[metric], *np.ravel(aurocs), *result["replicates"]]
-            if not result["replicates"] or not np.isfinite(numbers).all():
-                raise ValueError("a number is not finite or there are no replicates")
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"is no record ({error})"
-        raise UserError(f"{path} {what}; remove it and run that run again") from None
-    return record
-
-
-def metric_of(record: Record) -> str:
-    return record["result"].get("metric", "macro_auroc")
+def refuse(notes: Sequence[str]) -> None:
+    """UserError where there are footnotes."""
+    if notes:
+        raise UserError(f"{' '.join(notes)} Move one set to another results folder, or write --allow for a footnote")
 
 
 def external(config: Config) -> str:
@@ -167,14 +126,17 @@ def external(config: Config) -> str:
     return config.get("external", {}).get("store", "")
 
 
-def refuse_mixture(what: str, pairs: Iterable[tuple[Any, str]]) -> None:
-    """UserError unless the (value, run_id) pairs have one value."""
+def mixture(pairs: Iterable[tuple[Any, str]]) -> str:
+    """"1: run run; 2: run" of (value, run_id) pairs; "" where they have one value."""
     runs: dict[str, set[str]] = {}
     for value, run in pairs:
         runs.setdefault(str(value), set()).add(run)
-    if len(runs) > 1:
-        sets = "; ".join(f"{value}: {' '.join(sorted(ids))}" for value, ids in sorted(runs.items()))
-        raise UserError(f"records differ in {what} ({sets}); move one set to another results folder")
+    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items())) if len(runs) > 1 else ""
+
+
+def listed(runs: Sequence[str]) -> str:
+    more = f" and {len(runs) - LISTED:,} more" if len(runs) > LISTED else ""
+    return ", ".join(f"`{run}`" for run in runs[:LISTED]) + more
 
 
 def recipe(config: Config) -> str:
@@ -208,42 +170,70 @@ def text_of(value: Any) -> str:
 
 def labelled(recipes: dict[str, tuple[str, Config]]) -> dict[str, str]:
     """{recipe: (name, config)} -> {recipe: name, and in brackets what tells it from its namesakes}, sorted."""
-    flat = {key: dict(leaves(config)) for key, (_, config) in recipes.items()}
+    named: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, (name, config) in recipes.items():
+        named.setdefault(name, {})[key] = dict(leaves(config))
     found = []
-    for key, (name, _) in recipes.items():
-        peers = [flat[k] for k in recipes if recipes[k][0] == name]
-        names = sorted({leaf for peer in peers for leaf in peer})
-        own = {leaf: flat[key].get(leaf, MISSING) for leaf in names
-               if len({text_of(peer.get(leaf, MISSING)) for peer in peers}) > 1}  # fmt: skip
-        label = f"{name} ({', '.join(f'{k}={text_of(v)}' for k, v in own.items())})" if own else name
-        order = [(0, v, "") if isinstance(v, int | float) else (1, 0, text_of(v)) for v in own.values()]
-        found.append((name, order, key, label))
+    for name, peers in named.items():
+        differ = _differing(peers)
+        alike: dict[str, list[str]] = {}  # but for their data, which then is no leaf: footnotes say so
+        for key, flat in peers.items():
+            alike.setdefault(canonical({leaf: flat.get(leaf) for leaf in differ}), []).append(key)
+        for keys in alike.values():
+            prints = {key: dict(_fingerprints(recipes[key][1])) for key in keys} if len(keys) > 1 else {}
+            others = _differing(prints)
+            for key in keys:
+                own = {leaf: peers[key].get(leaf, MISSING) for leaf in differ} | {
+                    leaf: prints[key].get(leaf, MISSING) for leaf in others}
+                label = f"{name} ({', '.join(f'{k}={text_of(v)}' for k, v in own.items())})" if own else name
+                order = [(0, v, "") if isinstance(v, int | float) else (1, 0, text_of(v)) for v in own.values()]
+                found.append((name, order, key, label))
     return {key: label for _, _, key, label in sorted(found)}
+
+
+def _differing(peers: dict[str, dict[str, Any]]) -> list[str]:
+    """The leaves in which they differ, sorted."""
+    names = sorted({leaf for flat in peers.values() for leaf in flat})
+    return [leaf for leaf in names if len({text_of(flat.get(leaf, MISSING)) for flat in peers.values()}) > 1]
+
+
+def _fingerprints(config: Config) -> Iterator[tuple[str, str]]:
+    """("fingerprint of ptb-xl", ...), ... of the stores of a recipe."""
+    data, other = config["data"], config.get("external", {})
+    stores = {data["store"]: data["fingerprint"]} if "store" in data else dict(data.get("fingerprints", {}))
+    if external(config):
+        stores[other["store"]] = other["fingerprint"]
+    yield from ((f"fingerprint of {store}", print_) for store, print_ in stores.items())
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     """A row per recipe of pre-training; random ones come first, and every backbone has one, run or not."""
     configs: dict[str, Config] = {}
     pretrained: dict[str, set[tuple[int, str]]] = {}
-    for record in records:
-        config, run = record["config"], record["run_id"]
-        if record["kind"] == "evaluate":
-            config, run = record["pretrain_config"], config["pretrain"]
+    for run, config in pretrainings_of(records).items():
         configs.setdefault(recipe(config), config)
         pretrained.setdefault(recipe(config), set()).add((config["seed"], run))
     randoms = [configs[key] for key in sorted(configs) if configs[key]["method"]["name"] == RANDOM]
+    known = set(map(backbone, randoms))
     for _, config in sorted(configs.items()):
-        if backbone(config) not in map(backbone, randoms):
+        if backbone(config) not in known:
             like = (randoms or [config])[0]  # so that its label differs from theirs in the backbone alone
             data = like["data"] | {key: config["data"][key] for key in ("mix", "rate_hz")}
             randoms.append(like | {"method": {"name": RANDOM}, "data": data, "encoder": config["encoder"]})
             configs[recipe(randoms[-1])] = randoms[-1]
+            known.add(backbone(config))
     names = {key: config["method"]["name"] for key, config in configs.items()}
     shown = {key: (RANDOM_ROW if names[key] == RANDOM else names[key], configs[key]) for key in configs}
     rows = []
     for key, label in labelled(shown).items():
         rows.append(Row(names[key], label, configs[key], tuple(sorted(pretrained.get(key, ())))))
     return sorted(rows, key=lambda row: row.method != RANDOM)
+
+
+def pretrainings_of(records: Sequence[Record]) -> dict[str, Config]:
+    """{run_id: config} of every pre-training that has a record, or an evaluation that has one."""
+    return {r["config"]["pretrain"]: r["pretrain_config"] for r in records if r["kind"] == "evaluate"} | {
+        r["run_id"]: r["config"] for r in records if r["kind"] == "pretrain"}
 
 
 def backbone(config: Config) -> str:
@@ -253,7 +243,8 @@ def backbone(config: Config) -> str:
 
 def pretrainings(row: Row, records: Sequence[Record]) -> list[Record]:
     """The row's pre-training records, by seed."""
-    return [r for _, run in row.pretrained for r in records if r["run_id"] == run and r["kind"] == "pretrain"]
+    order = {run: i for i, (_, run) in enumerate(row.pretrained)}
+    return sorted((r for r in records if r["kind"] == "pretrain" and r["run_id"] in order), key=lambda r: order[r["run_id"]])
 
 
 def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours") -> list[Cell]:
@@ -270,27 +261,32 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         name = f"{other} (trained on {store})" if other else store
         tables.setdefault((name, record["config"]["task"]), []).append(record)
     for (store, task), here in sorted(tables.items()):
-        for part in ("replicates", "per_class"):
-            sizes = [(len(r["result"].get(part, {})), r["run_id"]) for r in here]
-            refuse_mixture(f"the number of {part} of {task} on {store}", sizes)
+        learned = [r for r in here if r["pretrain_config"]["method"]["name"] != RANDOM]
         by_recipe: dict[str, list[Record]] = {}
-        for record in here:
-            if record["pretrain_config"]["method"]["name"] != RANDOM:
-                by_recipe.setdefault(recipe(record["config"]), []).append(record)
-        columns = {key: json.loads(key) for key in by_recipe}
-        points = {config["at"] for config in columns.values() if "at" in config}
+        for record in learned:
+            by_recipe.setdefault(recipe(record["config"]), []).append(record)
+        columns = set(by_recipe)
+        points = {runs[0]["config"]["at"] for runs in by_recipe.values() if "at" in runs[0]["config"]}
         for record in here:  # what learned nothing is the same at every checkpoint
             if record["pretrain_config"]["method"]["name"] == RANDOM:
                 own, *same = (recipe(record["config"] | at) for at in ({}, *({"at": at} for at in points)))
-                for key in {*same, own} & columns.keys() or {own}:
+                for key in {*same, own} & columns or {own}:
                     by_recipe.setdefault(key, []).append(record)
-        columns = {key: json.loads(key) for key in by_recipe}
-        labels = labelled({key: (config["evaluation"]["name"], config) for key, config in columns.items()})
+        configs = {key: json.loads(key) for key in by_recipe}
+        labels = labelled({key: (config["evaluation"]["name"], config) for key, config in configs.items()})
+        found: list[Cell] = []
         for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
-            cells += column(store, task, label, evaluation_options(columns[key]), by_recipe[key], rows)
-        compared = [c for c in cells if (c.store, c.task) == (store, task) and c.comparison]
-        for cell, p in zip(compared, holm([c.comparison.p for c in compared if c.comparison]), strict=True):
+            for part in ("replicates", "per_class"):
+                sizes = mixture((len(r["result"].get(part, {})), r["run_id"]) for r in by_recipe[key])
+                if sizes:
+                    raise UserError(f"records differ in the number of {part} of {task} on {store} ({sizes}); remove one set")
+            made = column(store, task, label, evaluation_options(configs[key]), by_recipe[key], rows)
+            compare_with_random_(made)
+            found += made
+        compared = [(c, c.comparison.p) for c in found if c.comparison]
+        for (cell, _), p in zip(compared, holm([p for _, p in compared]), strict=True):
             cell.p_holm = p
+        cells += found
     if cells:
         for cell in cells:
             cell.rule = rule
@@ -302,26 +298,40 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
 
 def column(store: str, task: str, label: str, options: str, runs: list[Record], rows: Sequence[Row]) -> list[Cell]:
     """The cells of one evaluation recipe, one per row; `runs` are all its records."""
-    cells = []
+    cells, randoms = [], dict[str, Cell]()
     seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
+    metric = metric_of(runs[0]) if runs else "macro_auroc"
+    by_backbone: dict[str, list[Record]] = {}
+    for record in runs:
+        by_backbone.setdefault(record["config"]["pretrain"], []).append(record)
     for row in rows:
-        filled = [r for r in runs if recipe(r["pretrain_config"]) == recipe(row.config)]
-        own = options
+        filled = [r for _, run in row.pretrained for r in by_backbone.get(run, ())]
+        own, commands = options, list[str]()
         if row.method == RANDOM:
             own = re.sub(r" --at \S+", "", options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} "))
-        commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds]
-        if row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options:  # there is nothing to start from
-            commands = []
-        elif not row.pretrained:
-            commands = [f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
-        metric = metric_of(runs[0]) if runs else "macro_auroc"
-        cells.append(Cell(store, task, row, label, filled, [] if filled else commands, metric=metric))
-    for cell in cells:
+        if not filled and not (row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options):  # nothing to start from
+            commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds] or [
+                f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
+        cells.append(Cell(store, task, row, label, sorted(filled, key=lambda r: r["run_id"]), commands, metric=metric))
+    backbones = [backbone(row.config) for row in rows]
+    for cell, like in zip(cells, backbones, strict=True):
+        if cell.row.method == RANDOM and (like not in randoms or (cell.runs and not randoms[like].runs)):
+            randoms[like] = cell
+    for cell, like in zip(cells, backbones, strict=True):
         if cell.row.method != RANDOM:
-            wanted = backbone(cell.row.config)
-            same = [c for c in cells if c.row.method == RANDOM and backbone(c.row.config) == wanted]
-            cell.random = next((c for c in same if c.runs), same[0])
+            cell.random = randoms[like]
     return cells
+
+
+def compare_with_random_(cells: Sequence[Cell]) -> None:
+    """Fill in the comparisons of the cells of one column."""
+    enough = [cell for cell in cells if len(cell.runs) > 1]
+    number = {id(cell): i for i, cell in enumerate(enough)}
+    pairs = [(i, number[id(cell.random)]) for i, cell in enumerate(enough) if id(cell.random) in number]
+    if pairs:
+        found = compare_pairs([cell.runs for cell in enough], pairs)
+        for (i, _), each in zip(pairs, found, strict=True):
+            enough[i].comparison = each
 
 
 def evaluation_options(config: Config) -> str:
@@ -349,6 +359,6 @@ def as_set(setting: tuple[str, Any]) -> str:
 def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     """(mean, sd with ddof 1, n); None where there are too few values for it."""
     n = len(values)
-    return float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None, n
-
-
+    mean = math.fsum(values) / n if n else None
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if mean is not None and n > 1 else None
+    return mean, sd, n

@@ -8,7 +8,7 @@ from typing import Any
 from bench import config, vit
 from bench.config import ROOT, Config
 from bench.errors import UserError, unknown
-from bench.evaluation import run as evaluation
+from bench.evaluation.protocols import protocols
 from slurm.lease import BEAT_SECONDS
 
 FOLDER = ROOT / "slurm" / "clusters"
@@ -73,7 +73,7 @@ class Cluster:
 
 def kinds() -> list[str]:
     return ["pretrain", *(f"pretrain-{size}" for size in vit.SIZES),
-            "evaluate", *(f"evaluate-{name}" for name in evaluation.protocols())]
+            "evaluate", *(f"evaluate-{name}" for name in protocols())]
 
 
 def find(name: str) -> Path:

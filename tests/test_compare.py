@@ -76,7 +76,7 @@ def test_a_method_does_not_differ_from_itself() -> None:
 
 
 def test_one_run_is_refused() -> None:
-    with pytest.raises(UserError, match="methods with 1 and 3 runs and 100 resamples: two of each are needed"):
+    with pytest.raises(UserError, match="a method with 1 runs and 100 resamples: two of each are needed"):
         compare.difference(*drawn(np.random.default_rng(0), (1, 3), 1.0, 1.0, 1.0, 0.5))
 
 

@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import random
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpy as np
 import pytest
 from conftest import reported
 
+from bench import cli, report
 from bench import config as configs
-from bench import report
 from bench.errors import UserError
 from bench.evaluation.compare import compare, holm
 from paper import figures
@@ -100,6 +102,14 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "save", lambda *_: [])
 
 
+def ecgbench(*arguments: object) -> int:
+    """The command's exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", ["ecgbench", *map(str, arguments)])
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
 def tables(runs: Runs, folder: Path) -> tuple[str, list[dict[str, str]]]:
     reported(runs.write(folder / "results"), folder / "out")
     with (folder / "out" / "table.csv").open() as f:
@@ -157,21 +167,6 @@ def test_mean_sd_n_interval_and_difference_are_those_computed_by_hand(runs: Runs
     assert "| random / from scratch | 0.200 (--), n=1 [0.105, 0.295] | reference |" in markdown
 
 
-def test_csv_keeps_floats_in_full_and_names_the_runs(runs: Runs, tmp_path: Path, fast: None) -> None:
-    third = 1 / 3
-    record = runs.evaluate(runs.pretrain("random"), [third], auroc=third)
-    _, [cell] = tables(runs, tmp_path)
-    assert (float(cell["mean"]), cell["sd"], cell["run_ids"]) == (third, "--", record["run_id"])
-
-
-def test_per_class_table_holds_each_class_of_each_cell(runs: Runs, tmp_path: Path, fast: None) -> None:
-    markdown, _ = tables(two_methods(runs), tmp_path)
-    assert "| MI | 7 | 0.200 | 0.700 |" in markdown
-    lines = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
-    assert lines[1] == "a,superdiagnostic,random,random / from scratch,linear,MI,7,0.2,--,1"
-    assert len(lines) == 3
-
-
 def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_made(runs: Runs, tmp_path: Path) -> None:
     two_methods(runs)
     written = []
@@ -180,27 +175,22 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
         (tmp_path / name).mkdir()
         written.append(reported(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
     names = [path.relative_to(tmp_path / "first" / "out").as_posix() for path in written[0]]
+    tables = ("families", "all-statements", "superdiagnostic-single", "diagnostic", "subdiagnostic", "superdiagnostic", "form",
+              "rhythm", "reproduction", "sizes", "corpora")
     assert names == [
         "table.md",
+        "per_class.md",
         "table.csv",
         "pairs.csv",
         "per_class.csv",
         "scores.csv",
+        *(f"tables/{t}.{kind}" for t in tables for kind in ("md", "csv", "tex", "html")),
+        "macros.tex",
         *(f"figures/{f}.{e}" for f in ("auroc", "cost", "classes-a-superdiagnostic", "pretraining")
           for e in ("png", "svg", "pdf")),
     ]
     first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
     assert first == second
-
-
-def test_missing_cell_prints_dashes_and_the_command_that_fills_it(runs: Runs, tmp_path: Path, fast: None) -> None:
-    runs.evaluate(runs.pretrain("random"), [0.1], seed=3)
-    mae = runs.pretrain("mae", seed=1)
-    markdown, cells = tables(runs, tmp_path)
-    command = f"ecgbench evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed 3"
-    assert "| mae | -- | -- |" in markdown
-    assert f"To fill:\n\n- `{command}`\n" in markdown
-    assert [(c["mean"], c["n"], c["command"]) for c in cells if c["method"] == "mae"] == [("--", "0", command)]
 
 
 def test_command_sets_what_differs_from_the_protocols_defaults_and_nothing_else(
@@ -284,12 +274,6 @@ def test_pretraining_without_any_evaluation_has_a_row_and_a_command(runs: Runs, 
     assert cell["command"].startswith(f"ecgbench evaluate {run['run_id']} --protocol linear ")
 
 
-def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
-    runs.pretrain("jepa")
-    markdown, _ = tables(runs, tmp_path)
-    assert '| jepa | tiny | 100 | 10 | 4 | 2 | {"a": 0.75, "b": 0.25} | 1 | 4.0 | 2.0 | -- |' in markdown
-
-
 def test_records_of_uncommitted_code_stand_in_a_footnote(runs: Runs, tmp_path: Path, fast: None) -> None:
     clean, dirty = runs.pretrain("jepa"), runs.pretrain("mae", dirty=True)
     footnote = tables(runs, tmp_path)[0].splitlines()[-1]
@@ -297,17 +281,29 @@ def test_records_of_uncommitted_code_stand_in_a_footnote(runs: Runs, tmp_path: P
     assert clean["run_id"] not in footnote
 
 
-def test_folder_without_records_says_what_to_run_and_other_files_are_ignored(tmp_path: Path) -> None:
-    (tmp_path / "notes.json").write_text("not a record")
-    with pytest.raises(UserError, match="ecgbench pretrain"):
+def test_folder_without_records_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no record.*ecgbench pretrain"):
         report.read(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2, "kind": "pretrain"}'])
-def test_file_that_is_no_record_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "0123456789ab.json").write_text(text)
-    with pytest.raises(UserError, match="0123456789ab"):
-        report.read(tmp_path)
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2, "kind": "pretrain"}', "", "\udcff"])
+def test_file_that_is_no_record_is_named_and_the_others_are_read(runs: Runs, tmp_path: Path, text: str) -> None:
+    good = runs.pretrain("random")
+    folder = runs.write(tmp_path / "results")
+    (folder / "0123456789ab.json").write_text(text, errors="surrogateescape")
+    records, [why] = report.read(folder)
+    assert [r["run_id"] for r in records] == [good["run_id"]]
+    assert "0123456789ab.json" in why
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.json", "0123456789AB.json", ".0123456789ab.json.x7_f.tmp", ".probe"])
+def test_file_that_has_not_the_name_of_a_record_is_named(runs: Runs, tmp_path: Path, name: str) -> None:
+    runs.pretrain("random")
+    folder = runs.write(tmp_path / "results")
+    (folder / "README.md").write_text("what records are")
+    (folder / name).write_text("{}")
+    _, [why] = report.read(folder)
+    assert name in why
 
 
 @pytest.mark.parametrize(
@@ -321,38 +317,68 @@ def test_record_that_lacks_a_value_is_named(runs: Runs, tmp_path: Path, part: st
         del broken[part][key]
     else:
         broken[part][key] = value
-    with pytest.raises(UserError, match=broken["run_id"]):
-        report.read(runs.write(tmp_path / "results"))
+    records, [why] = report.read(runs.write(tmp_path / "results"))
+    assert broken["run_id"] in why
+    assert len(records) == 1
 
 
 def test_renamed_record_is_refused(runs: Runs, tmp_path: Path) -> None:
     record = runs.pretrain("jepa")
+    runs.pretrain("mae")
     folder = runs.write(tmp_path / "results")
     (folder / f"{record['run_id']}.json").rename(folder / "ffffffffffff.json")
-    with pytest.raises(UserError, match="ffffffffffff"):
-        report.read(folder)
+    _, [why] = report.read(folder)
+    assert "ffffffffffff" in why
 
 
-@pytest.mark.parametrize("what", ["fingerprint", "protocol"])
-def test_records_of_other_data_or_rules_never_share_a_table(runs: Runs, tmp_path: Path, what: str) -> None:
+def test_the_command_reports_what_it_can_and_exits_with_1_where_it_skipped_a_file(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = two_methods(runs).write(tmp_path / "results")
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out") == 0
+    before = (tmp_path / "out" / "table.md").read_bytes()
+    (folder / "0123456789ab.json").write_text('{"schema": 1')
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out") == 1
+    assert f"ecgbench: skipped: {folder / '0123456789ab.json'} is no record" in capsys.readouterr().err
+    assert (tmp_path / "out" / "table.md").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["fingerprint", "protocol", "uncommitted"])
+def test_records_of_other_data_or_rules_or_of_uncommitted_code_share_a_report_only_where_that_is_allowed(
+    runs: Runs, tmp_path: Path, what: str, fast: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = runs.pretrain("jepa")
-    one, other = runs.evaluate(run, [0.1]), runs.evaluate(run, [0.1], seed=1)
+    one, other = runs.evaluate(run, [0.1]), runs.evaluate(run, [0.2], seed=1)
     if what == "protocol":
         other["config"]["protocol"] = 3
-    else:
+    elif what == "fingerprint":
         other["config"]["data"]["fingerprint"] = "another"
-    with pytest.raises(UserError, match=f"{what}.*results folder") as error:
-        report.read(runs.write(tmp_path / "results"))
-    assert one["run_id"] in str(error.value)
-    assert other["run_id"] in str(error.value)
+    else:
+        one["provenance"]["dirty"] = other["provenance"]["dirty"] = True
+    folder = runs.write(tmp_path / "results")
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert what in said
+    assert {one["run_id"], other["run_id"]} <= set(re.findall(r"[0-9a-f]{12}", said))
+    assert not (tmp_path / "out").exists()
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out", "--allow") == 0
+    footnote = (tmp_path / "out" / "table.md").read_text().splitlines()[-1]
+    assert what in footnote
+    assert {one["run_id"], other["run_id"]} <= set(re.findall(r"[0-9a-f]{12}", footnote))
 
 
-def test_pretraining_on_another_version_of_the_evaluated_store_is_refused(runs: Runs, tmp_path: Path) -> None:
+def test_pretraining_on_another_version_of_the_evaluated_store_is_a_footnote(runs: Runs) -> None:
     run = runs.pretrain("jepa")
     run["config"]["data"]["fingerprints"]["a"] = "another"
     runs.evaluate(run, [0.1])
-    with pytest.raises(UserError, match="fingerprint of a"):
-        report.read(runs.write(tmp_path / "results"))
+    assert [note.partition(":")[0] for note in report.footnotes(runs.made)] == ["Records differ in the fingerprint of a"]
+
+
+def test_stores_of_different_names_may_differ_in_everything(runs: Runs) -> None:
+    run = runs.pretrain("jepa")
+    runs.evaluate(run, [0.1])
+    runs.evaluate(run, [0.1])["config"]["data"] = {"store": "c", "fingerprint": "fc"}
+    assert report.footnotes(runs.made) == []
 
 
 def test_replicates_of_other_lengths_are_not_paired(runs: Runs, tmp_path: Path, fast: None) -> None:
@@ -435,15 +461,3 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path, mon
     cells = report.cells_of(runs.made, report.rows_of(runs.made))
     [found] = report.rankings(cells).values()
     assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
-
-
-def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
-    two_methods(runs)
-    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
-        record["result"]["macro_f1"] = value
-    tables(runs, tmp_path)
-    with (tmp_path / "out" / "scores.csv").open() as f:
-        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
-    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
-    assert found["jepa", "macro_f1"][1] == "2"
-    assert found["random", "macro_f1"] == ("--", "0")

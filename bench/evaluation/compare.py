@@ -8,8 +8,7 @@ import numpy as np
 from scipy import stats
 
 from bench.errors import UserError
-
-Record = dict[str, Any]
+from bench.reading import Classes, Record
 
 LEVEL = 0.05  # of every test and interval
 
@@ -55,23 +54,35 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     backbone, its runs are these, and the comparison says nothing of other backbones of the method.
     UserError where records differ in task, data, classes or resamples, or a method has one run alone.
     """
-    first, *others = [*a, *b]
-    for other in others:
-        for what, value in _terms(other).items():
-            if value != _terms(first)[what]:
+    return compare_pairs([a, b], [(0, 1)])[0]
+
+
+def compare_pairs(methods: Sequence[Sequence[Record]], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """The comparison of each pair of methods, given by their numbers; see `compare`."""
+    first = methods[0][0]
+    terms = _terms(first)
+    for other in (record for records in methods for record in records):
+        for (what, value), expected in zip((own := _terms(other)).items(), terms.values(), strict=True):
+            if value != expected:
                 raise UserError(f"{first['run_id']} and {other['run_id']} do not compare, {what} differs: "
-                                f"{_terms(first)[what]!s:.200} and {value!s:.200}")
-    return difference(*runs_of(a), *runs_of(b))
+                                f"{expected!s:.200} and {own[what]!s:.200}")
+    return _differences([Runs.of(*runs_of(records)) for records in methods], pairs)
 
 
 def _terms(record: Record) -> dict[str, Any]:
     """What two records must share to be compared."""
     config, result = record["config"], record["result"]
-    classes = sorted((c, each["positives"]) for c, each in result.get("per_class", {}).items())
     return {**{key: config[key] for key in ("protocol", "task", "data")}, "folds.test": config["folds"]["test"],
             "external": config.get("external"), "metric": result.get("metric"),
-            "the number of test records": result["records"]["test"], "classes": classes,
-            "bootstrap": result["bootstrap"]}
+            "the number of test records": result["records"]["test"],
+            "classes": by_class(result.get("per_class", {}), "positives"), "bootstrap": result["bootstrap"]}
+
+
+def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
+    """{class: its score}, classes sorted, of a record's per_class."""
+    if isinstance(per_class, Classes):
+        return dict(zip(per_class.names, per_class.scores[score].tolist(), strict=True))
+    return {name: each[score] for name, each in sorted(per_class.items())}
 
 
 def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +96,30 @@ def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
             mean @ np.array([r["result"]["replicates"] for r in records]))
 
 
+@dataclass(frozen=True)
+class Runs:
+    """What a comparison reads of a method's runs."""
+
+    count: int
+    mean: float
+    variance: float  # of their scores
+    replicates: np.ndarray  # (R,) their mean on each resample, less its mean over resamples
+    shared: float  # covariance of two runs over resamples, mean of all pairs
+
+    @classmethod
+    def of(cls, points: np.ndarray, replicates: np.ndarray) -> "Runs":
+        """(k,) scores and (k, R) the same on each resample; UserError where there are fewer than two of either."""
+        k, resamples = replicates.shape
+        if k < 2 or resamples < 2:
+            raise UserError(f"a method with {k} runs and {resamples} resamples: two of each are needed to know how they vary; "
+                            f"add seeds")
+        centred = replicates - replicates.mean(1, keepdims=True)
+        mean = centred.mean(0)
+        own = np.square(centred).sum() / (resamples - 1)
+        shared = (k**2 * (mean @ mean) / (resamples - 1) - own) / (k * (k - 1))
+        return cls(k, float(points.mean()), float(points.var(ddof=1)), mean, float(shared))
+
+
 def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndarray, replicates_b: np.ndarray) -> Comparison:
     """The comparison of two methods by the scores (k,) of their runs and (k, R) the same on R shared resamples.
 
@@ -96,21 +131,29 @@ def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndar
     variance over runs already.) Degrees of freedom by Satterthwaite, each method with a variance of its own: ours.
     Runs count as independent across methods though they share seeds, which at worst makes the test careful.
     """
-    k_a, k_b = len(points_a), len(points_b)
-    if min(k_a, k_b) < 2 or replicates_a.shape[1] < 2:
-        raise UserError(f"methods with {k_a} and {k_b} runs and {replicates_a.shape[1]} resamples: two of each are needed "
-                        f"to know how they vary; add seeds")
-    covariance = np.cov(np.concatenate([replicates_a, replicates_b]))
-    within_a, within_b, across = covariance[:k_a, :k_a], covariance[k_a:, k_a:], covariance[:k_a, k_a:]
-    shared = sum((c.sum() - c.trace()) / (len(c) * (len(c) - 1)) for c in (within_a, within_b)) - 2 * across.mean()
-    records = max(float(shared), 0.0)
-    each = [(np.var(points, ddof=1) / len(points), len(points) - 1) for points in (points_a, points_b)]
-    runs = float(sum(v for v, _ in each))
-    found, se = float(np.mean(points_a) - np.mean(points_b)), (records + runs) ** 0.5
-    freedom = (records + runs) ** 2 / sum(v**2 / df for v, df in each) if runs else np.inf
-    p = 2 * stats.t.sf(abs(found) / se, freedom) if se else float(found == 0)
+    return _differences([Runs.of(points_a, replicates_a), Runs.of(points_b, replicates_b)], [(0, 1)])[0]
+
+
+def _differences(methods: Sequence[Runs], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    if not pairs:
+        return []
+    a, b = np.array(pairs).T
+    count, mean, variance, shared = (np.array([getattr(m, key) for m in methods], np.float64)
+                                     for key in ("count", "mean", "variance", "shared"))
+    # one dot product per pair: its last digit does not depend on which other pairs there are
+    across = np.array([methods[i].replicates @ methods[j].replicates for i, j in pairs]) / (len(methods[0].replicates) - 1)
+    records = np.maximum(shared[a] + shared[b] - 2 * across, 0)
+    each = variance / count
+    runs = each[a] + each[b]
+    found, se = mean[a] - mean[b], np.sqrt(records + runs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (records + runs) ** 2 / (each[a] ** 2 / (count[a] - 1) + each[b] ** 2 / (count[b] - 1))
+        freedom[runs == 0] = np.inf
+        p = np.where(se > 0, 2 * stats.t.sf(abs(found) / se, freedom), found == 0)
     half = se * stats.t.isf(LEVEL / 2, freedom)
-    return Comparison(found, float(found - half), float(found + half), float(p), records**0.5, runs**0.5, (k_a, k_b))
+    columns = (c.tolist() for c in (found, found - half, found + half, p, np.sqrt(records), np.sqrt(runs)))
+    return [Comparison(difference, lower, upper, p, sd_records, sd_runs, (methods[i].count, methods[j].count))
+            for difference, lower, upper, p, sd_records, sd_runs, (i, j) in zip(*columns, pairs, strict=True)]
 
 
 def holm(p: Sequence[float]) -> list[float]:

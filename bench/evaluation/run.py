@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import checkpoint, memory, optim, record, vit
 from bench.checkpoint import Checkpoint
-from bench.config import Config, canonical, merge, override, parse, read_yaml, run_id
+from bench.config import Config, canonical, merge, override, parse, run_id
 from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
@@ -25,6 +25,7 @@ from bench.errors import UserError, unknown
 from bench.evaluation import external as external_set
 from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
+from bench.evaluation.protocols import defaults
 from bench.evaluation.tasks import Task
 from bench.files import locked, read_json, replacing, write_text
 from bench.interrupt import Interrupted, watched
@@ -34,21 +35,6 @@ Weights = dict[str, Tensor]
 KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
 FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name")  # by config_for; --set does not
 TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
-
-
-def protocols() -> list[str]:
-    return [k for k in read_yaml(Path(__file__).parent / "protocols.yaml") if k != "shared"]
-
-
-def defaults(protocol: str) -> Config:
-    """The config of a protocol before anything is filled in or overridden."""
-    known = read_yaml(Path(__file__).parent / "protocols.yaml")
-    if protocol not in protocols():
-        raise unknown("protocol", protocol, protocols())
-    config = merge(known["shared"], known[protocol])
-    if protocol == "finetune-after-linear":
-        config["after"] = defaults("linear")["evaluation"]
-    return config
 
 
 def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,

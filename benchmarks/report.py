@@ -1,0 +1,163 @@
+"""Prints seconds and memory of a report of 100,000 records: read for the first time, read from the cache, made into tables.
+
+Their numbers are drawn at random; their configs, sizes and counts are those of a benchmark of all methods.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench import config, report
+from bench.evaluation.protocols import defaults
+from bench.files import write_text
+from paper import tables
+
+TARGETS = {"seconds": 30.0, "memory_mb": 2048.0}  # of reading and tables together, of 100,000 records
+CLASSES = {"all": 71, "diagnostic": 44, "subdiagnostic": 23, "superdiagnostic": 5, "form": 19, "rhythm": 12,
+           "superdiagnostic-single": 5}  # of PTB-XL's tasks
+SIZES, MIXES = ("xs", "s", "b"), ("ptb-xl", "all")
+RECIPES = [("linear", 1.0, fraction) for fraction in (1.0, 0.5, 0.25, 0.1, 0.05, 0.01)] + [
+    ("linear", at, 1.0) for at in (0.1, 0.25, 0.5)] + [
+    ("finetune", 1.0, fraction) for fraction in (1.0, 0.25, 0.1, 0.01)] + [
+    (name, 1.0, 1.0) for name in ("linear-mean", "knn", "finetune-after-linear")]
+ALMOST = np.nextafter(1, 0)
+
+
+def pretrainings(seeds: int) -> Iterator[dict[str, Any]]:
+    """The config of every seed of every method at every size on every mixture; a random backbone has one."""
+    fingerprints = {name: f"{i:016x}" for i, name in enumerate(config.mixture("all"))}
+    for method, size, mix in itertools.product(config.methods(), SIZES, MIXES):
+        learns = method != report.RANDOM
+        for seed in range(seeds if learns else 1):
+            if learns or mix == MIXES[0]:
+                made = config.load(method, [("encoder.size", size), ("data.mix", mix), ("seed", seed)])
+                made["data"]["fingerprints"] = {name: fingerprints[name] for name in made["data"]["mix"]}
+                yield made
+
+
+def evaluations(run: str, learns: bool, seeds: int) -> Iterator[dict[str, Any]]:
+    for name, at, fraction in RECIPES if learns else [r for r in RECIPES if r[1] == 1 and r[0] != "finetune-after-linear"]:
+        made = defaults(name if learns or name != "finetune" else "scratch")
+        made |= {"pretrain": run, "at": at, "fraction": fraction, "data": {"store": "ptb-xl", "fingerprint": f"{2:016x}"}}
+        for task in CLASSES:
+            for seed in range(1 if learns else seeds):
+                yield made | {"task": task, "seed": seed}
+
+
+def trained(rng: np.random.Generator) -> dict[str, Any]:
+    """A pre-training's result."""
+    names = ("loss", "lr", "gradient_norm", "records_per_second", "memory_mb", "target_sd", "momentum")
+    return {"curves": {"step": list(range(0, 100_000, 500)), **{name: rng.random(200).tolist() for name in names}},
+            "monitor": {name: rng.random(21).tolist() for name in ("step", "rankme", "feature_sd")},
+            "records_per_second": 2000.0, "seconds": 1e5, "peak_memory_mb": 30000.0, "parameters": 10**7, "saw": {}}
+
+
+def evaluated(task: str, rng: np.random.Generator) -> dict[str, Any]:
+    """An evaluation's result: 1,000 replicates, nine scores of every class."""
+    n = CLASSES[task]
+    scores = ("auroc", "lower", "upper", "average_precision", "brier", "ece", "f1", "threshold")
+    score = float(rng.uniform(0.8, 0.95))
+    per_class = {f"C{i:02}": dict(zip(scores, row, strict=True)) | {"positives": 10 + i}
+                 for i, row in enumerate(rng.random((n, len(scores))).tolist())}
+    bins = {"bins": 15, "bin": list(range(15)), "n": rng.integers(1, 999, 15).tolist(),
+            "predicted": rng.random(15).tolist(), "observed": rng.random(15).tolist(), "ece": 0.1}
+    return {"metric": "macro_auroc", "macro_auroc": score, "interval": [score - 0.01, score + 0.01],
+            "replicates": np.round(np.clip(rng.normal(score, 0.005, 1000), 0, ALMOST), 6).tolist(),
+            "bootstrap": {"resamples": 1000, "percentiles": [2.5, 97.5], "seed": 20241014, "kind": "class-complete"},
+            **{f"macro_{name}": float(rng.random()) for name in ("average_precision", "f1", "brier", "ece")},
+            "f_max": 0.8, "f_max_threshold": 0.3, "calibration": bins, "n": 2198, "per_class": per_class, "undefined": {},
+            "records": {"train": 17418, "validation": 2183, "test": 2198}, "validation_macro_auroc": score,
+            "task": {"kind": "multi-label", "train_patients": 15000, "left_out": {"train": 0, "validation": 0, "test": 0}},
+            "best_step": 3000, "steps": 5000, "chosen": {"lr": 1e-3, "weight_decay": 0.1}, "grid": [],
+            "curve": {"step": list(range(100, 5001, 100)), **{k: rng.random(50).tolist() for k in ("loss", "macro_auroc")}},
+            "diagnostics": {"n": 2183, "rankme": 100.0, "sd": rng.random(192).tolist()},
+            "seconds": 1000.0, "together": 70, "peak_memory_mb": 3000.0,
+            "normalisation": {"mean": [0.0] * 12, "sd": [1.0] * 12, "units": "mV"}}
+
+
+def generate(folder: Path, seeds: int) -> tuple[int, int]:
+    """(records written, their bytes)"""
+    rng, count, size = np.random.default_rng(0), 0, 0
+    about = {"commit": "0" * 40, "dirty": False, "python": "3.11", "torch": "2.13", "device": "a GPU", "threads": 1}
+
+    def write(kind: str, made: dict[str, Any], result: dict[str, Any], **more: Any) -> str:
+        nonlocal count, size
+        name = config.run_id(made)
+        text = orjson.dumps({"schema": 1, "kind": kind, "run_id": name, "config": made, "result": result,
+                             "provenance": about | {"slurm_job": str(count // 30)}, **more}, option=orjson.OPT_SORT_KEYS)
+        (folder / f"{name}.json").write_bytes(text)
+        count, size = count + 1, size + len(text)
+        return name
+
+    for made in pretrainings(seeds):
+        run = write("pretrain", made, trained(rng))
+        for each in evaluations(run, made["method"]["name"] != report.RANDOM, seeds):
+            write("evaluate", each, evaluated(each["task"], rng), pretrain_config=made, saw={})
+    return count, size
+
+
+def measured(results: Path, out: Path, end: Any) -> None:
+    """Sends seconds and MB of a report in a process of its own."""
+    began = time.perf_counter()
+    records, skipped = report.read(results)
+    read = time.perf_counter()
+    notes = report.footnotes(records)
+    rows = report.rows_of(records)
+    cells = report.cells_of(records, rows)
+    grouped = time.perf_counter()
+    tables.write(cells, rows, records, out)
+    over = time.perf_counter()
+    assert not notes and not skipped
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    end.send({"reading": read - began, "tables": over - read, "of which cells": grouped - read, "seconds": over - began,
+              "memory_mb": peak, "cells": len(cells)})
+
+
+def measure(results: Path, out: Path) -> dict[str, float]:
+    context = multiprocessing.get_context("spawn")
+    end, other = context.Pipe()
+    process = context.Process(target=measured, args=(results, out, other))
+    process.start()
+    other.close()
+    found: dict[str, float] = end.recv()
+    process.join()
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=100_000, help="about how many")
+    parser.add_argument("--folder", type=Path, help="where they lie meanwhile, 3 GB; else the system's temporary folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        results = Path(name) / "results"
+        results.mkdir()
+        each = len(RECIPES) * len(CLASSES) + 1
+        count, size = generate(results, max(1, round(given.records / (each * len(config.methods()) * len(SIZES) * len(MIXES)))))
+        print(f"{count:,} records, {size / 2**20:,.0f} MB")
+        time.sleep(2.1)  # what has changed just now is not kept in the cache
+        found: dict[str, Any] = {"records": count, "megabytes": size / 2**20}
+        for which in ("first", "second"):
+            found[which] = measure(results, Path(name) / which)
+            for key, value in found[which].items():
+                target = f"  (target {TARGETS[key]:,.0f})" if key in TARGETS and count >= 100_000 else ""
+                print(f"{which:>7} {key:<14} {value:10,.1f}{target}")
+        found["cache_mb"] = sum(path.stat().st_size for path in (results / ".cache").iterdir()) / 2**20
+        print(f"  cache MB {found['cache_mb']:23,.1f}")
+    if given.json:
+        write_text(given.json, json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
