@@ -617,6 +617,29 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
         print(out / name)
 
 
+@runs_app.command("wandb")
+def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecgbench",
+               offline: Annotated[bool, typer.Option("--offline", help="Send nothing: write it below --out, for `wandb sync`.")
+                                  ] = False,
+               out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
+    """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecgbench[wandb]')."""
+    from bench.pretrain import logged
+
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("Weights & Biases is not installed; pip install 'ecgbench[wandb]'") from None
+    out.mkdir(parents=True, exist_ok=True)
+    for name in runs:
+        made, lines = logged(work, name)
+        with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made, dir=str(out),
+                        mode="offline" if offline else "online", resume="allow") as run:
+            for line in lines:
+                run.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+        print(name)
+
+
 Spec = Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/sweeps/demo.yaml.")]
 ClusterFile = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="One of slurm/clusters, or a YAML file like "
                                                  "them.")]
@@ -830,9 +853,12 @@ def report(results: Results = Path("results"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
            allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
-                                               "code, meet: a footnote says so.")] = False) -> None:
+                                               "code, meet: a footnote says so.")] = False,
+           table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
+                                                      "columns: bench.report.frame_of.")] = None) -> None:
     """Make tables and figures from records alone. What is no record is named and skipped; the exit code then is 1."""
     from bench import report as reporting
+    from bench.files import write_text
     from paper import figures, macros, tables
 
     records, skipped = reporting.read(results)
@@ -840,6 +866,9 @@ def report(results: Results = Path("results"),
         print(f"ecgbench: skipped: {line}", file=sys.stderr)
     if not allow:
         reporting.refuse(reporting.footnotes(records))
+    if table:
+        write_text(table, reporting.frame_of(records).to_csv(index=False, lineterminator="\n"))
+        print(table)
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
     for path in (*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),

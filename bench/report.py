@@ -4,10 +4,12 @@ import json
 import math
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +22,15 @@ from bench.reading import METRICS as METRICS
 from bench.reading import Record, metric_of
 from bench.reading import read as read
 
+if TYPE_CHECKING:  # whoever makes tables need not wait for pandas
+    import pandas as pd
+
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+OTHER_SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
 LISTED = 20  # run_ids in a message; ours
 
 
@@ -362,3 +368,63 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     mean = math.fsum(values) / n if n else None
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if mean is not None and n > 1 else None
     return mean, sd, n
+
+
+def load(results: str | Path) -> "pd.DataFrame":
+    """The evaluations in a folder of records as a tidy table, see frame_of; warns of each file that is no record."""
+    records, skipped = read(Path(results))
+    for line in skipped:
+        warnings.warn(f"skipped: {line}", stacklevel=2)
+    return frame_of(records)
+
+
+def frame_of(records: Sequence[Record]) -> "pd.DataFrame":
+    """A row per evaluation, sorted by run_id; None or NaN where a record does not say it.
+
+    run_id, seed                            of the evaluation
+    pretrain, pretrain_seed                 the pre-training's run_id and seed
+    method, row                             its method, and its label in the report's tables
+    size, tokens, patch, rate_hz            of the backbone: encoder.size, .tokens, .patch (samples), data.rate_hz
+    steps, batch, mix                       of the pre-training: optimiser steps, records a step, {store: weight} as JSON
+    store, fingerprint, external            trained and tested on; the store that was tested on instead, or ""
+    task, protocol, at, fraction            protocol: linear, finetune, ...; checkpoint and labels, shares
+    rules                                   `protocol` of the config: version of the benchmark's rules
+    metric, score, lower, upper             macro_auroc or r2; score and percentiles of its resamples on the test records
+    macro_average_precision ... pearson_r   other scores, as in results/README.md; the value alone
+    n_train, n_validation, n_test           records
+    best_step, seconds, together            the step that was chosen; of the group, and how many evaluations it was
+    peak_memory_mb                          of the evaluation
+    pretrain_seconds, pretrain_records_per_second, pretrain_peak_memory_mb, parameters
+                                            of the pre-training, where its record is there
+    commit, dirty, device, slurm_job        of the evaluation: code, whether it had uncommitted changes, where it ran
+    pretrain_commit, pretrain_dirty         of the pre-training, where its record is there
+    """
+    import pandas as pd
+
+    label = {run: row.label for row in rows_of(records) for _, run in row.pretrained}
+    trained = {r["run_id"]: r for r in records if r["kind"] == "pretrain"}
+    made = []
+    for r in records:
+        if r["kind"] != "evaluate":
+            continue
+        config, result, origin = r["config"], r["result"], r["provenance"]
+        before, first = r["pretrain_config"], trained.get(config["pretrain"], {"result": {}, "provenance": {}})
+        cost, encoder, optim = first["result"], before["encoder"], before.get("optim", {})
+        lower, upper = result.get("interval", (None, None))
+        others = {name: value.get("value") if isinstance(value := result.get(name), dict) else value for name in OTHER_SCORES}
+        made.append({
+            "run_id": r["run_id"], "seed": config["seed"], "pretrain": config["pretrain"], "pretrain_seed": before["seed"],
+            "method": before["method"]["name"], "row": label[config["pretrain"]],
+            **{key: encoder.get(key) for key in ("size", "tokens", "patch")}, "rate_hz": before["data"]["rate_hz"],
+            **{key: optim.get(key) for key in ("steps", "batch")}, "mix": text_of(before["data"]["mix"]),
+            "store": config["data"]["store"], "fingerprint": config["data"]["fingerprint"], "external": external(config),
+            "task": config["task"], "protocol": config["evaluation"]["name"], "at": config.get("at", 1.0),
+            "fraction": config.get("fraction", 1.0), "rules": config["protocol"],
+            "metric": metric_of(r), "score": result[metric_of(r)], "lower": lower, "upper": upper, **others,
+            **{f"n_{part}": result["records"].get(part) for part in ("train", "validation", "test")},
+            **{key: result.get(key) for key in ("best_step", "seconds", "together", "peak_memory_mb")},
+            **{f"pretrain_{key}": cost.get(key) for key in ("seconds", "records_per_second", "peak_memory_mb")},
+            "parameters": cost.get("parameters"),
+            **{key: origin.get(key) for key in ("commit", "dirty", "device", "slurm_job")},
+            **{f"pretrain_{key}": first["provenance"].get(key) for key in ("commit", "dirty")}})
+    return pd.DataFrame(made)

@@ -107,7 +107,7 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
 
 
 def measured(results: Path, out: Path, end: Any) -> None:
-    """Sends seconds and MB of a report in a process of its own."""
+    """Sends the seconds and the memory (of the larger process) of a report in a process of its own."""
     began = time.perf_counter()
     records, skipped = report.read(results)
     read = time.perf_counter()
@@ -118,9 +118,10 @@ def measured(results: Path, out: Path, end: Any) -> None:
     tables.write(cells, rows, records, out)
     over = time.perf_counter()
     assert not notes and not skipped
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     end.send({"reading": read - began, "tables": over - read, "of which cells": grouped - read, "seconds": over - began,
-              "memory_mb": peak, "cells": len(cells)})
+              "CPU seconds": sum(each.ru_utime + each.ru_stime for each in used),
+              "memory_mb": max(each.ru_maxrss for each in used) / 1024, "cells": len(cells)})
 
 
 def measure(results: Path, out: Path) -> dict[str, float]:

@@ -60,10 +60,10 @@ def columns_of(cells: Sequence[Cell]) -> list[Column]:
 
 
 def _plain(config: Config) -> Config:
-    """An evaluation's recipe without task, data, checkpoint and share of the labels."""
+    """An evaluation's recipe without task, checkpoint and share of the labels."""
     if protocol_of(config) == SCRATCH:
         config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
-    return {k: v for k, v in config.items() if k not in ("seed", "pretrain", "task", "data", "external", "at", "fraction")}
+    return {k: v for k, v in config.items() if k not in ("seed", "pretrain", "task", "at", "fraction")}
 
 
 def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:

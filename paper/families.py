@@ -157,7 +157,7 @@ def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
     results = [r["result"] for r in runs]
     kinds = {"core" if on_cpu(r) else "GPU" for r in runs}
     hours = mean(r["result"]["seconds"] * units(r) / 3600 if "seconds" in r["result"] else None for r in runs)
-    return {"runs": len(row.pretrained), "parameters": mean(r.get("parameters", {}).get("trained") for r in results),
+    return {"runs": len(row.pretrained),
             "hours": hours if len(kinds) == 1 else None, "hours_of": kinds.pop() if len(kinds) == 1 else None,
             "records_per_second": mean(r.get("records_per_second") for r in results),
             "peak_memory_mb": mean(r.get("peak_memory_mb") for r in results),

@@ -1,6 +1,7 @@
 """The report as a function of records: a page to read, everything in CSV, and the tables for print."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -185,7 +186,7 @@ def markdown_classes(columns: Sequence[Column]) -> str:
         done = [c for c in column.cells if c.runs]
         if column.whole and done and column.metric == "macro_auroc":
             found = [list(c.per_class()) for c in done]
-            body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
+            body = [[each[0][0], str(each[0][1]), *(f"{math.fsum(values) / len(values):.3f}" for _, _, values in each)]
                     for each in zip(*found, strict=True)]  # fmt: skip
             head = ["class", "positives", *(c.row.label for c in done)]
             parts += [f"## {title(column)}: {column.protocol}", as_markdown([head, *body])]

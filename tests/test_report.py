@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -461,3 +462,35 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path, mon
     cells = report.cells_of(runs.made, report.rows_of(runs.made))
     [found] = report.rankings(cells).values()
     assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
+
+
+def test_load_gives_a_row_per_evaluation_as_the_issue_writes_it(runs: Runs, tmp_path: Path) -> None:
+    folder = two_methods(runs).write(tmp_path / "results")
+    code = "import bench; print(bench.report.load('results/')[['method', 'row', 'pretrain_seed', 'score']].to_csv(index=False))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:4] == [
+        "method,row,pretrain_seed,score", "random,random / from scratch,0,0.2", "jepa,jepa,0,0.6", "jepa,jepa,1,0.8"]
+    (folder / "notes.txt").write_text("")
+    with pytest.warns(UserWarning, match=r"skipped: .*notes\.txt"):
+        assert len(report.load(folder)) == 3
+
+
+def test_the_table_for_other_programs_has_every_column_that_is_described(runs: Runs, tmp_path: Path, fast: None) -> None:
+    folder, path = two_methods(runs).write(tmp_path / "results"), tmp_path / "evaluations.csv"
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out", "--csv", path) == 0
+    with path.open() as f:
+        lines = list(csv.DictReader(f))
+    assert [line["score"] for line in lines] == ["0.2", "0.6", "0.8"]
+    described = re.sub(r"macro_average_precision \.\.\. pearson_r", ", ".join(report.OTHER_SCORES), str(report.frame_of.__doc__))
+    assert [name for name in lines[0] if not re.search(rf"\b{name}\b", described)] == []
+
+
+def test_recipes_that_differ_in_their_data_alone_are_told_apart(runs: Runs) -> None:
+    for print_ in ("fa", "another"):
+        run = runs.pretrain("jepa")
+        run["config"]["data"]["fingerprints"]["a"] = print_
+        runs.evaluate(run, [0.1])["config"]["data"]["fingerprint"] = print_
+    labels = {row.label for row in report.rows_of(runs.made)}
+    assert {f"jepa (fingerprint of a={p})" for p in ("fa", "another")} <= labels
+    columns = {c.protocol for c in report.cells_of(runs.made, report.rows_of(runs.made))}
+    assert columns == {f"linear (fingerprint of a={p})" for p in ("fa", "another")}

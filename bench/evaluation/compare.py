@@ -59,6 +59,8 @@ def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
 
 def compare_pairs(methods: Sequence[Sequence[Record]], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
     """The comparison of each pair of methods, given by their numbers; see `compare`."""
+    if not pairs:
+        return []
     first = methods[0][0]
     terms = _terms(first)
     for other in (record for records in methods for record in records):
@@ -135,8 +137,6 @@ def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndar
 
 
 def _differences(methods: Sequence[Runs], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
-    if not pairs:
-        return []
     a, b = np.array(pairs).T
     count, mean, variance, shared = (np.array([getattr(m, key) for m in methods], np.float64)
                                      for key in ("count", "mean", "variance", "shared"))
