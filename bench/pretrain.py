@@ -99,6 +99,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
     rate_hz = data["rate_hz"]
     rows = micro_batches(config, world)
     optim.warn_if_slow(device, settings["precision"])
+    optim.keep_memory(device)
     views.check(config["views"], rate_hz, data["crop_seconds"], patch)
     loader = Loader(stores, [data["mix"][s.name] for s in stores], folds=data["folds"],
                     seconds=data["crop_seconds"], batch=batch_size, device=device, place=where.place,
