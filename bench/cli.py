@@ -855,11 +855,14 @@ def report(results: Results = Path("results"),
            allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
                                                "code, meet: a footnote says so.")] = False,
            table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
-                                                      "columns: bench.report.frame_of.")] = None) -> None:
-    """Make tables and figures from records alone. What is no record is named and skipped; the exit code then is 1."""
+                                                      "columns: bench.report.frame_of.")] = None,
+           html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
+           pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
+                                                               "`ecgbench data plot` makes it; again for more.")] = None) -> None:
+    """Make tables, figures and a page from records alone. What is no record is named and skipped; the exit code then is 1."""
     from bench import report as reporting
     from bench.files import write_text
-    from paper import figures, macros, tables
+    from paper import figures, macros, page, tables
 
     records, skipped = reporting.read(results)
     for line in skipped:
@@ -871,8 +874,9 @@ def report(results: Results = Path("results"),
         print(table)
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
-    for path in (*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
-                 *figures.write(cells, rows, records, out / "figures")):
+    written = [*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
+               *figures.write(cells, rows, records, out / "figures")]
+    for path in [*written, *(page.write(cells, rows, records, html, written, pictures or []) if html else [])]:
         print(path)
     if skipped:
         sys.exit(1)

@@ -1,0 +1,351 @@
+"""A static page of records: a folder that a browser opens from disk, with nothing from a network."""
+
+import html
+import itertools
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from bench.config import ROOT, Config, canonical, load, methods, read_yaml
+from bench.errors import UserError
+from bench.evaluation.compare import compare_pairs, holm
+from bench.evaluation.metrics import RULES, interval
+from bench.files import replacing, write_text
+from bench.report import (
+    FINETUNE,
+    FIRST,
+    METRICS,
+    RANDOM,
+    SCRATCH,
+    Cell,
+    Record,
+    Row,
+    as_set,
+    evaluation_options,
+    external,
+    footnotes,
+    labelled,
+    leaves,
+    metric_of,
+    protocol_of,
+    recipe,
+    spread,
+    text_of,
+)
+
+STATIC = Path(__file__).parent / "static"
+PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures": "Figures"}
+PER_CLASS = ("positives", "auroc", "lower", "upper", "average_precision", "f1", "brier", "ece")
+COST = ("seconds", "records_per_second", "peak_memory_mb", "parameters")
+SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
+Column = tuple[dict[str, Any], list[Cell]]
+Pages = dict[str, dict[str, Any]]
+
+ALT = {  # what a figure shows, for who does not see it, by the first word of its file's name; {} is the rest of that
+    "auroc": "Dot plots of macro AUROC with intervals, a panel per task and protocol, a line per method. The leaderboard holds "
+             "the same numbers. {}",
+    "labels": "Macro AUROC against the share of labelled patients, a line per method. {}",
+    "along": "Macro AUROC along pre-training, beside loss and RankMe. {}",
+    "cost": "Macro AUROC against the cost of pre-training, a mark per method. {}",
+    "reliability": "Reliability curves: the share observed against the predicted probability, a line per method. {}",
+    "classes": "Differences in AUROC per class between two methods: {}.",
+    "ranks": "Critical-difference diagram {}: methods at their mean rank over tasks, those not told apart joined by a bar.",
+    "pretraining": "Curves of every pre-training: loss, RankMe and feature sd against the step. Each run's page holds the same "
+                   "numbers. {}",
+}
+
+
+def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path, drawn: Sequence[Path] = (),
+          pictures: Sequence[Path] = ()) -> list[Path]:
+    """The pages written, of which index.html is the first; same records, same bytes.
+
+    drawn: the report's figures, of which the SVG is shown; pictures: of the user's choice, e.g. ECGs on paper.
+    """
+    for path in pictures:
+        if path.suffix not in (".svg", ".png"):
+            raise UserError(f"--picture {path} must end in .svg or .png; `ecgbench data plot STORE ID --out ecg.svg` makes one")
+        if not path.is_file():
+            raise UserError(f"--picture {path} does not exist")
+    columns = columns_of(cells)
+    places = {id(row): i for i, row in enumerate(rows)}
+    known: dict[str, str] = {}
+    pages, recipes = runs(rows, records, cells[0].rule, known)
+    data: dict[str, Any] = {
+        "board": board(columns, rows, records, places, known), "recipes": recipes,
+        "rows": [dict(texts(row.config)) for row in rows], **{f"runs/{name}": page for name, page in pages.items()}}
+    data |= {f"compare/{i}": found for i, found in enumerate(comparisons(columns, places))}
+    for name, value in data.items():
+        write_text(out / "data" / f"{name}.js", script(name, value))
+    for path in out.glob("data/*/*.js"):  # of records that are gone
+        if path.relative_to(out / "data").with_suffix("").as_posix() not in data:
+            path.unlink()
+    for path in sorted(STATIC.iterdir()):
+        if path.suffix != ".html":
+            copy(path, out / path.name)
+    bodies = {name: (STATIC / f"{name}.html").read_text() for name in ("index", "compare", "runs")}
+    bodies["figures"] = figures(drawn, pictures, out)
+    for name, body in bodies.items():
+        write_text(out / f"{name}.html", framed(name, body))
+    return [out / f"{name}.html" for name in bodies]
+
+
+def framed(name: str, body: str) -> str:
+    """The HTML of a page: its body between what all have."""
+    links = "".join(f'<li><a href="{key}.html"{" aria-current=page" if key == name else ""}>{title}</a></li>'
+                    for key, title in PAGES.items())
+    return Template((STATIC / "frame.html").read_text()).substitute(title=PAGES[name], links=links, body=body.strip())
+
+
+def script(name: str, value: Any) -> str:
+    """JavaScript that hands the value to the page under its name: a page opened from disk may load scripts, no JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'page.put("{name}",{text});\n'
+
+
+def copy(path: Path, to: Path) -> None:
+    with replacing(to) as file:
+        file.write(path.read_bytes())
+
+
+def short(value: Any, digits: int = 6) -> Any:
+    """The number as the page needs it; lists element by element, None as it is."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    return [short(each, digits) for each in value] if isinstance(value, list | tuple) else value
+
+
+def texts(config: Config) -> Iterable[tuple[str, str]]:
+    """("optim.steps", "1000"), ..."""
+    return ((key, text_of(value)) for key, value in leaves(config))
+
+
+def mixture(mix: dict[str, float]) -> str | None:
+    """The paper's name of the mixture, if it has one and is of several corpora."""
+    named = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
+    return next((name for name, weights in named.items() if weights == mix and len(mix) > 1), None)
+
+
+def corpora(config: Config) -> str:
+    """What a pre-training learned from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
+    mix = config["data"]["mix"]
+    if config["method"]["name"] == RANDOM:
+        return "none"
+    if len(mix) == 1 or mixture(mix):
+        return mixture(mix) or next(iter(mix))
+    shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
+    return " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
+
+
+
+def columns_of(cells: Sequence[Cell]) -> list[Column]:
+    """Of each evaluation recipe: what a leaderboard can be filtered by, and its cells."""
+    grouped: dict[tuple[str, str, str], list[Cell]] = {}
+    for c in cells:
+        grouped.setdefault((c.store, c.task, c.protocol), []).append(c)
+    columns = []
+    for (store, task, protocol), here in grouped.items():  # a random row is the same at every checkpoint: others say which
+        filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
+        config = filled[0].runs[0]["config"] if filled else {}
+        name = protocol_of(config) or protocol
+        columns.append(({"store": store, "task": task, "metric": METRICS[here[0].metric], "protocol": protocol,
+                         "name": FINETUNE if name == SCRATCH else name, "at": config.get("at", 1.0),
+                         "fraction": config.get("fraction", 1.0)}, here))
+    known = [tuple(column[key] for key in ("store", "task", "name", "at", "fraction")) for column, _ in columns]
+    counts = Counter(known)
+    for (column, _), own in zip(columns, known, strict=True):
+        if counts[own] > 1:  # the protocol's name does not tell it from another
+            column["name"] = column["protocol"]
+    return columns
+
+
+def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
+          known: dict[str, str]) -> dict[str, Any]:
+    """What the leaderboard shows: columns, rows, the options of commands, and a line per cell."""
+    bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
+    names = labelled(bare)
+    shown = [{"label": row.label, "name": names[str(i)], "method": row.method, "random": row.method == RANDOM,
+              "size": str(row.config["encoder"].get("size", "")), "rate": row.config["data"]["rate_hz"],
+              "mix": corpora(row.config), "runs": [[run, seed] for seed, run in row.pretrained]}
+             for i, row in enumerate(rows)]
+    options: dict[str, int] = {}
+    lines = []
+    for number, c in ((i, c) for i, (_, here) in enumerate(columns) for c in here):
+        line: dict[str, Any] = {"column": number, "row": places[id(c.row)], "todo": c.commands}
+        if c.runs:
+            mean, sd, n = spread(c.values)
+            of_random = np.mean(c.random.values) if c.random and c.random.runs else None
+            line |= {"score": [short(x) for x in (mean, sd, *map(float, c.interval or ()))], "n": n,
+                     "difference": short(c.difference), "p": short(c.p_holm, 3),
+                     "random": None if of_random is None else short(float(of_random)),
+                     "commits": sorted({commit(r["provenance"]) for r in c.runs}),
+                     "runs": [[r["run_id"], r["config"]["pretrain"], r["config"]["seed"],
+                               options.setdefault(options_of(r["config"], known), len(options))]
+                              for r in sorted(c.runs, key=seeds)]}
+        lines.append(line)
+    count, (low, high) = RULES[columns[0][1][0].rule]
+    first = max(range(len(columns)), key=lambda i: (sum(len(c.runs) for c in columns[i][1]), columns[i][0]["name"] == FIRST[0],
+                                                    columns[i][0]["at"], columns[i][0]["fraction"]))
+    return {"columns": [column for column, _ in columns], "rows": shown, "options": list(options), "cells": lines,
+            "first": first, "notes": footnotes(records),
+            "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
+
+
+def without(config: Config, dropped: dict[str, str]) -> Config:
+    """The config without one key of each of some of its parts."""
+    return config | {part: {k: v for k, v in config[part].items() if k != key} for part, key in dropped.items()}
+
+
+def without_names(config: Config) -> Config:
+    """What all seeds and backbones of an evaluation's recipe share."""
+    return {key: value for key, value in config.items() if key not in ("seed", "pretrain")}
+
+
+def options_of(config: Config, known: dict[str, str]) -> str:
+    """evaluation_options, once per recipe."""
+    key = canonical(without_names(config))
+    if key not in known:
+        known[key] = evaluation_options(config)
+    return known[key]
+
+
+def seeds(record: Record) -> tuple[int, int, str]:
+    return record["pretrain_config"]["seed"], record["config"]["seed"], record["run_id"]
+
+
+def commit(provenance: Record) -> str:
+    """The commit in ten digits, and whether the code had uncommitted changes."""
+    return f"{(provenance.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if provenance.get('dirty') else ''}"
+
+
+def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[str, Any]]:
+    """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
+    found: list[dict[str, Any]] = []
+    tables: dict[tuple[str, str], list[list[float]]] = {}  # the tested pairs of each
+    for column, cells in columns:
+        here = [c for c in cells if c.runs]
+        classes = [{name: (positives, float(np.mean(values))) for name, positives, values in c.per_class()} for c in here]
+        names = sorted(set().union(*classes))
+        many = [i for i, c in enumerate(here) if len(c.runs) > 1]
+        compared = compare_pairs([here[i].runs for i in many], list(itertools.combinations(range(len(many)), 2)))
+        numbers: dict[tuple[int, int], list[float]] = {
+            pair: [each.difference, each.lower, each.upper, each.p]
+            for pair, each in zip(itertools.combinations(many, 2), compared, strict=True)}
+        tested = tables.setdefault((column["store"], column["task"]), [])
+        tested += numbers.values()
+        replicates = {i: c.replicates for i, c in enumerate(here)} if len(many) < len(here) else {}
+        lines = []
+        for i, j in itertools.combinations(range(len(here)), 2):
+            if (i, j) not in numbers:
+                numbers[i, j] = [float(np.mean(here[i].values) - np.mean(here[j].values)),
+                                 *map(float, interval(replicates[i] - replicates[j], here[i].rule))]
+            own, other = classes[i], classes[j]
+            lines.append((f"{places[id(here[i].row)]}-{places[id(here[j].row)]}", numbers[i, j],
+                          [own[name][1] - other[name][1] if name in own and name in other else None for name in names]))
+        positives = [next(own[name][0] for own in classes if name in own) for name in names]
+        found.append({"classes": names, "positives": positives, "pairs": lines, "tested": tested,
+                      "means": {str(places[id(c.row)]): [short(own.get(name, (0, None))[1], 4) for name in names]
+                                for c, own in zip(here, classes, strict=True)}})
+    for table in tables.values():
+        for line, p in zip(table, holm([line[3] for line in table]), strict=True):
+            line.append(p)
+    for one in found:
+        one["tested"] = len(one["tested"])
+        one["pairs"] = {key: [short(line, 4), short(per_class, 3)] for key, line, per_class in one["pairs"]}
+    return found
+
+
+def runs(rows: Sequence[Row], records: Sequence[Record], rule: str, known: dict[str, str]) -> tuple[Pages, list[Any]]:
+    """({run_id of a pre-training: its config, curves, provenance, command, evaluations}, recipes of these evaluations)."""
+    labels = {recipe(row.config): row.label for row in rows}
+    found: Pages = {}
+    recipes: dict[str, int] = {}
+    shown: list[Any] = []
+    for r in sorted(records, key=lambda r: r["kind"] == "evaluate"):
+        config, result = r["config"], r["result"]
+        pretrained, name = (r["pretrain_config"], config["pretrain"]) if r["kind"] == "evaluate" else (config, r["run_id"])
+        if name not in found:
+            found[name] = {"label": labels[recipe(pretrained)], "seed": pretrained["seed"], "config": list(texts(pretrained)),
+                           "command": rerun(pretrained), "evaluations": [], "provenances": []}
+        if r["kind"] == "pretrain":
+            found[name] |= {"provenance": origin(r["provenance"]), "cost": {k: short(result[k]) for k in COST if k in result},
+                            **{part: {key: short(values, 5) for key, values in result[part].items()}
+                               for part in ("curves", "monitor")}}
+            continue
+        classes = sorted(result.get("per_class", {}).items())
+        key = canonical(without_names(config) | {"classes": [each for each, _ in classes]})
+        if key not in recipes:
+            recipes[key] = len(recipes)
+            shown.append({"store": external(config) or config["data"]["store"], "task": config["task"],
+                          "protocol": config["evaluation"]["name"], "at": config.get("at", 1.0),
+                          "fraction": config.get("fraction", 1.0), "metric": METRICS[metric_of(r)],
+                          "options": options_of(config, known), "config": list(texts(config)),
+                          "classes": [each for each, _ in classes]})
+        scores = {"score": result[metric_of(r)], **{k: result[k] for k in SCORES if k in result}}
+        if origin(r["provenance"]) not in found[name]["provenances"]:
+            found[name]["provenances"].append(origin(r["provenance"]))
+        found[name]["evaluations"].append({
+            "id": r["run_id"], "seed": config["seed"], "recipe": recipes[key], "records": result["records"]["test"],
+            "scores": {k: short(v["value"] if isinstance(v, dict) else v, 4) for k, v in scores.items()},
+            "interval": [short(float(x), 4) for x in interval(np.array(result["replicates"]), rule)],
+            "provenance": found[name]["provenances"].index(origin(r["provenance"])),
+            "per_class": {k: [short(each.get(k), 3) for _, each in classes] for k in PER_CLASS
+                          if any(each.get(k) is not None for _, each in classes)}})
+    for page in found.values():
+        page["evaluations"].sort(key=lambda e: (*(shown[e["recipe"]][k] for k in ("task", "store", "protocol", "at", "fraction")),
+                                                e["recipe"], e["seed"]))
+    return found, shown
+
+
+def origin(provenance: Record) -> list[tuple[str, str]]:
+    """("commit", "0123456789..."), ..."""
+    return [(key, text_of(value)) for key, value in sorted(provenance.items())]
+
+
+def rerun(config: Config) -> str:
+    """The command that runs a pre-training again: its stores and seed, and what differs from its method's defaults."""
+    name, mix = config["method"]["name"], config["data"]["mix"]
+    if "imported" in config["method"]:
+        saw = (f"--saw {shlex.quote(store)}" for store in sorted(mix) or ["unknown"])
+        return " ".join(["ecgbench import FILE --as", shlex.quote(name), *saw])
+    default = load(name) if name in methods() else read_yaml(ROOT / "bench" / "base.yaml")
+    before = dict(leaves(without(default, {"data": "mix"})))
+    settings = [(key, value) for key, value in sorted(leaves(without(config, {"data": "mix"})))
+                if not key.startswith("views.") and key not in ("protocol", "method.name") and before.get(key, ...) != value]
+    if config["views"] != default["views"]:
+        settings.append(("views", config["views"]))
+    stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
+    if mixture(mix):
+        stores = [f"--mix {mixture(mix)}"]
+    return " ".join(["ecgbench pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
+
+
+def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:
+    """The body of the page of figures, whose files are copied beside it."""
+    parts = ["<h1>Figures</h1>"]
+    own = [path for path in drawn if path.suffix == ".svg"]
+    if own:
+        parts.append("<p>Made from the records by <code>ecgbench report</code>, which writes each as PNG and PDF, too.</p>")
+    for path in own:
+        copy(path, out / "figures" / path.name)
+        word, _, rest = path.stem.partition("-")
+        text = ALT.get(word, f"Figure {word} {{}}").format(rest.replace("-", " ")).strip()
+        parts.append(picture(f"figures/{path.name}", text, "figure"))
+    if pictures:
+        parts.append("<h2>Pictures</h2>")
+    for i, path in enumerate(pictures, 1):
+        copy(path, out / "figures" / f"picture-{i}{path.suffix}")
+        parts.append(picture(f"figures/picture-{i}{path.suffix}", path.stem, "picture"))
+    return "\n".join(parts)
+
+
+def picture(source: str, text: str, kind: str) -> str:
+    """A figure in a box of its own that scrolls: an ECG keeps its scale on a narrow screen."""
+    name, text = html.escape(source), html.escape(text)
+    return (f'<figure class="{kind}"><div class="scroll" tabindex="0" role="region" aria-label="{text}">'
+            f'<img src="{name}" alt="{text}" loading="lazy"></div><figcaption>{text}</figcaption></figure>')
