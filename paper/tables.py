@@ -3,15 +3,13 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
-from bench.files import write_text
+from bench.files import replacing, write_text
 from bench.report import (
     METRICS,
     MISSING,
@@ -44,12 +42,13 @@ training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
-    """The files written: table.md, table.csv, pairs.csv, per_class.csv, scores.csv; same records, same bytes."""
-    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "pairs.csv": pairs(cells),
-             "per_class.csv": classes(cells), "scores.csv": scores(cells)}
+    """The files written: table.md, table.csv, per_class.csv, scores.csv, pairs.csv; same records, same bytes."""
+    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "per_class.csv": classes(cells),
+             "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
-    return [out / name for name in texts]
+    write_csv(out / "pairs.csv", pairs(cells))
+    return [out / name for name in (*texts, "pairs.csv")]
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -65,10 +64,10 @@ def table(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
-def pairs(cells: Sequence[Cell]) -> str:
-    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
-    lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
-              "runs", "other_runs"]]
+def pairs(cells: Sequence[Cell]) -> Iterator[Sequence[Any]]:
+    """Lines of CSV, one per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
+    yield ["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
+           "runs", "other_runs"]
     tables: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for c in cells:
         if len(c.runs) > 1:
@@ -80,9 +79,8 @@ def pairs(cells: Sequence[Cell]) -> str:
             compared = compare_pairs([c.runs for c in here], two)
             found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
         for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
-            numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
-            lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
-    return as_csv(lines)
+            yield [store, task, a.protocol, a.row.label, b.row.label, each.difference, each.lower, each.upper, each.p, p_holm,
+                   each.sd_records, each.sd_runs, *each.runs]
 
 
 def classes(cells: Sequence[Cell]) -> str:
@@ -114,6 +112,14 @@ def as_csv(lines: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Line by line: pairs may be half a million."""
+    with replacing(path) as f:
+        text = io.TextIOWrapper(f, "utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        text.detach()
+
+
 def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
     """The report for reading, three decimals."""
     count, (low, high) = RULES[cells[0].rule]
@@ -134,7 +140,7 @@ def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Recor
             done = [c for c in here if c.protocol == name and c.runs]
             if done and here[0].metric == "macro_auroc":
                 found = [list(c.per_class()) for c in done]
-                body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
+                body = [[each[0][0], str(each[0][1]), *(f"{spread(values)[0]:.3f}" for _, _, values in each)]
                         for each in zip(*found, strict=True)]  # fmt: skip
                 head = ["class", "positives", *(c.row.label for c in done)]
                 parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]

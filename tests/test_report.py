@@ -194,9 +194,9 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
     assert names == [
         "table.md",
         "table.csv",
-        "pairs.csv",
         "per_class.csv",
         "scores.csv",
+        "pairs.csv",
         *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
     ]
     first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
