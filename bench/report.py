@@ -5,13 +5,14 @@ import math
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
@@ -89,8 +90,12 @@ class Cell:
         if self.runs:
             found = [run["result"].get("per_class", {}) for run in self.runs]
             aurocs = [by_class(each, "auroc") for each in found]
-            for name, positives in by_class(found[0], "positives").items():
-                yield name, int(positives), [each[name] for each in aurocs]
+            if any(each.keys() != aurocs[0].keys() for each in aurocs):
+                raise UserError(f"records of {self.task} on {self.store} differ in their classes: "
+                                f"{listed([run['run_id'] for run in self.runs])}; remove what does not belong")
+            positives = by_class(found[0], "positives")
+            for (name, n), values in zip(positives.items(), zip(*(each.values() for each in aurocs), strict=True), strict=True):
+                yield name, int(n), list(values)
 
 
 def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
@@ -132,12 +137,12 @@ def external(config: Config) -> str:
     return config.get("external", {}).get("store", "")
 
 
-def mixture(pairs: Iterable[tuple[Any, str]]) -> str:
+def mixture(pairs: Sequence[tuple[Any, str]]) -> str:
     """"1: run run; 2: run" of (value, run_id) pairs; "" where they have one value."""
     runs: dict[str, set[str]] = {}
-    for value, run in pairs:
+    for value, run in pairs if len({value for value, _ in pairs}) > 1 else ():
         runs.setdefault(str(value), set()).add(run)
-    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items())) if len(runs) > 1 else ""
+    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items()))
 
 
 def listed(runs: Sequence[str]) -> str:
@@ -152,7 +157,8 @@ def recipe(config: Config) -> str:
     """
     if protocol_of(config) == SCRATCH:
         config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
-    return canonical({key: value for key, value in config.items() if key not in ("seed", "pretrain")})
+    config = {key: value for key, value in config.items() if key not in ("seed", "pretrain")}
+    return orjson.dumps(config, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def protocol_of(config: Config) -> str | None:
@@ -283,7 +289,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         found: list[Cell] = []
         for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
             for part in ("replicates", "per_class"):
-                sizes = mixture((len(r["result"].get(part, {})), r["run_id"]) for r in by_recipe[key])
+                sizes = mixture([(len(r["result"].get(part, ())), r["run_id"]) for r in by_recipe[key]])
                 if sizes:
                     raise UserError(f"records differ in the number of {part} of {task} on {store} ({sizes}); remove one set")
             made = column(store, task, label, evaluation_options(configs[key]), by_recipe[key], rows)

@@ -1,9 +1,11 @@
 """The report as a function of records: a page to read, everything in CSV, and the tables for print."""
 
+import csv
+import io
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
-from bench.files import write_text
+from bench.files import replacing, write_text
 from bench.report import (
     METRICS,
     MISSING,
@@ -53,10 +55,11 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     ours = published.ours_of(columns, rows)
     sheets = [families(columns, rows, records), *reproduction.sheets(ours), inventory.sizes(), inventory.corpora(records)]
     texts = {"table.md": markdown(columns, rows, records, sheets), "per_class.md": markdown_classes(columns),
-             "table.csv": table(cells), "pairs.csv": pairs(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
+             "table.csv": table(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
-    return [*(out / name for name in texts), *(path for sheet in sheets for path in sheet.write(out / "tables"))]
+    write_csv(out / "pairs.csv", pairs(cells))
+    return [*(out / name for name in (*texts, "pairs.csv")), *(path for sheet in sheets for path in sheet.write(out / "tables"))]
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -72,10 +75,10 @@ def table(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
-def pairs(cells: Sequence[Cell]) -> str:
-    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
-    lines = [["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
-              "runs", "other_runs"]]
+def pairs(cells: Sequence[Cell]) -> Iterator[Sequence[Any]]:
+    """Lines of CSV, one per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
+    yield ["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
+           "runs", "other_runs"]
     tables: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for c in cells:
         if len(c.runs) > 1:
@@ -87,9 +90,8 @@ def pairs(cells: Sequence[Cell]) -> str:
             compared = compare_pairs([c.runs for c in here], two)
             found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
         for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
-            numbers = (each.difference, each.lower, each.upper, each.p, p_holm, each.sd_records, each.sd_runs, *each.runs)
-            lines.append([store, task, a.protocol, a.row.label, b.row.label, *map(str, numbers)])
-    return as_csv(lines)
+            yield [store, task, a.protocol, a.row.label, b.row.label, each.difference, each.lower, each.upper, each.p, p_holm,
+                   each.sd_records, each.sd_runs, *each.runs]
 
 
 def classes(cells: Sequence[Cell]) -> str:
@@ -118,6 +120,14 @@ def scores(cells: Sequence[Cell]) -> str:
             numbers = [MISSING if x is None else x for x in spread(found)]
             lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
     return as_csv(lines)
+
+
+def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
+    """Line by line: pairs may be half a million."""
+    with replacing(path) as f:
+        text = io.TextIOWrapper(f, "utf-8", newline="")
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        text.detach()
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], sheets: Sequence[Sheet]) -> str:

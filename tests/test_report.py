@@ -182,9 +182,9 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
         "table.md",
         "per_class.md",
         "table.csv",
-        "pairs.csv",
         "per_class.csv",
         "scores.csv",
+        "pairs.csv",
         *(f"tables/{t}.{kind}" for t in tables for kind in ("md", "csv", "tex", "html")),
         "macros.tex",
         *(f"figures/{f}.{e}" for f in ("auroc", "cost", "classes-a-superdiagnostic", "pretraining")
