@@ -1,9 +1,11 @@
-"""ecgbench. `bench.load_backbone(folder)` opens what `ecgbench export` wrote."""
+"""ecgbench. `bench.load_backbone(folder)` opens what `ecgbench export` wrote, `bench.report.load(folder)` reads records."""
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench import report as report
     from bench.backbone import Backbone
 
 
@@ -12,3 +14,10 @@ def load_backbone(folder: str | Path) -> "Backbone":
     from bench.backbone import load  # torch takes a second: only who loads a backbone waits for it
 
     return load(Path(folder))
+
+
+def __getattr__(name: str) -> Any:
+    """bench.report, which is imported when it is used."""
+    if name == "report":
+        return importlib.import_module("bench.report")
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """The optimiser and the schedules that pre-training and evaluation share."""
 
-import ctypes
 import functools
 import math
 import sys
@@ -69,18 +68,6 @@ def warn_if_slow(device: torch.device, precision: str) -> None:
     if precision == "bfloat16" and not has_bfloat16(device):
         print(f"this {device.type} has no bfloat16 arithmetic and emulates it very slowly; float32 is faster",
               file=sys.stderr)
-
-
-def keep_memory(device: torch.device) -> None:
-    """Let the C library keep what tensors on a CPU free, for the next step.
-
-    By default glibc maps every block above 32 MB anew, zeroed page by page. Kept, a step of the tiny ViT at batch 64 took
-    0.81 to 0.97 of the time, one of MLAE, whose attention matrices are 130 MB, 0.4 to 0.5 (AMD EPYC, one thread).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if device.type == "cpu" and mallopt:
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
-            mallopt(option, value)
 
 
 def derive(*numbers: int) -> int:

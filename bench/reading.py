@@ -64,7 +64,7 @@ def read(results: Path) -> tuple[list[Record], list[str]]:
     for segment, names in sorted(kept.items(), key=lambda each: len(each[1])):
         if missing and len(names) <= 2 * len(missing):  # so that segments are few, however often a few files are new
             missing |= kept.pop(segment)
-    for segment in packed(results, {name: files[name] for name in sorted(missing)}):
+    for segment in new_segments(results, {name: files[name] for name in sorted(missing)}):
         kept[segment] = missing & segment.entries.keys()
     with contextlib.suppress(OSError):
         for path in set(folder.iterdir()) - {segment.path for segment in kept}:
@@ -257,7 +257,7 @@ class Packing:
         places: list[int] = []
         for key, value in record["result"].items():
             if isinstance(value, dict | list) and key not in SHARED:
-                kind, data = packed_value(key, value)
+                kind, data = encoded(key, value)
                 kinds[key] = [len(kinds), *kind]
                 places += self.place(data)
         return [*out, self.share(kinds), places]
@@ -268,7 +268,7 @@ class Packing:
         self.file.write(self.state.digest() + len(head).to_bytes(8, "little"))
 
 
-def packed_value(key: str, value: Any) -> tuple[list[Any], bytes]:
+def encoded(key: str, value: Any) -> tuple[list[Any], bytes]:
     """(kind, bytes) of a value of a result, from which Result makes it again, every digit the same."""
     if key == "replicates":
         numbers = np.array(value, np.float64)
@@ -300,20 +300,20 @@ def pack(results: Path, files: Mapping[str, Stamp], path: Path) -> None:
         packing.end()
 
 
-def packed(results: Path, files: Mapping[str, Stamp]) -> list[Segment]:
+def new_segments(results: Path, files: Mapping[str, Stamp]) -> list[Segment]:
     """New segments of the files, in the cache, or of no name where that cannot be written."""
     if not files:
         return []
     number = min(len(os.sched_getaffinity(0)), PROCESSES) if len(files) > MANY else 1
     parts = [dict(list(files.items())[i::number]) for i in range(number)]
     try:
-        return [*_packed(results, parts, results / CACHE)]
+        return [*written_in(results, parts, results / CACHE)]
     except OSError:  # a folder that is read alone, a full disk
         with tempfile.TemporaryDirectory() as folder:
-            return [*_packed(results, parts, Path(folder))]
+            return [*written_in(results, parts, Path(folder))]
 
 
-def _packed(results: Path, parts: Sequence[Mapping[str, Stamp]], folder: Path) -> Iterator[Segment]:
+def written_in(results: Path, parts: Sequence[Mapping[str, Stamp]], folder: Path) -> Iterator[Segment]:
     paths = [folder / f"{xxhash.xxh3_64_hexdigest(orjson.dumps(part))}.segment" for part in parts]
     context = multiprocessing.get_context("fork")
     others = [context.Process(target=pack, args=(results, *each)) for each in zip(parts[1:], paths[1:], strict=True)]

@@ -4,12 +4,15 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
@@ -20,11 +23,15 @@ from bench.reading import METRICS as METRICS
 from bench.reading import Record, metric_of
 from bench.reading import read as read
 
+if TYPE_CHECKING:  # whoever makes tables need not wait for pandas
+    import pandas as pd
+
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
+OTHER_SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
 LISTED = 20  # run_ids in a message; ours
 
 
@@ -83,8 +90,12 @@ class Cell:
         if self.runs:
             found = [run["result"].get("per_class", {}) for run in self.runs]
             aurocs = [by_class(each, "auroc") for each in found]
-            for name, positives in by_class(found[0], "positives").items():
-                yield name, int(positives), [each[name] for each in aurocs]
+            if any(each.keys() != aurocs[0].keys() for each in aurocs):
+                raise UserError(f"records of {self.task} on {self.store} differ in their classes: "
+                                f"{listed([run['run_id'] for run in self.runs])}; remove what does not belong")
+            positives = by_class(found[0], "positives")
+            for (name, n), values in zip(positives.items(), zip(*(each.values() for each in aurocs), strict=True), strict=True):
+                yield name, int(n), list(values)
 
 
 def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
@@ -126,12 +137,12 @@ def external(config: Config) -> str:
     return config.get("external", {}).get("store", "")
 
 
-def mixture(pairs: Iterable[tuple[Any, str]]) -> str:
+def mixture(pairs: Sequence[tuple[Any, str]]) -> str:
     """"1: run run; 2: run" of (value, run_id) pairs; "" where they have one value."""
     runs: dict[str, set[str]] = {}
-    for value, run in pairs:
+    for value, run in pairs if len({value for value, _ in pairs}) > 1 else ():
         runs.setdefault(str(value), set()).add(run)
-    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items())) if len(runs) > 1 else ""
+    return "; ".join(f"{value}: {listed(sorted(ids))}" for value, ids in sorted(runs.items()))
 
 
 def listed(runs: Sequence[str]) -> str:
@@ -146,7 +157,8 @@ def recipe(config: Config) -> str:
     """
     if protocol_of(config) == SCRATCH:
         config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
-    return canonical({key: value for key, value in config.items() if key not in ("seed", "pretrain")})
+    config = {key: value for key, value in config.items() if key not in ("seed", "pretrain")}
+    return orjson.dumps(config, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def protocol_of(config: Config) -> str | None:
@@ -277,7 +289,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         found: list[Cell] = []
         for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
             for part in ("replicates", "per_class"):
-                sizes = mixture((len(r["result"].get(part, {})), r["run_id"]) for r in by_recipe[key])
+                sizes = mixture([(len(r["result"].get(part, ())), r["run_id"]) for r in by_recipe[key]])
                 if sizes:
                     raise UserError(f"records differ in the number of {part} of {task} on {store} ({sizes}); remove one set")
             made = column(store, task, label, evaluation_options(configs[key]), by_recipe[key], rows)
@@ -362,3 +374,63 @@ def spread(values: Sequence[float]) -> tuple[float | None, float | None, int]:
     mean = math.fsum(values) / n if n else None
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if mean is not None and n > 1 else None
     return mean, sd, n
+
+
+def load(results: str | Path) -> "pd.DataFrame":
+    """The evaluations in a folder of records as a tidy table, see frame_of; warns of each file that is no record."""
+    records, skipped = read(Path(results))
+    for line in skipped:
+        warnings.warn(f"skipped: {line}", stacklevel=2)
+    return frame_of(records)
+
+
+def frame_of(records: Sequence[Record]) -> "pd.DataFrame":
+    """A row per evaluation, sorted by run_id; None or NaN where a record does not say it.
+
+    run_id, seed                            of the evaluation
+    pretrain, pretrain_seed                 the pre-training's run_id and seed
+    method, row                             its method, and its label in the report's tables
+    size, tokens, patch, rate_hz            of the backbone: encoder.size, .tokens, .patch (samples), data.rate_hz
+    steps, batch, mix                       of the pre-training: optimiser steps, records a step, {store: weight} as JSON
+    store, fingerprint, external            trained and tested on; the store that was tested on instead, or ""
+    task, protocol, at, fraction            protocol: linear, finetune, ...; checkpoint and labels, shares
+    rules                                   `protocol` of the config: version of the benchmark's rules
+    metric, score, lower, upper             macro_auroc or r2; score and percentiles of its resamples on the test records
+    macro_average_precision ... pearson_r   other scores, as in results/README.md; the value alone
+    n_train, n_validation, n_test           records
+    best_step, seconds, together            the step that was chosen; of the group, and how many evaluations it was
+    peak_memory_mb                          of the evaluation
+    pretrain_seconds, pretrain_records_per_second, pretrain_peak_memory_mb, parameters
+                                            of the pre-training, where its record is there
+    commit, dirty, device, slurm_job        of the evaluation: code, whether it had uncommitted changes, where it ran
+    pretrain_commit, pretrain_dirty         of the pre-training, where its record is there
+    """
+    import pandas as pd
+
+    label = {run: row.label for row in rows_of(records) for _, run in row.pretrained}
+    trained = {r["run_id"]: r for r in records if r["kind"] == "pretrain"}
+    made = []
+    for r in records:
+        if r["kind"] != "evaluate":
+            continue
+        config, result, origin = r["config"], r["result"], r["provenance"]
+        before, first = r["pretrain_config"], trained.get(config["pretrain"], {"result": {}, "provenance": {}})
+        cost, encoder, optim = first["result"], before["encoder"], before.get("optim", {})
+        lower, upper = result.get("interval", (None, None))
+        others = {name: value.get("value") if isinstance(value := result.get(name), dict) else value for name in OTHER_SCORES}
+        made.append({
+            "run_id": r["run_id"], "seed": config["seed"], "pretrain": config["pretrain"], "pretrain_seed": before["seed"],
+            "method": before["method"]["name"], "row": label[config["pretrain"]],
+            **{key: encoder.get(key) for key in ("size", "tokens", "patch")}, "rate_hz": before["data"]["rate_hz"],
+            **{key: optim.get(key) for key in ("steps", "batch")}, "mix": text_of(before["data"]["mix"]),
+            "store": config["data"]["store"], "fingerprint": config["data"]["fingerprint"], "external": external(config),
+            "task": config["task"], "protocol": config["evaluation"]["name"], "at": config.get("at", 1.0),
+            "fraction": config.get("fraction", 1.0), "rules": config["protocol"],
+            "metric": metric_of(r), "score": result[metric_of(r)], "lower": lower, "upper": upper, **others,
+            **{f"n_{part}": result["records"].get(part) for part in ("train", "validation", "test")},
+            **{key: result.get(key) for key in ("best_step", "seconds", "together", "peak_memory_mb")},
+            **{f"pretrain_{key}": cost.get(key) for key in ("seconds", "records_per_second", "peak_memory_mb")},
+            "parameters": cost.get("parameters"),
+            **{key: origin.get(key) for key in ("commit", "dirty", "device", "slurm_job")},
+            **{f"pretrain_{key}": first["provenance"].get(key) for key in ("commit", "dirty")}})
+    return pd.DataFrame(made)

@@ -115,7 +115,7 @@ class Ours:
 
     def validation_crop(self) -> int:
         """A crop through the ten heads."""
-        heads.predict(self.stack.head, self.kept.batches(self.rows), len(self.rows), self.task.chances, self.stack.settings)
+        frozen.predict(self.stack.head, self.kept, self.rows, self.task, self.stack.settings)
         return len(self.kept.rows)
 
     def selection(self) -> int:

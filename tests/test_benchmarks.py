@@ -121,3 +121,18 @@ def test_the_benchmark_of_sweeps_submits_every_size_in_as_many_calls(monkeypatch
         calls.append(found["sbatch"])
     assert calls == [2, 2]
     assert "status" in capsys.readouterr().out
+
+
+def test_the_report_of_generated_records_is_measured_twice(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import report
+
+    monkeypatch.setattr(report, "SIZES", ("xs",))
+    monkeypatch.setattr(report, "MIXES", ("ptb-xl",))
+    monkeypatch.setattr(report, "RECIPES", [("linear", 1.0, 1.0)])
+    monkeypatch.setattr(report, "CLASSES", {"form": 3})
+    report.main(["--records", "60", "--folder", str(tmp_path), "--json", str(tmp_path / "numbers.json")])
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["first"]["cells"] == numbers["second"]["cells"] > 10
+    assert "second seconds" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]

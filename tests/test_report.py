@@ -8,6 +8,7 @@ import json
 import random
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -167,21 +168,6 @@ def test_mean_sd_n_interval_and_difference_are_those_computed_by_hand(runs: Runs
     assert "| random / from scratch | 0.200 (--), n=1 [0.105, 0.295] | reference |" in markdown
 
 
-def test_csv_keeps_floats_in_full_and_names_the_runs(runs: Runs, tmp_path: Path, fast: None) -> None:
-    third = 1 / 3
-    record = runs.evaluate(runs.pretrain("random"), [third], auroc=third)
-    _, [cell] = tables(runs, tmp_path)
-    assert (float(cell["mean"]), cell["sd"], cell["run_ids"]) == (third, "--", record["run_id"])
-
-
-def test_per_class_table_holds_each_class_of_each_cell(runs: Runs, tmp_path: Path, fast: None) -> None:
-    markdown, _ = tables(two_methods(runs), tmp_path)
-    assert "| MI | 7 | 0.200 | 0.700 |" in markdown
-    lines = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
-    assert lines[1] == "a,superdiagnostic,random,random / from scratch,linear,MI,7,0.2,--,1"
-    assert len(lines) == 3
-
-
 def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_made(runs: Runs, tmp_path: Path) -> None:
     two_methods(runs)
     written = []
@@ -190,26 +176,22 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
         (tmp_path / name).mkdir()
         written.append(reported(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
     names = [path.relative_to(tmp_path / "first" / "out").as_posix() for path in written[0]]
+    tables = ("families", "all-statements", "superdiagnostic-single", "diagnostic", "subdiagnostic", "superdiagnostic", "form",
+              "rhythm", "reproduction", "sizes", "corpora")
     assert names == [
         "table.md",
+        "per_class.md",
         "table.csv",
-        "pairs.csv",
         "per_class.csv",
         "scores.csv",
-        *(f"figures/{f}.{e}" for f in ("auroc", "pretraining") for e in ("png", "svg", "pdf")),
+        "pairs.csv",
+        *(f"tables/{t}.{kind}" for t in tables for kind in ("md", "csv", "tex", "html")),
+        "macros.tex",
+        *(f"figures/{f}.{e}" for f in ("auroc", "cost", "classes-a-superdiagnostic", "pretraining")
+          for e in ("png", "svg", "pdf")),
     ]
     first, second = ([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for paths in written)
     assert first == second
-
-
-def test_missing_cell_prints_dashes_and_the_command_that_fills_it(runs: Runs, tmp_path: Path, fast: None) -> None:
-    runs.evaluate(runs.pretrain("random"), [0.1], seed=3)
-    mae = runs.pretrain("mae", seed=1)
-    markdown, cells = tables(runs, tmp_path)
-    command = f"ecgbench evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed 3"
-    assert "| mae | -- | -- |" in markdown
-    assert f"To fill:\n\n- `{command}`\n" in markdown
-    assert [(c["mean"], c["n"], c["command"]) for c in cells if c["method"] == "mae"] == [("--", "0", command)]
 
 
 def test_command_sets_what_differs_from_the_protocols_defaults_and_nothing_else(
@@ -291,12 +273,6 @@ def test_pretraining_without_any_evaluation_has_a_row_and_a_command(runs: Runs, 
     _, [cell] = tables(runs, tmp_path)
     assert cell["mean"] == "--"
     assert cell["command"].startswith(f"ecgbench evaluate {run['run_id']} --protocol linear ")
-
-
-def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
-    runs.pretrain("jepa")
-    markdown, _ = tables(runs, tmp_path)
-    assert '| jepa | tiny | 100 | 10 | 4 | 2 | {"a": 0.75, "b": 0.25} | 1 | 4.0 | 2.0 | -- |' in markdown
 
 
 def test_records_of_uncommitted_code_stand_in_a_footnote(runs: Runs, tmp_path: Path, fast: None) -> None:
@@ -473,7 +449,8 @@ def test_strodthoffs_rule_gives_the_5_and_95_percentiles_of_100_resamples(runs: 
         reported(tmp_path / "results", tmp_path / "out", "theirs")
 
 
-def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> None:
+def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "save", lambda figure, path: [path.with_suffix(".png")])
     for i, method in enumerate(("random", "jepa", "mae", "simclr")):
         run = runs.pretrain(method)
         for task in ("form", "rhythm")[: 1 if method == "simclr" else 2]:
@@ -487,13 +464,33 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path) -> 
     assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
 
 
-def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
-    two_methods(runs)
-    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
-        record["result"]["macro_f1"] = value
-    tables(runs, tmp_path)
-    with (tmp_path / "out" / "scores.csv").open() as f:
-        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
-    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
-    assert found["jepa", "macro_f1"][1] == "2"
-    assert found["random", "macro_f1"] == ("--", "0")
+def test_load_gives_a_row_per_evaluation_as_the_issue_writes_it(runs: Runs, tmp_path: Path) -> None:
+    folder = two_methods(runs).write(tmp_path / "results")
+    code = "import bench; print(bench.report.load('results/')[['method', 'row', 'pretrain_seed', 'score']].to_csv(index=False))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:4] == [
+        "method,row,pretrain_seed,score", "random,random / from scratch,0,0.2", "jepa,jepa,0,0.6", "jepa,jepa,1,0.8"]
+    (folder / "notes.txt").write_text("")
+    with pytest.warns(UserWarning, match=r"skipped: .*notes\.txt"):
+        assert len(report.load(folder)) == 3
+
+
+def test_the_table_for_other_programs_has_every_column_that_is_described(runs: Runs, tmp_path: Path, fast: None) -> None:
+    folder, path = two_methods(runs).write(tmp_path / "results"), tmp_path / "evaluations.csv"
+    assert ecgbench("report", "--results", folder, "--out", tmp_path / "out", "--csv", path) == 0
+    with path.open() as f:
+        lines = list(csv.DictReader(f))
+    assert [line["score"] for line in lines] == ["0.2", "0.6", "0.8"]
+    described = re.sub(r"macro_average_precision \.\.\. pearson_r", ", ".join(report.OTHER_SCORES), str(report.frame_of.__doc__))
+    assert [name for name in lines[0] if not re.search(rf"\b{name}\b", described)] == []
+
+
+def test_recipes_that_differ_in_their_data_alone_are_told_apart(runs: Runs) -> None:
+    for print_ in ("fa", "another"):
+        run = runs.pretrain("jepa")
+        run["config"]["data"]["fingerprints"]["a"] = print_
+        runs.evaluate(run, [0.1])["config"]["data"]["fingerprint"] = print_
+    labels = {row.label for row in report.rows_of(runs.made)}
+    assert {f"jepa (fingerprint of a={p})" for p in ("fa", "another")} <= labels
+    columns = {c.protocol for c in report.cells_of(runs.made, report.rows_of(runs.made))}
+    assert columns == {f"linear (fingerprint of a={p})" for p in ("fa", "another")}

@@ -4,6 +4,7 @@ Each ends as it would have alone, to rounding: which crop of a record an epoch s
 task's batches are the next records of the shared order that it has, and no head sees another. The test fold is not here.
 """
 
+import copy
 import itertools
 import math
 import mmap
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import checkpoint, optim, progress
 from bench.checkpoint import Checkpoint
@@ -94,6 +95,8 @@ class Kept:
     dtype: torch.dtype  # in which
 
     def take(self, crops: np.ndarray) -> Tensor:
+        if len(crops) and crops[-1] - crops[0] == len(crops) - 1 and (np.diff(crops) == 1).all():  # in a row: no copy
+            return self.tokens[crops[0]: crops[-1] + 1].to(self.device, self.dtype)
         return self.tokens[torch.from_numpy(crops).to(self.tokens.device)].to(self.device, self.dtype)
 
     def batches(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
@@ -109,16 +112,19 @@ class Reader:
 
     def __init__(self, encoder: Encoder, crops: Crops, stride: int, settings: dict[str, Any], folder: Path,
                  asked: Callable[[], int]):
-        self.encoder, self.crops, self.stride = encoder.eval().requires_grad_(False), crops, stride
+        self.encoder, self.crops, self.stride = copy.deepcopy(encoder).eval().requires_grad_(False), crops, stride
         self.folder, self.asked = folder, asked
         self.precision, self.device = settings["precision"], crops.device
         self.dtype, self.cached = getattr(torch, self.precision), settings["features"] == "cached"
         self.chunk = chunk(crops.device)
+        for part in self.encoder.modules():
+            if isinstance(part, nn.Linear):
+                part.to(self.dtype)  # as autocast would at each chunk
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         with optim.autocast(self.device, self.precision):
-            return self.encoder(x, registers=True)
+            return self.encoder(x, registers=True).to(self.dtype)
 
     def read(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
         """Tokens of one crop of each of the rows (B,)."""
@@ -229,7 +235,7 @@ class Stack:
     def validate(self, kept: Kept) -> None:
         self.settle()
         rows = self.task.validation.rows
-        p = heads.predict(self.head, kept.batches(rows), len(rows), self.task.chances, self.settings)
+        p = predict(self.head, kept, rows, self.task, self.settings)
         better = []
         for s, (best, curve) in enumerate(zip(self.best, self.curves, strict=True)):
             if self.taken > self.end(s):
@@ -259,6 +265,12 @@ class Stack:
             value.copy_(tensors[f"kept/{key}"])
         self.taken, self.window, self.best, self.curves, self.lost = (
             meta[k] for k in ("taken", "window", "best", "curves", "lost"))
+
+
+def predict(stacked: nn.Module, kept: Kept, rows: np.ndarray, task: Visible, settings: dict[str, Any]) -> np.ndarray:
+    """(S, n, C) probabilities of the rows (n,), or values in their unit."""
+    head = copy.deepcopy(stacked).to(kept.dtype)  # as autocast would at every batch
+    return heads.predict(head, kept.batches(rows), len(rows), task.chances, settings)
 
 
 class Feed:
@@ -428,7 +440,7 @@ def chosen(stacks: list[Stack], validation: Kept) -> Outcome:
     head.load_state_dict({k: torch.stack([each[k] for each in weights]) for k in weights[0]})
 
     def of(kept: Kept, rows: np.ndarray) -> np.ndarray:
-        return heads.predict(head, kept.batches(rows), len(rows), task.chances, settings)
+        return predict(head, kept, rows, task, settings)
 
     return Outcome(configs, of, of(validation, task.validation.rows), results, weights, lost)
 

@@ -17,6 +17,42 @@ from bench.evaluation.crops import average
 from bench.vit import Encoder
 
 
+class Attend(torch.autograd.Function):
+    """(B, N, D) tokens, (..., D) queries, (..., D, D) and (..., 2 D, D) projections -> (heads of all, B, D / H) values.
+
+    Its gradients are written out, as autograd spends a quarter of a step on a CPU on copies: of the gradients of keys
+    and values into one, and of what is not laid out as the products need it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, heads: int) -> Tensor:
+        kind = tokens.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+        with torch.autocast(kind, enabled=False):
+            tokens, asked = tokens.to(dtype), (query[..., None, :] @ q.mT).to(dtype)  # (..., 1, D)
+            asked = asked.unflatten(-1, (heads, -1)).transpose(-3, -2)  # (..., H, 1, D / H)
+            k, v = (w.to(dtype).unflatten(-2, (heads, -1)) for w in kv.chunk(2, dim=-2))  # (..., H, D / H, D)
+            folded = asked @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
+            scores = tokens @ folded.flatten(0, -2).mT  # (B, N, heads of all)
+            weights = scores.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+            pooled = (weights.mT @ tokens).transpose(0, 1).contiguous()  # (heads of all, B, D)
+            ctx.save_for_backward(tokens, query, q, asked, k, v, folded, weights, pooled)
+            return pooled @ v.flatten(0, -3).mT
+
+    @staticmethod
+    def backward(ctx: Any, d_values: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, query, q, asked, k, v, folded, weights, pooled = ctx.saved_tensors
+        d_pooled = (d_values @ v.flatten(0, -3)).transpose(0, 1).contiguous()  # (B, heads of all, D)
+        d_scores = torch._softmax_backward_data((d_pooled @ tokens.mT).mT, weights, 1, weights.dtype)
+        d_folded = (d_scores.flatten(0, 1).mT @ tokens.flatten(0, 1)).view_as(folded) * k.shape[-2] ** -0.5
+        d_asked = (d_folded @ k.mT).transpose(-3, -2).flatten(-2).to(q.dtype)  # (..., 1, D)
+        d_kv = q.new_empty(*k.shape[:-3], 2, *k.shape[-3:])
+        torch.mul(asked.mT, d_folded, out=d_kv.select(-4, 0))
+        d_kv.select(-4, 1).copy_((d_values.mT @ pooled).view_as(v))
+        d_tokens = weights @ d_pooled + d_scores @ folded.flatten(0, -2) if ctx.needs_input_grad[0] else None
+        return d_tokens, (d_asked @ q).squeeze(-2), d_asked.mT * query[..., None, :], d_kv.flatten(-4, -2), None
+
+
 class AttentiveHead(nn.Module):
     """(B, R + N, D) tokens -> (..., B, classes) logits: one learned query attends over all tokens (registers too) and
     its projection yields the logits. arXiv 2410.13867 calls this linear evaluation.
@@ -34,13 +70,9 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        k, v = (w.unflatten(-2, (self.heads, -1)) for w in self.kv.weight.chunk(2, dim=-2))  # (..., H, D / H, D)
-        q = (self.q.weight @ self.query[..., None]).squeeze(-1).unflatten(-1, (self.heads, 1, -1))  # (..., H, 1, D / H)
-        folded = q @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
-        scores = tokens @ folded.flatten(0, -2).mT  # (B, R + N, heads of all)
-        pooled = scores.softmax(1).mT @ tokens  # (B, heads of all, D)
-        values = pooled.transpose(0, 1) @ v.flatten(0, -3).mT  # (heads of all, B, D / H)
-        return values.unflatten(0, v.shape[:-2]).movedim(-3, -2).flatten(-2) @ self.proj.weight.mT
+        values = Attend.apply(tokens, self.query, self.q.weight, self.kv.weight, self.heads)
+        values = values.unflatten(0, (*self.query.shape[:-1], self.heads)).movedim(-3, -2)  # (..., B, H, D / H)
+        return values.flatten(-2) @ self.proj.weight.mT
 
 
 class MeanHead(nn.Module):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, optim, record, vit
+from bench import checkpoint, memory, optim, record, vit
 from bench.checkpoint import Checkpoint
 from bench.config import Config, canonical, merge, override, parse, run_id
 from bench.data import leak
@@ -332,7 +332,8 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
     settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
-    optim.keep_memory(device)
+    if device.type == "cpu":
+        memory.keep()
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
     tested_on = next(iter(opened.values())).tested_on
