@@ -4,7 +4,6 @@ import html
 import itertools
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
@@ -18,11 +17,9 @@ from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES, interval
 from bench.files import replacing, write_text
 from bench.report import (
-    FINETUNE,
     FIRST,
     METRICS,
     RANDOM,
-    SCRATCH,
     Cell,
     Record,
     Row,
@@ -33,18 +30,17 @@ from bench.report import (
     labelled,
     leaves,
     metric_of,
-    protocol_of,
     recipe,
     spread,
     text_of,
 )
+from paper.columns import Column, columns_of
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures": "Figures"}
 PER_CLASS = ("positives", "auroc", "lower", "upper", "average_precision", "f1", "brier", "ece")
 COST = ("seconds", "records_per_second", "peak_memory_mb", "parameters")
 SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
-Column = tuple[dict[str, Any], list[Cell]]
 Pages = dict[str, dict[str, Any]]
 
 ALT = {  # what a figure shows, for who does not see it, by the first word of its file's name; {} is the rest of that
@@ -143,27 +139,6 @@ def corpora(config: Config) -> str:
 
 
 
-def columns_of(cells: Sequence[Cell]) -> list[Column]:
-    """Of each evaluation recipe: what a leaderboard can be filtered by, and its cells."""
-    grouped: dict[tuple[str, str, str], list[Cell]] = {}
-    for c in cells:
-        grouped.setdefault((c.store, c.task, c.protocol), []).append(c)
-    columns = []
-    for (store, task, protocol), here in grouped.items():  # a random row is the same at every checkpoint: others say which
-        filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
-        config = filled[0].runs[0]["config"] if filled else {}
-        name = protocol_of(config) or protocol
-        columns.append(({"store": store, "task": task, "metric": METRICS[here[0].metric], "protocol": protocol,
-                         "name": FINETUNE if name == SCRATCH else name, "at": config.get("at", 1.0),
-                         "fraction": config.get("fraction", 1.0)}, here))
-    known = [tuple(column[key] for key in ("store", "task", "name", "at", "fraction")) for column, _ in columns]
-    counts = Counter(known)
-    for (column, _), own in zip(columns, known, strict=True):
-        if counts[own] > 1:  # the protocol's name does not tell it from another
-            column["name"] = column["protocol"]
-    return columns
-
-
 def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
           known: dict[str, str]) -> dict[str, Any]:
     """What the leaderboard shows: columns, rows, the options of commands, and a line per cell."""
@@ -175,7 +150,7 @@ def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Reco
              for i, row in enumerate(rows)]
     options: dict[str, int] = {}
     lines = []
-    for number, c in ((i, c) for i, (_, here) in enumerate(columns) for c in here):
+    for number, c in ((i, c) for i, column in enumerate(columns) for c in column.cells):
         line: dict[str, Any] = {"column": number, "row": places[id(c.row)], "todo": c.commands}
         if c.runs:
             mean, sd, n = spread(c.values)
@@ -188,11 +163,13 @@ def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Reco
                                options.setdefault(options_of(r["config"], known), len(options))]
                               for r in sorted(c.runs, key=seeds)]}
         lines.append(line)
-    count, (low, high) = RULES[columns[0][1][0].rule]
-    first = max(range(len(columns)), key=lambda i: (sum(len(c.runs) for c in columns[i][1]), columns[i][0]["name"] == FIRST[0],
-                                                    columns[i][0]["at"], columns[i][0]["fraction"]))
-    return {"columns": [column for column, _ in columns], "rows": shown, "options": list(options), "cells": lines,
-            "first": first, "notes": footnotes(records),
+    count, (low, high) = RULES[columns[0].cells[0].rule]
+    first = max(columns, key=lambda column: (sum(len(c.runs) for c in column.cells), column.protocol == FIRST[0], column.at,
+                                             column.fraction))
+    facts = [{"store": column.store, "task": column.task, "name": column.protocol, "at": column.at,
+              "fraction": column.fraction, "metric": METRICS[column.metric]} for column in columns]
+    return {"columns": facts, "rows": shown, "options": list(options), "cells": lines,
+            "first": columns.index(first), "notes": footnotes(records),
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 
@@ -227,8 +204,8 @@ def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[
     """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
     found: list[dict[str, Any]] = []
     tables: dict[tuple[str, str], list[list[float]]] = {}  # the tested pairs of each
-    for column, cells in columns:
-        here = [c for c in cells if c.runs]
+    for column in columns:
+        here = [c for c in column.cells if c.runs]
         classes = [{name: (positives, float(np.mean(values))) for name, positives, values in c.per_class()} for c in here]
         names = sorted(set().union(*classes))
         many = [i for i, c in enumerate(here) if len(c.runs) > 1]
@@ -236,7 +213,7 @@ def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[
         numbers: dict[tuple[int, int], list[float]] = {
             pair: [each.difference, each.lower, each.upper, each.p]
             for pair, each in zip(itertools.combinations(many, 2), compared, strict=True)}
-        tested = tables.setdefault((column["store"], column["task"]), [])
+        tested = tables.setdefault((column.store, column.task), [])
         tested += numbers.values()
         replicates = {i: c.replicates for i, c in enumerate(here)} if len(many) < len(here) else {}
         lines = []

@@ -215,7 +215,8 @@
       "p",
       {},
       el("strong", {}, page.called(line.of, line.to)),
-      ` | ${line.to.task} on ${line.to.store}, ${line.to.protocol}`,
+      ` | ${line.to.task} on ${line.to.store}, ${line.to.name}, `,
+      `checkpoint ${share(line.to.at)}, labels ${share(line.to.fraction)}`,
     );
     if (line.of.label !== line.of.name && !line.of.random) head.append(el("br"), line.of.label);
     if (!line.runs) {
