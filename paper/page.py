@@ -49,7 +49,7 @@ ALT = {  # what a figure shows, for who does not see it, by the first word of it
     "labels": "Macro AUROC against the share of labelled patients, a line per method. {}",
     "along": "Macro AUROC along pre-training, beside loss and RankMe. {}",
     "cost": "Macro AUROC against the cost of pre-training, a mark per method. {}",
-    "reliability": "Reliability curves: the share observed against the predicted probability, a line per method. {}",
+    "reliability": "Reliability: the share observed minus the predicted probability, against that, a line per method. {}",
     "classes": "Differences in AUROC per class between two methods: {}.",
     "ranks": "Critical-difference diagram {}: methods at their mean rank over tasks, those not told apart joined by a bar.",
     "pretraining": "Curves of every pre-training: loss, RankMe and feature sd against the step. Each run's page holds the same "
