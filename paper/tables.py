@@ -166,8 +166,9 @@ def contents(sections: Sequence[Sequence[Column]], sheets: Sequence[Sheet]) -> I
         anchor = re.sub(r"[^\w -]", "", title(here[0]).lower()).replace(" ", "-")
         yield f"- [{title(here[0])}](#{anchor}): {', '.join(dict.fromkeys(c.protocol for c in here))}"
     yield "- For print, with captions and notes: " + ", ".join(f"[{s.name}](tables/{s.name}.md)" for s in sheets)
-    yield ("- In full: [table.csv](table.csv), [pairs.csv](pairs.csv), [scores.csv](scores.csv), [per_class.csv](per_class.csv), "
-           "[AUROC per class](per_class.md)")
+    per_class = ", [AUROC per class](per_class.md)" if any(c.metric == "macro_auroc" for here in sections for c in here) else ""
+    yield ("- In full: [table.csv](table.csv), [pairs.csv](pairs.csv), [scores.csv](scores.csv), [per_class.csv](per_class.csv)"
+           + per_class)
 
 
 def section(columns: Sequence[Column]) -> Iterator[str]:

@@ -25,7 +25,9 @@ figure { margin: 0 0 3rem; overflow-x: auto; } table { border-collapse: collapse
 caption { text-align: left; padding-bottom: .5rem; max-width: 60rem; }
 th, td { padding: .15rem .6rem; text-align: left; vertical-align: top; }
 thead { border-block: 2px solid; } tbody, tfoot { border-bottom: 1px solid; } thead th { font-weight: 600; }
-tbody th[scope=row] { font-weight: normal; } td { white-space: nowrap; font-variant-numeric: tabular-nums; }
+tbody th[scope=row] { font-weight: normal; white-space: nowrap; } sup { line-height: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .6rem; } dd { margin: 0; }
+td { white-space: nowrap; font-variant-numeric: tabular-nums; }
 th[scope=rowgroup] { font-style: italic; font-weight: normal; padding-top: .5rem; }
 td.r { text-align: right; } td small { color: color-mix(in srgb, currentcolor 75%, transparent); }
 th[scope=colgroup] { text-align: center; border-bottom: 1px solid; } code { overflow-wrap: anywhere; }
