@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slurm lint benchmark clean
+RESULTS ?= results/mini
+BUILD ?= paper/build
+GENERATED ?= paper/generated/$(notdir $(RESULTS))
+LATEX := latexmk texlive-latex-recommended lmodern
+
+.PHONY: demo test test-slurm lint benchmark generated paper latex clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
 	$(VENV)/bin/ecgbench demo
@@ -22,6 +27,21 @@ lint: $(STAMP)
 benchmark: $(STAMP)  ## add ARGS="--published PATH" to measure beside the published implementation
 	$(VENV)/bin/python benchmarks/run.py $(ARGS)
 
+generated: $(STAMP)  ## tables, figures and the text's numbers, from the records in RESULTS (results/mini) into GENERATED
+	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgbench report --results $(RESULTS) --out $(GENERATED); \
+		else echo "$(RESULTS) holds no record: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
+
+paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
+	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \
+		-outdir="$$(realpath -m --relative-to=. "$(abspath $(BUILD))")" \
+		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex \
+		|| { echo "LaTeX failed: $(BUILD)/paper.log says where" >&2; exit 2; }
+	@echo $(BUILD)/paper.pdf
+
+latex:
+	@command -v latexmk > /dev/null && kpsewhich lmodern.sty booktabs.sty > /dev/null 2>&1 || { echo "LaTeX is missing, or a part of it;" \
+		"install it (Debian: apt-get install --no-install-recommends $(LATEX))" >&2; exit 2; }
+
 $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; write make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -30,4 +50,4 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) work/demo
+	rm -rf $(VENV) work/demo paper/build

@@ -49,6 +49,9 @@ def _also(folder: Path | None) -> Path | None:
 
 Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callback=_also, help="Folder of methods outside "
                                               "the repository, in addition [env: ECGBENCH_METHODS].")]
+Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
+Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
+Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")]
 Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
 
 
@@ -121,6 +124,18 @@ def methods_new(name: Annotated[str, typer.Argument(help="Lower-case letters, di
         print(path)
     option = "" if folder.resolve() == config.ROOT / "methods" else f" --methods {folder}"
     print(f"Next: ecgbench pretrain {name} --store STORE{option}")
+
+
+@methods_app.command("see")
+def methods_see(name: Annotated[str, typer.Argument(help="See `ecgbench methods`.")], store: Pictured, record_id: Record = None,
+                out: Picture = Path("see.png"), overrides: Set = None, work: Work = WORK, outside: Methods = None) -> None:
+    """Draw what a method's encoder sees of a record: its views, its masks, drawn by the method itself."""
+    from bench import config, pictures
+    from bench.data.store import open_by_name
+
+    opened = open_by_name(work / "stores", store)
+    made = config.load(name, [("data.rate_hz", opened.rate_hz), *(overrides or [])])
+    print(pictures.see(opened, record_id, out, made))
 
 
 @data_app.command()
@@ -310,21 +325,19 @@ def plot_command(store: Annotated[str, typer.Argument(help="Name of a store, or 
                  records: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="record_id; several "
                                     "make a contact sheet; none: the first record.")] = None,
                  views: Annotated[bool, typer.Option("--views", help="Show what each view does to it.")] = False,
-                 masks: Annotated[bool, typer.Option("--masks", help="Show what JEPA and MAE hide of it.")] = False,
                  out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
                  work: Work = WORK) -> None:
-    """Draw records on ECG paper, or one's augmented views, or its masks."""
+    """Draw records on ECG paper, or one's augmented views."""
     from bench import pictures
     from bench.data.store import open_by_name
 
     if store.endswith(".hea"):
-        if records or views or masks:
-            raise UserError(f"{store} is one record as published: it is drawn on ECG paper; views, masks and contact "
-                            f"sheets are drawn from a store")
+        if records or views:
+            raise UserError(f"{store} is one record as published: it is drawn on ECG paper; views and contact sheets are "
+                            f"drawn from a store")
         print(pictures.file(Path(store), out))
     else:
-        what = "views" if views else "masks" if masks else "ecg"
-        print(pictures.draw(open_by_name(work / "stores", store), records or [], out, what))
+        print(pictures.draw(open_by_name(work / "stores", store), records or [], out, "views" if views else "ecg"))
 
 
 @app.command()
@@ -500,6 +513,19 @@ def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed
     print(f"CKA {value:.4f} on {n:,} records that both files hold")
 
 
+@app.command("map")
+def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+                store: Annotated[str, typer.Option(help="Store that has the records' labels.")],
+                task: Annotated[str, typer.Option(help="A task of it: records with one label are coloured.")] = "superdiagnostic",
+                by: Annotated[str, typer.Option(help="pca, or umap (pip install 'ecgbench[umap]').")] = "pca",
+                out: Picture = Path("map.png"), work: Work = WORK) -> None:
+    """Draw a 2-D map of embeddings, coloured by class."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    print(pictures.embedding_map(embeddings, open_by_name(work / "stores", store), task, out, by))
+
+
 @app.command()
 def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", help="run_id of an evaluation, frozen or "
                                              "fine-tuned.")],
@@ -537,6 +563,16 @@ def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tra
     from bench import pictures
 
     print(pictures.runs(work, runs, out))
+
+
+@runs_app.command("see")
+def runs_see(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")], store: Pictured,
+             record_id: Record = None, out: Picture = Path("see.png"), work: Work = WORK, outside: Methods = None) -> None:
+    """Draw what a pre-training's encoder sees of a record and, of masked autoencoders, how it reconstructs the rest."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    print(pictures.see_run(open_by_name(work / "stores", store), record_id, out, work, run))
 
 
 @runs_app.command("table")
@@ -823,7 +859,7 @@ def report(results: Results = Path("results"),
     """Make tables and figures from records alone. What is no record is named and skipped; the exit code then is 1."""
     from bench import report as reporting
     from bench.files import write_text
-    from paper import figures, tables
+    from paper import figures, macros, tables
 
     records, skipped = reporting.read(results)
     for line in skipped:
@@ -835,7 +871,8 @@ def report(results: Results = Path("results"),
         print(table)
     rows = reporting.rows_of(records)
     cells = reporting.cells_of(records, rows, interval)
-    for path in (*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")):
+    for path in (*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
+                 *figures.write(cells, rows, records, out / "figures")):
         print(path)
     if skipped:
         sys.exit(1)
@@ -861,8 +898,11 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     from bench.data.store import open_by_name
 
     store = open_by_name(work / "stores", "synthetic")
-    for what in ("ecg", "views", "masks"):
+    for what in ("ecg", "views"):
         print(pictures.draw(store, [], out / "figures" / f"{what}.png", what))
+    for method in ("jepa", "simclr", "mae"):
+        made = config.load(method, ["data.rate_hz=100", "encoder.size=tiny", "encoder.patch=10"])
+        print(pictures.see(store, None, out / "figures" / f"see-{method}.png", made))
     print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {out / 'figures'}")
 
 

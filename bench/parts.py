@@ -105,8 +105,10 @@ def block_split(n: int, kept: int, block: int, rng: Rng) -> tuple[Tensor, Tensor
     start = torch.zeros(1, batch, dtype=whole, device=device)
     end = torch.full((1, batch), n, dtype=whole, device=device)
 
-    turn, every = 0, 1 if device.type == "cpu" else 4  # turns between two waits for the device
-    while turn % every or bool(left.any()):
+    # A turn hides a block or more, or the last rest, or a whole interval, of which no turn leaves more than one behind.
+    for turn in range(min(n - kept, 2 * ((n - kept) // block) + 3)):
+        if left.is_cpu and not left.any():  # another device is not waited for: the turns that are left change nothing
+            break
         u = torch.rand(3, batch, generator=rng.generator, device=device)
         ends = (end - start).cumsum(0, dtype=whole)
         pick = (ends <= (u[0] * ends[-1]).to(whole)).sum(0, keepdim=True).clamp_(max=turn)
@@ -120,10 +122,9 @@ def block_split(n: int, kept: int, block: int, rng: Rng) -> tuple[Tensor, Tensor
         start = torch.cat([start, (s + length)[None]])
         end = torch.cat([end.scatter(0, pick, s[None]), e[None]])
         left = left - length
-        turn += 1
 
     edges = torch.zeros(batch, n + 1, dtype=torch.int8, device=device)
-    one = torch.ones(batch, turn + 1, dtype=torch.int8, device=device)
+    one = torch.ones(batch, len(start), dtype=torch.int8, device=device)
     edges.scatter_add_(1, start.T.long(), one).scatter_add_(1, end.T.long(), -one)
     visible = edges[:, :n].cumsum(1, dtype=torch.int8).bool()
     return columns(visible, kept)[rng.rows], columns(~visible, n - kept)[rng.rows]
@@ -131,12 +132,18 @@ def block_split(n: int, kept: int, block: int, rng: Rng) -> tuple[Tensor, Tensor
 
 def columns(mask: Tensor, count: int) -> Tensor:
     """(B, n) bool, `count` of each row true -> (B, count) where they are, ascending."""
-    if mask.is_cpu:  # several times as fast as torch's nonzero
-        found = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    else:
-        found = mask.flatten().nonzero()
-    rows = mask.shape[1] * torch.arange(len(mask), device=mask.device)
+    if not mask.is_cpu:
+        return columns_by_rank(mask, count)
+    found = torch.from_numpy(np.flatnonzero(mask.numpy()))  # many times as fast there
+    rows = mask.shape[1] * torch.arange(len(mask))
     return found.view(len(mask), count).sub_(rows[:, None])
+
+
+def columns_by_rank(mask: Tensor, count: int) -> Tensor:
+    """As columns, without a wait for the device, which a search for what is true would be."""
+    rank = torch.where(mask, mask.cumsum(1), 0)  # 1, 2, ... of those that are true
+    column = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return torch.empty(len(mask), count + 1, dtype=column.dtype, device=mask.device).scatter_(1, rank, column)[:, 1:]
 
 
 class MaskedDecoder(nn.Module):

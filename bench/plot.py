@@ -14,6 +14,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from bench.data.signal import LEADS
 from bench.errors import UserError
@@ -39,15 +40,24 @@ styled = matplotlib.style.context(["default", STYLE])  # as a decorator: a user'
 
 # Okabe & Ito's palette without its yellow, which is too light for a line on white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("X", "o", "s", "D", "^", "v", "P", "<", ">", "p", "h", "*", "d")
-NAMES = ("random", "jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc",
-         "st_mem", "mtae", "mlae", "barlow")
+NAMES = ("jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc", "st_mem", "mtae", "mlae",
+         "barlow")
+SHAPES = [(marker, filled) for filled in (True, False) for marker in "osD^vP*"] + [("X", False)]  # of NAMES
+OTHERS = [(marker, filled) for filled in (True, False) for marker in "<>phd"]  # of methods that are not in NAMES
 
 
-def look(method: str) -> tuple[str, str]:
-    """(colour, marker) of a method, the same in every figure; a name not listed gets one from its CRC-32."""
-    index = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
-    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+def look(method: str) -> dict[str, Any]:
+    """Colour and marker of a method in matplotlib's words, the same in every figure: `axes.plot(x, y, **look(name))`.
+
+    In grey, shape and filling alone tell known methods apart. A method that is not known gets its look, none of theirs,
+    from the CRC-32 of its name.
+    """
+    i = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
+    marker, filled = SHAPES[i] if method in NAMES else OTHERS[i // 6 % len(OTHERS)]
+    colour = COLOURS[1 + i % 6]
+    if method == "random":
+        colour, marker, filled = COLOURS[0], "X", True
+    return {"color": colour, "marker": marker, "markeredgecolor": colour, "markerfacecolor": colour if filled else "white"}
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
@@ -254,26 +264,64 @@ def views(
     return figure
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What an encoder is given of a record: (12, T) in LEADS' order."""
+
+    name: str
+    signal: np.ndarray  # sd
+    seen: np.ndarray  # bool
+    rebuilt: np.ndarray | None = None  # what a decoder makes of the hidden samples, NaN elsewhere
+
+
 @styled
-def masks(signal: np.ndarray, kept: Sequence[tuple[str, np.ndarray]], rate_hz: float, patch: int) -> Figure:
-    """(12, T) ECG, [(name, (T // patch,) bool: seen)] -> lead II, a row per mask, what is hidden on grey."""
-    _check(signal, LEADS)
-    figure = Figure(figsize=(TEXT, 0.75 * len(kept) + 0.5))
-    grid = figure.subplots(len(kept), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    trace = signal[1]
-    for axes, (name, seen) in zip(grid, kept, strict=True):
-        if len(seen) * patch > trace.size:
-            raise UserError(f"{name}: {len(seen)} patches of {patch} samples; the signal has {trace.size}")
-        axes.plot(np.arange(trace.size) / rate_hz, trace, color="0.65", linewidth=0.7)
-        for index, is_seen in enumerate(seen):
-            start, stop = index * patch, min((index + 1) * patch + 1, trace.size)
-            if is_seen:
-                axes.plot(np.arange(start, stop) / rate_hz, trace[start:stop], color="black", linewidth=0.9)
-            else:
-                axes.axvspan(start / rate_hz, (start + patch) / rate_hz, color="0.9", linewidth=0)
-        axes.set_title(f"{name}: {np.mean(seen):.0%} kept")
+def sights(panels: Sequence[Sight], rate_hz: float, title: str = "", spacing: float = 6.0) -> Figure:
+    """All leads of each panel, side by side on one scale of time, `spacing` sd apart: black is seen, grey is hidden."""
+    figure = Figure(figsize=(TEXT, 4.6))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[p.signal.shape[1] for p in panels])[0]
+    baselines = -spacing * np.arange(len(LEADS))
+    for axes, panel in zip(grid, panels, strict=True):
+        _check(panel.signal, LEADS)
+        seconds = np.arange(panel.signal.shape[1]) / rate_hz
+        for base, trace, seen in zip(baselines, panel.signal, panel.seen, strict=True):
+            edges = np.flatnonzero(np.diff(np.r_[True, seen, True])) / rate_hz  # where what is hidden begins, ends, begins, ...
+            axes.broken_barh(list(zip(edges[::2], np.diff(edges)[::2], strict=True)), (base - spacing / 2, spacing),
+                             color="0.93", linewidth=0)
+            axes.plot(seconds, base + trace, color="0.7", linewidth=0.6)
+            axes.plot(seconds, base + np.where(seen, trace, np.nan), color="black", linewidth=0.7)
+        if panel.rebuilt is not None:
+            axes.plot(seconds, (baselines[:, None] + panel.rebuilt).T, color=COLOURS[1], linewidth=1.0)
+        axes.set_title(panel.name, fontsize=7)
+        axes.set_xticks(np.arange(0, seconds[-1] + 1.5 / rate_hz, 1 if seconds[-1] < 5 else 2))
         axes.margins(x=0)
-    figure.supxlabel("seconds (lead II; grey: hidden)", fontsize=8)
+    grid[0].set_yticks(baselines, LEADS)
+    grid[0].set_ylim(baselines[-1] - spacing, spacing)
+    figure.supxlabel("seconds", fontsize=7)
+    figure.suptitle(title, fontsize=8)
+    return figure
+
+
+@styled
+def scatter(points: np.ndarray, names: Sequence[str], title: str = "", axis: Sequence[str] = ("", "")) -> Figure:
+    """(n, 2) points, each with the name of its class or "" -> a map: a colour and marker per class, "" small and grey."""
+    figure = Figure(figsize=(COLUMN, COLUMN + 0.5))
+    axes = figure.add_subplot()
+    given = np.array(names)
+    found = [str(name) for name in np.unique(given) if name]
+    if len(found) >= len(COLOURS):
+        raise UserError(f"{len(found)} classes; {len(COLOURS) - 1} can be told apart")
+    # Drawn as an image in vector formats, too: thousands of marks make files of megabytes.
+    axes.plot(*points[given == ""].T, ".", color="0.8", markersize=2, markeredgewidth=0, rasterized=True)
+    handles = []
+    for name, colour, (marker, _) in zip(found, COLOURS[1:], SHAPES, strict=False):
+        here = points[given == name]
+        axes.plot(*here.T, marker, color=colour, markersize=2.2, markeredgewidth=0, alpha=0.7, rasterized=True)
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4, label=f"{name} ({len(here):,})"))
+    if "" in names:
+        handles.append(Line2D([], [], color="0.8", marker=".", linestyle="", label=f"other ({names.count(''):,})"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handletextpad=0.1)
+    axes.set(xlabel=axis[0], ylabel=axis[1], xticks=[], yticks=[])
+    axes.set_title(title)
     return figure
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import checkpoint, method, optim, progress, record, vit
+from bench import checkpoint, memory, method, optim, progress, record, vit
 from bench.checkpoint import Checkpoint
 from bench.config import Config, run_id
 from bench.data import leak, views
@@ -99,6 +99,8 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
     rate_hz = data["rate_hz"]
     rows = micro_batches(config, world)
     optim.warn_if_slow(device, settings["precision"])
+    if device.type == "cpu":
+        memory.keep()
     views.check(config["views"], rate_hz, data["crop_seconds"], patch)
     loader = Loader(stores, [data["mix"][s.name] for s in stores], folds=data["folds"],
                     seconds=data["crop_seconds"], batch=batch_size, device=device, place=where.place,

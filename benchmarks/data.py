@@ -22,7 +22,7 @@ import wfdb
 from rich.console import Console
 from rich.table import Table
 
-from bench import record
+from bench import memory, record
 from bench.data.loader import Loader
 from bench.data.prepare import prepare
 from bench.data.ptbxl_layout import write_ptbxl
@@ -127,6 +127,7 @@ def transforming(console: Console, published: Path | None, rounds: int, folder: 
     out: dict[str, Any] = {}
     rng = np.random.default_rng(0)
     rows = []
+    memory.keep()  # as preparing does
     for rate_hz, samples in ((400, 4096), (1000, 38400), (257, 46260)):
         x = rng.normal(size=(max(2, 400_000 // samples), samples, 12)).cumsum(1)
         x -= x.mean(1, keepdims=True)

@@ -20,10 +20,11 @@ class CPC(Method):
     def forward(self, views, step):
         (x,) = views
         n = self.encoder.count(x)
-        if n <= self.ahead:
-            raise UserError(f"a view of {n} patches has no {self.ahead} after a first; lower method.ahead or "
+        if n <= self.ahead + 1:
+            raise UserError(f"a view of {n} patches has no {self.ahead} after a first two; lower method.ahead or "
                             f"encoder.patch, or lengthen the view")
-        past = 1 + int(step.uniform(0, n - self.ahead))  # patches that the context sees, one number for the batch
+        # Patches that the context sees, one number for the batch; of one alone a compiled encoder would be another program.
+        past = 2 + int(step.uniform(0, n - self.ahead - 1))
         context = self.encoder(x, torch.arange(past, device=x.device).expand(len(x), -1))[:, -1]  # (B, D)
         predicted = self.predictor(context).unflatten(1, (self.ahead, -1))  # (B, ahead, D)
         local = self.encoder.embed(self.encoder.patchify(x))  # (B, N, D)

@@ -1,15 +1,16 @@
-"""Tables as a function of records: Markdown and CSV."""
+"""The report as a function of records: a page to read, everything in CSV, and the tables for print."""
 
-import csv
-import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
-from bench.files import replacing, write_text
+from bench.files import write_text
 from bench.report import (
     METRICS,
     MISSING,
@@ -20,11 +21,14 @@ from bench.report import (
     Row,
     footnotes,
     leaves,
-    pretrainings,
     rankings,
     spread,
     text_of,
 )
+from paper import inventory, published, reproduction
+from paper.columns import Column, columns_of, score
+from paper.families import families, mixture_of
+from paper.typeset import Sheet, as_csv, as_markdown, to_fill, write_csv
 
 SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
           "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
@@ -35,20 +39,24 @@ mean of its evaluations; where there is one backbone alone, a run is an evaluati
 their initial weights, not in the crops that they see. "vs random": difference to the row `{RANDOM_ROW}`; where both have
 two or more runs, its 95 % interval counts the variance over test records and over runs, and p is corrected for all
 differences of its table (Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p.
-`pairs.csv` compares all rows.
+`pairs.csv` compares all rows. Rows differ in all that their names say; what compares on the same terms stands in
+[families](tables/families.md).
 The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
 training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
 """
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
-    """The files written: table.md, table.csv, per_class.csv, scores.csv, pairs.csv; same records, same bytes."""
-    texts = {"table.md": markdown(cells, rows, records), "table.csv": table(cells), "per_class.csv": classes(cells),
-             "scores.csv": scores(cells)}
+    """The files written, tables/ among them; same records, same bytes."""
+    columns = columns_of(cells)
+    ours = published.ours_of(columns, rows)
+    sheets = [families(columns, rows, records), *reproduction.sheets(ours), inventory.sizes(), inventory.corpora(records)]
+    texts = {"table.md": markdown(columns, rows, records, sheets), "per_class.md": markdown_classes(columns),
+             "table.csv": table(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
     write_csv(out / "pairs.csv", pairs(cells))
-    return [out / name for name in (*texts, "pairs.csv")]
+    return [*(out / name for name in (*texts, "pairs.csv")), *(path for sheet in sheets for path in sheet.write(out / "tables"))]
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -88,9 +96,14 @@ def classes(cells: Sequence[Cell]) -> str:
     head = ["store", "task", "method", "row", "protocol", "class", "positives", "mean", "sd", "n"]
     lines: list[list[Any]] = [head]
     for c in cells:
-        for name, positives, values in c.per_class():
-            numbers = [MISSING if x is None else x for x in spread(values)]
-            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, *numbers])
+        found = list(c.per_class())
+        values = np.array([values for _, _, values in found])  # (classes, runs)
+        if not found:
+            continue
+        means, n = values.mean(1).tolist(), values.shape[1]
+        sds = values.std(1, ddof=1).tolist() if n > 1 else [None] * len(found)
+        for (name, positives, _), mean, sd in zip(found, means, sds, strict=True):
+            lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, positives, mean, sd, n])
     return as_csv(lines)
 
 
@@ -106,51 +119,77 @@ def scores(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
-def as_csv(lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
-def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    """Line by line: pairs may be half a million."""
-    with replacing(path) as f:
-        text = io.TextIOWrapper(f, "utf-8", newline="")
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        text.detach()
-
-
-def markdown(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> str:
+def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], sheets: Sequence[Sheet]) -> str:
     """The report for reading, three decimals."""
+    cells = [c for column in columns for c in column.cells]
     count, (low, high) = RULES[cells[0].rule]
+    sections: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        sections.setdefault((column.store, column.task), []).append(column)
     drawn = ["![AUROC](figures/auroc.png)"] if any(c.metric == "macro_auroc" for c in cells) else []
-    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"), *drawn]
-    for store, task in dict.fromkeys((c.store, c.task) for c in cells):
-        here = [c for c in cells if (c.store, c.task) == (store, task)]
-        protocols = list(dict.fromkeys(c.protocol for c in here))
-        lines = [["pre-training", *(head for name in protocols for head in (name, "vs random"))]]
-        for row in rows:
-            lines.append([row.label, *(text for c in here if c.row is row for text in cell_texts(c))])
-        title = f"## {task} on {store}" + ("" if here[0].metric == "macro_auroc" else f": {METRICS[here[0].metric]}")
-        parts += [title, as_markdown(lines)]
-        commands = list(dict.fromkeys(f"- `{command}`" for c in here for command in c.commands))
-        if commands:
-            parts += ["To fill:", "\n".join(commands)]
-        for name in protocols:
-            done = [c for c in here if c.protocol == name and c.runs]
-            if done and here[0].metric == "macro_auroc":
-                found = [list(c.per_class()) for c in done]
-                body = [[each[0][0], str(each[0][1]), *(f"{spread(values)[0]:.3f}" for _, _, values in each)]
-                        for each in zip(*found, strict=True)]  # fmt: skip
-                head = ["class", "positives", *(c.row.label for c in done)]
-                parts += [f"### AUROC per class: {name}", as_markdown([head, *body])]
+    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"),
+             "\n".join(contents(list(sections.values()), sheets)), *drawn]
+    for here in sections.values():
+        parts += [f"## {title(here[0])}", *section(here)]
+    whole = {f"{column.cells[0].protocol} on {column.store}" for column in columns if column.whole}
     for i, name in enumerate(rankings(cells), 1):
-        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
-                  "Both tests take the tasks for independent; tasks on the same records are not."]
-    parts += ["## Pre-training", "![pre-training](figures/pretraining.png)"]
+        if name in whole:
+            parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
+                      "Both tests take the tasks for independent; tasks on the same records are not."]
+    ran = {r["run_id"] for r in records if r["kind"] == "pretrain"}
+    curves = ["![pre-training](figures/pretraining.png)"] if any(run in ran for row in rows for _, run in row.pretrained) else []
+    parts += ["## Pre-training", *curves]
     parts.append(as_markdown(settings(rows, records)))
     parts += footnotes(records)
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def title(column: Column) -> str:
+    """Of the section of its task."""
+    return f"{column.task} on {column.store}" + ("" if column.metric == "macro_auroc" else f": {METRICS[column.metric]}")
+
+
+def contents(sections: Sequence[Sequence[Column]], sheets: Sequence[Sheet]) -> Iterator[str]:
+    """What is where, a line each."""
+    for here in sections:
+        anchor = re.sub(r"[^\w -]", "", title(here[0]).lower()).replace(" ", "-")
+        yield f"- [{title(here[0])}](#{anchor}): {', '.join(dict.fromkeys(c.protocol for c in here))}"
+    yield "- For print, with captions and notes: " + ", ".join(f"[{s.name}](tables/{s.name}.md)" for s in sheets)
+    yield ("- In full: [table.csv](table.csv), [pairs.csv](pairs.csv), [scores.csv](scores.csv), [per_class.csv](per_class.csv), "
+           "[AUROC per class](per_class.md)")
+
+
+def section(columns: Sequence[Column]) -> Iterator[str]:
+    """A table per protocol, what fills it, and the scores along the pre-training."""
+    for column in columns:
+        if column.whole:
+            yield f"### {column.protocol}"
+            head = ["pre-training", METRICS[column.metric], "vs random"]
+            yield as_markdown([head, *([c.row.label, *cell_texts(c)] for c in column.cells)])
+    yield from to_fill([(c.row.label, c.protocol, command) for column in columns for c in column.cells
+                        for command in c.commands], "column `command` of [table.csv](table.csv)")
+    for protocol in dict.fromkeys(c.protocol for c in columns):
+        points = sorted((c for c in columns if c.protocol == protocol and c.fraction == 1), key=lambda c: c.at)
+        if any(c.at != 1 for c in points):
+            yield f"### {protocol}, after a share of the pre-training's steps"
+            body = [[each[0].row.label, *map(score, each)] for each in zip(*(c.cells for c in points), strict=True)]
+            yield as_markdown([["pre-training", *(f"{100 * c.at:g} %" for c in points)], *body])
+    if any(c.fraction != 1 for c in columns):
+        yield "With shares of the labels: [families](tables/families.md)."
+
+
+def markdown_classes(columns: Sequence[Column]) -> str:
+    """AUROC of every class, mean over runs; of last checkpoints and all labels."""
+    parts = ["# AUROC per class"]
+    for column in columns:
+        done = [c for c in column.cells if c.runs]
+        if column.whole and done and column.metric == "macro_auroc":
+            found = [list(c.per_class()) for c in done]
+            body = [[each[0][0], str(each[0][1]), *(f"{np.mean(values):.3f}" for _, _, values in each)]
+                    for each in zip(*found, strict=True)]  # fmt: skip
+            head = ["class", "positives", *(c.row.label for c in done)]
+            parts += [f"## {title(column)}: {column.protocol}", as_markdown([head, *body])]
+    return "\n\n".join(parts) + "\n"
 
 
 def cell_texts(c: Cell) -> tuple[str, str]:
@@ -168,21 +207,18 @@ def cell_texts(c: Cell) -> tuple[str, str]:
 
 def settings(rows: Sequence[Row], records: Sequence[Record]) -> list[list[str]]:
     """Each row's budget; records/s and seconds are means over its pre-trainings."""
-    keys = ("encoder.size", "data.rate_hz", "encoder.patch", "optim.steps", "optim.batch", "data.mix")
+    keys = ("encoder.size", "data.rate_hz", "encoder.patch", "optim.steps", "optim.batch")
     heads = ["pre-training", "size", "rate (Hz)", "patch", "steps", "batch", "data"]
     lines = [[*heads, "runs", "records/s", "seconds", "device"]]
+    by_run = {r["run_id"]: r for r in records if r["kind"] == "pretrain"}
     for row in rows:
         config = dict(leaves(row.config)) if row.pretrained else {}
-        runs = pretrainings(row, records)
-        line = [row.label, *(text_of(config.get(key, MISSING)) for key in keys), str(len(row.pretrained))]
+        runs = [by_run[run] for _, run in row.pretrained if run in by_run]
+        line = [row.label, *(text_of(config.get(key, MISSING)) for key in keys),
+                mixture_of(config["data.mix"]) if "data.mix" in config else MISSING, str(len(row.pretrained))]
         for key in ("records_per_second", "seconds"):
             mean = spread([r["result"][key] for r in runs if key in r["result"]])[0]
             line.append(MISSING if mean is None else f"{mean:.1f}")
         devices = sorted({str(r["provenance"].get("device", MISSING)) for r in runs})
         lines.append([*line, ", ".join(devices) or MISSING])
     return lines
-
-
-def as_markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])

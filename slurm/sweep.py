@@ -43,41 +43,50 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The spec with names of mixtures as mixtures; UserError naming path and what is wrong."""
+    """The spec with names of mixtures as mixtures and `evaluate` as a list; UserError naming path and what is wrong."""
     for section in spec:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
-    for section, keys in SCHEMA.items():
-        if not isinstance(spec.get(section), dict):
-            raise UserError(f"{path} has no section {section!r}; a sweep has {' and '.join(SCHEMA)}")
-        for key, value in spec[section].items():
-            if key not in keys:
-                raise unknown(f"key in {path}, {section}:", key, keys)
-            if key == "mix" and isinstance(value, str):
-                value = spec[section][key] = config.mixture(value)
-            if not isinstance(value, keys[key]):
-                raise UserError(f"{path}: {section}.{key} must be a {keys[key].__name__}, got {value!r}")
-            if not value and key not in OPTIONAL:
-                raise UserError(f"{path}: {section}.{key} is empty; name one at least")
-            if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
-                raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
-            if key == "grid":
-                check_grids(spec[section][key], section, path)
-            if key.startswith("per_"):
-                for name, overrides in spec[section][key].items():
-                    if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
-                        raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
-                                        f"got {overrides!r}")
-        mixed = {"mix"} if all("data.mix" in grid for grid in spec[section].get("grid", [{}])) else set()
-        for key in sorted(keys.keys() - spec[section].keys() - OPTIONAL - mixed):
-            raise UserError(f"{path}: {section} has no {key!r}")
-    for method in spec["pretrain"].get("per_method", {}):
-        if method not in spec["pretrain"]["methods"]:
-            raise unknown(f"method in {path}, pretrain.per_method:", method, spec["pretrain"]["methods"])
-    for protocol in spec["evaluate"].get("per_protocol", {}):
-        if protocol not in spec["evaluate"]["protocols"]:
-            raise unknown(f"protocol in {path}, evaluate.per_protocol:", protocol, spec["evaluate"]["protocols"])
-    return spec
+    first, then = (spec.get(section) for section in SCHEMA)
+    many = then if isinstance(then, list) else [then]
+    for section, parts in (("pretrain", [first]), ("evaluate", many)):
+        if not parts:
+            raise UserError(f"{path}: {section} is an empty list; name what to evaluate")
+        for part in parts:
+            if not isinstance(part, dict):
+                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, or a list of such")
+            check_section(part, section, path)
+    return {**spec, "evaluate": many}
+
+
+def check_section(part: dict[str, Any], section: str, path: Path) -> None:
+    """UserError unless the section has the keys that it needs, of the right types; names of mixtures become mixtures."""
+    keys = SCHEMA[section]
+    for key, value in part.items():
+        if key not in keys:
+            raise unknown(f"key in {path}, {section}:", key, keys)
+        if key == "mix" and isinstance(value, str):
+            value = part[key] = config.mixture(value)
+        if not isinstance(value, keys[key]):
+            raise UserError(f"{path}: {section}.{key} must be a {keys[key].__name__}, got {value!r}")
+        if not value and key not in OPTIONAL:
+            raise UserError(f"{path}: {section}.{key} is empty; name one at least")
+        if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
+            raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
+        if key == "grid":
+            check_grids(part[key], section, path)
+        if key.startswith("per_"):
+            for name, overrides in part[key].items():
+                if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
+                    raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
+                                    f"got {overrides!r}")
+    mixed = {"mix"} if all("data.mix" in grid for grid in part.get("grid", [{}])) else set()
+    for key in sorted(keys.keys() - part.keys() - OPTIONAL - mixed):
+        raise UserError(f"{path}: {section} has no {key!r}")
+    for what, named in (("method", "methods"), ("protocol", "protocols")):
+        for name in part.get(f"per_{what}", {}):
+            if name not in part[named]:
+                raise unknown(f"{what} in {path}, {section}.per_{what}:", name, part[named])
 
 
 def check_grids(grids: list[Any], section: str, path: Path) -> None:
@@ -97,12 +106,12 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
 
     A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
     """
-    first, then = spec["pretrain"], spec["evaluate"]
-    target = stores[then["store"]]
+    first, sections = spec["pretrain"], spec["evaluate"]
+    marks = sorted({at for then in sections for at in then.get("at", [])} - {1})
     out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
     checked: set[str] = set()
-    follow: dict[tuple[float, ...], list[Config]] = {}  # evaluated checkpoints -> evaluations, of any pre-training
+    follow: dict[bool, list[Config]] = {}  # whether it learns -> evaluations, of any pre-training
     for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
         overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
         mix = overrides.pop("data.mix", first.get("mix"))
@@ -110,23 +119,24 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
             mix = cells(first)[0].get("data.mix", mix)
             config.load(method, overrides.items())
             overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
-        elif "at" in then:
-            overrides["checkpoints.at"] = [at for at in then["at"] if at != 1]
+        elif any("at" in then for then in sections):
+            overrides["checkpoints.at"] = marks
         made = pretraining_config(method, seed, mix, stores, overrides)
         run = Pretraining(config.run_id(made), made)
         if run.run_id in out:
             if made["optim"]["steps"]:
                 raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
             continue
-        points = tuple(then.get("at", [1.0])) if made["optim"]["steps"] else ()
-        if points not in follow:
-            follow[points] = evaluations(then, target, points)
-        for c in follow[points]:
+        learns = made["optim"]["steps"] > 0
+        if learns not in follow:
+            follow[learns] = evaluations(sections, stores, learns)
+        for c in follow[learns]:
             c = {**c, "pretrain": run.run_id}
             run.evaluations[config.run_id(c)] = c
         if not run.evaluations:
             if made["optim"]["steps"]:
-                raise UserError(f"the sweep evaluates {method} in no way: {', '.join(then['protocols'])} go with random alone")
+                protocols = ", ".join(dict.fromkeys(name for then in sections for name in then["protocols"]))
+                raise UserError(f"the sweep evaluates {method} in no way: {protocols} go with random alone")
             continue
         recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
         if recipe not in checked:
@@ -136,22 +146,24 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     return list(out.values())
 
 
-def evaluations(then: dict[str, Any], target: Store, points: tuple[float, ...]) -> list[Config]:
-    """The evaluations, at these checkpoints, that follow a pre-training whose run_id is yet to be filled in.
+def evaluations(sections: list[dict[str, Any]], stores: dict[str, Store], learns: bool) -> list[Config]:
+    """The evaluations that follow a pre-training whose run_id is yet to be filled in.
 
-    No checkpoint: of a backbone that learned nothing, from which finetune is scratch.
+    Of a backbone that learns nothing there is one checkpoint, finetune is scratch, and what differs in that alone is one.
     """
     out: dict[str, Config] = {}
-    for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
-        name = protocol if points else FROM_SCRATCH.get(protocol, protocol)
-        if name is None or (points and protocol == "scratch"):
-            continue
-        settings = overrides_of(then, protocol, cell)
-        for seed, at in itertools.product(evaluation.seeds_of(protocol, bool(points), then["seeds"]), points or [1.0]):
-            made = evaluation.config_for(name, task, "", target, seed, [*settings, ("at", at)])
-            if out.setdefault(config.run_id(made), made) is not made and points:  # finetune and scratch may be one
-                raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
-                                f"value twice")
+    for then in sections:
+        for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
+            name = protocol if learns else FROM_SCRATCH.get(protocol, protocol)
+            if name is None or (learns and protocol == "scratch"):
+                continue
+            settings = overrides_of(then, protocol, cell)
+            points = then.get("at", [1.0]) if learns else [1.0]
+            for seed, at in itertools.product(evaluation.seeds_of(protocol, learns, then["seeds"]), points):
+                made = evaluation.config_for(name, task, "", stores[then["store"]], seed, [*settings, ("at", at)])
+                if out.setdefault(config.run_id(made), made) is not made and learns:
+                    raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
+                                    f"value twice")
     return list(out.values())
 
 
@@ -226,7 +238,7 @@ def load(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
     spec = read(path)
     with config.located(path):
         mixes = [spec["pretrain"].get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(spec["pretrain"]))]
-        stores = open_stores(work / "stores", {spec["evaluate"]["store"]}.union(*mixes))
+        stores = open_stores(work / "stores", {then["store"] for then in spec["evaluate"]}.union(*mixes))
         return expand(spec, stores), stores
 
 
@@ -241,6 +253,6 @@ def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pr
         if record.exists(where.results, r.run_id) and not wanted:
             continue
         pretrain(r.config, [stores[name] for name in r.config["data"]["mix"]], where)
-        configs = list(r.evaluations.values())
-        evaluation.evaluate(configs, stores[configs[0]["data"]["store"]], where)
+        for name in dict.fromkeys(c["data"]["store"] for c in r.evaluations.values()):
+            evaluation.evaluate([c for c in r.evaluations.values() if c["data"]["store"] == name], stores[name], where)
     return runs

@@ -190,8 +190,8 @@ class Worker:
         came = signal.sigtimedwait([*STOPS, signal.SIGCHLD], seconds)
         if process is None:
             self.holder.beat()
-        if came is None or came.si_signo == signal.SIGCHLD:
-            return False
+        if came is None or came.si_signo not in STOPS:  # a child's end; or, after SIGSTOP and SIGCONT, no signal at all:
+            return False                                # CPython then gives what was never filled in
         self.stop = self.stop or came.si_signo
         say(f"{signal.Signals(came.si_signo).name}")
         if process is not None:

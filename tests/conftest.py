@@ -17,7 +17,7 @@ from bench.data.signal import LEADS
 from bench.data.sources import open_source
 from bench.data.store import Store
 from bench.pretrain import Where
-from paper import figures, tables
+from paper import figures, macros, tables
 from slurm.sweep import with_fingerprints
 
 torch.set_num_threads(1)
@@ -112,4 +112,5 @@ def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
     assert not skipped
     rows = report.rows_of(records)
     cells = report.cells_of(records, rows, rule)
-    return [*tables.write(cells, rows, records, out), *figures.write(cells, rows, records, out / "figures")]
+    return [*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
+            *figures.write(cells, rows, records, out / "figures")]

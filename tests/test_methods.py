@@ -1,5 +1,6 @@
 """Every methods/*.yaml honours the contract of bench/method.py by existing; then each loss against its equation."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable
@@ -100,6 +101,51 @@ def test_after_step_moves_no_trainable_parameter(name: str) -> None:
     before = {n: p.clone() for n, p in built.named_parameters() if p.requires_grad}
     built.after_step(now(2))
     assert all(torch.equal(p, before[n]) for n, p in built.named_parameters() if p.requires_grad)
+
+
+class Nowhere:
+    """Random numbers on the device that has shapes and no values: whatever would read one back raises there."""
+
+    device, generator, batch, rows = torch.device("meta"), None, BATCH, slice(None)
+
+    def rand(self, *shape: int) -> Tensor:
+        return torch.rand(BATCH, *shape, device=self.device)
+
+    def randn(self, *shape: int) -> Tensor:
+        return torch.randn(BATCH, *shape, device=self.device)
+
+
+def test_a_step_reads_nothing_back_from_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, _ = make(name)
+    built.to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it knows no such device
+    patients = torch.zeros(BATCH, dtype=torch.int64, device="meta")
+    for index in range(2):
+        seen = views.make(torch.randn(BATCH, 12, 1000, device="meta"), config.load(name)["views"], RATE_HZ,
+                          Nowhere())  # type: ignore[arg-type]
+        step = Step(index, TOTAL, Nowhere(), torch.Generator().manual_seed(index), patients)  # type: ignore[arg-type]
+        loss, _ = built(seen, step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(built.parameters(), 1.0)
+        built.after_step(step)
+    with pytest.raises(RuntimeError, match="meta"):  # what this test stands on
+        loss.item()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it
+def test_a_compiled_step_is_not_compiled_again_after_three(name: str) -> None:
+    built, batch = make(name)
+    for part in built.children():
+        part.compile(backend="eager")  # traced and guarded as ever, without the minutes of a code generator
+    torch.compiler.reset()
+    shares = set()
+    for index in range(12):
+        with torch.compiler.set_stance("default" if index < 3 else "fail_on_recompile"):
+            step = now(index)
+            built(batch, step)[0].backward()
+        shares.add(step.host.get_state().sum().item())
+    assert len(shares) == 12  # what decides shapes was drawn anew in each
+    torch.compiler.reset()
 
 
 def test_a_step_is_a_function_of_its_number_alone(name: str) -> None:

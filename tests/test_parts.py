@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.parts import MaskedDecoder, block_split, ema_, frozen_copy, info_nce, random_split
+from bench.parts import MaskedDecoder, block_split, columns, columns_by_rank, ema_, frozen_copy, info_nce, random_split
 from bench.rng import Rng, seeded
 from bench.vit import Encoder, Size, sincos
 
@@ -115,6 +115,16 @@ def test_every_mask_keeps_the_exact_number_and_hides_blocks_of_the_minimum_lengt
     for part in (keep, hidden):
         assert (part.diff(dim=1) > 0).all()  # sorted
     assert runs(visible(n, keep), False)[1].min() >= min(block, n - kept)
+
+
+@pytest.mark.parametrize(("n", "kept", "block"), [(200, 40, 10), (200, 30, 3), (30, 2, 1), (24, 3, 7)])
+def test_the_turns_suffice_for_every_mask(n: int, kept: int, block: int) -> None:
+    assert block_split(n, kept, block, rng(20_000))[0].shape == (20_000, kept)  # fewer would not be so many everywhere
+
+
+def test_columns_are_found_alike_with_and_without_a_search() -> None:
+    mask = torch.rand(50, 30, generator=torch.Generator().manual_seed(0)).argsort(1) < 11
+    assert torch.equal(columns(mask, 11), columns_by_rank(mask, 11))
 
 
 def test_masks_of_a_batch_differ_and_the_same_generator_gives_the_same() -> None:

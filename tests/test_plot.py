@@ -11,39 +11,20 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import plot
+from bench.config import ROOT
 from bench.errors import UserError
-from bench.evaluation.compare import Ranking
-from bench.report import Cell, Row
-from paper import figures
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(0, 0.3, (12, 1000))
-RUN = {"curves": {"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]},
-       "monitor": {"step": [0, 2], "rankme": [3.0, 4.0], "feature_sd": [1.0, None]}}  # fmt: skip
-UNTRAINED = {"curves": {}, "monitor": {"step": [0], "rankme": [2.0], "feature_sd": [1.0]}}
-RANKING = Ranking(("jepa", "mae (mask=0.75)", "simclr", "random"), (1.2, 1.8, 3.0, 4.0), 7, 0.01, 1.5)
-
-
-def cells() -> list[Cell]:
-    made = []
-    for protocol in ("linear", "finetune"):
-        for method, centre in (("random", 0.6), ("jepa", 0.8), ("mae", 0.0)):
-            results = [{"run_id": f"{d}", "config": {"pretrain": f"{d}"}, "result": {
-                "macro_auroc": centre + d, "replicates": [centre - 0.05, centre + 0.05]}}
-                       for d in (-0.01, 0.01)] if centre else []  # fmt: skip
-            made.append(Cell("store", "task", Row(method, method, {}, ()), protocol, results, []))
-    return made
-
+SEEN = np.repeat(RNG.random((12, 100)) < 0.5, 10, axis=1)
+LINES = [{"step": 0, "rankme": 3.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "auroc": lambda: figures.auroc(cells()),
-    "auroc of nothing": lambda: figures.auroc([cells()[-1]]),
-    "critical difference": lambda: figures.critical_difference(RANKING),
-    "pretraining": lambda: figures.pretraining([("random", "random", UNTRAINED), ("jepa", "jepa", RUN)]),
-    "pretraining of nothing": lambda: figures.pretraining([]),
+    "runs": lambda: plot.runs([("one", LINES)]),
     "ecg": lambda: plot.ecg(SIGNAL, 100, title="record"),
     "views": lambda: plot.views([("original", SIGNAL), ("crop", SIGNAL[:, :250])], 100),
-    "masks": lambda: plot.masks(SIGNAL, [("random", RNG.random(100) < 0.5)], 100, 10),
+    "sights": lambda: plot.sights([plot.Sight("record", SIGNAL, SEEN), plot.Sight("crop", SIGNAL[:, :250], SEEN[:, :250])], 100),
+    "scatter": lambda: plot.scatter(RNG.normal(size=(50, 2)), ["a", "b", "", "a", "b"] * 10, "embeddings", ("first", "second")),
 }
 
 
@@ -61,19 +42,19 @@ def test_figure_is_not_blank(name: str) -> None:
 
 
 def test_same_figure_is_saved_as_the_same_bytes_whatever_the_users_style(tmp_path: Path) -> None:
-    first = plot.save(FIGURES["auroc"](), tmp_path / "one" / "figure")
+    first = plot.save(FIGURES["runs"](), tmp_path / "one" / "figure")
     with matplotlib.rc_context({"lines.linewidth": 9, "svg.hashsalt": "other", "font.size": 20, "savefig.dpi": 50}):
-        second = plot.save(FIGURES["auroc"](), tmp_path / "two" / "figure")
+        second = plot.save(FIGURES["runs"](), tmp_path / "two" / "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg", "figure.pdf"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert len(list((tmp_path / "one").iterdir())) == 3
 
 
 def test_saved_files_hold_no_date_and_their_text_stays_text(tmp_path: Path) -> None:
-    _, svg, pdf = plot.save(FIGURES["auroc"](), tmp_path / "figure")
+    _, svg, pdf = plot.save(FIGURES["runs"](), tmp_path / "figure")
     assert b"CreationDate" not in pdf.read_bytes()
     assert "<dc:date>" not in svg.read_text()
-    assert ">finetune<" in svg.read_text().replace("\n", "")
+    assert ">RankMe<" in svg.read_text().replace("\n", "")
 
 
 def test_figures_leave_no_global_state() -> None:
@@ -84,32 +65,15 @@ def test_figures_leave_no_global_state() -> None:
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_every_known_method_has_a_look_of_its_own_and_an_unknown_one_keeps_its() -> None:
-    assert len({plot.look(name) for name in plot.NAMES}) == len(plot.NAMES)
+def test_every_known_method_has_a_look_that_grey_keeps_and_an_unknown_one_has_none_of_theirs() -> None:
+    def grey(method: str) -> tuple[str, bool]:
+        look = plot.look(method)
+        return look["marker"], look["markerfacecolor"] == look["color"]
+
+    known = [path.stem for path in (ROOT / "methods").glob("*.yaml")]
+    assert len({grey(name) for name in known}) == len(known) == 16
     assert plot.look("mine") == plot.look("mine")
-
-
-def test_auroc_draws_each_interval_and_each_run_at_its_value() -> None:
-    axes = figures.auroc(cells()).axes[0]
-    lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines]
-    assert [pytest.approx([0.5525, 0.6475]), pytest.approx([0.7525, 0.8475])] == [
-        line for line in lines if len(line) == 2 and line[1] - line[0] > 0.05]  # fmt: skip
-    assert pytest.approx([0.79, 0.81]) in lines
-
-
-def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> None:
-    axes = figures.critical_difference(RANKING).axes[0]
-    lines = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines if line.get_linewidth() > 2]
-    assert lines == [pytest.approx([1.2, 1.8]), pytest.approx([1.8, 3.0]), pytest.approx([3.0, 4.0])]
-    assert {line.get_xdata()[0] for line in axes.lines if np.size(line.get_xdata()) == 3} == {1.2, 1.8, 3.0, 4.0}
-    texts = [text.get_text() for text in axes.texts]
-    assert {"jepa", "mae\n(mask=0.75)", "simclr", "random"} <= set(texts)
-
-
-def test_each_method_has_a_loss_panel_of_its_own() -> None:
-    figure = figures.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
-    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-    assert titles == ["jepa", "mae", "RankMe", "feature sd"]
+    assert not {grey(f"mine{i}") for i in range(30)} & {grey(name) for name in known}
 
 
 def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt() -> None:
@@ -158,5 +122,29 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         plot.ecg(SIGNAL, 100, unit="volts")
     with pytest.raises(UserError, match=r"\(8, 1000\)"):
         plot.ecg(SIGNAL[:8], 100)
-    with pytest.raises(UserError, match="101 patches"):
-        plot.masks(SIGNAL, [("random", np.ones(101, bool))], 100, 10)
+    with pytest.raises(UserError, match="7 classes; 6 can be told apart"):
+        plot.scatter(np.zeros((7, 2)), list("abcdefg"))
+
+
+def test_sights_show_what_is_seen_in_black_what_is_hidden_on_grey_and_what_is_rebuilt_between() -> None:
+    seen = np.ones((12, 1000), bool)
+    seen[1, 200:300] = seen[1, 400:450] = False
+    rebuilt = np.where(seen, np.nan, 0.5)
+    [axes] = plot.sights([plot.Sight("record", SIGNAL, seen, rebuilt)], 100).axes
+    boxes = [tuple(np.round(path.get_extents().bounds, 6)[[0, 2]]) for bars in axes.collections for path in bars.get_paths()]
+    assert boxes == [(2.0, 1.0), (4.0, 0.5)]
+    black = [line for line in axes.lines if line.get_color() == "black"]
+    hidden = [np.flatnonzero(np.isnan(np.asarray(line.get_ydata(), float))) for line in black]
+    assert [len(h) for h in hidden] == [0, 150, *[0] * 10]
+    base = axes.get_yticks()
+    np.testing.assert_allclose(np.asarray(black[2].get_ydata(), float), base[2] + SIGNAL[2])
+    drawn = np.asarray(axes.lines[25].get_ydata(), float)
+    assert np.nanmax(drawn) == np.nanmin(drawn) == base[1] + 0.5
+
+
+def test_a_scatter_has_each_class_where_its_points_are_and_counts_them() -> None:
+    points = np.arange(10.0).reshape(5, 2)
+    figure = plot.scatter(points, ["a", "b", "", "a", ""])
+    other, a, b = ([line.get_xydata().tolist() for line in figure.axes[0].lines])
+    assert (other, a, b) == (points[[2, 4]].tolist(), points[[0, 3]].tolist(), points[[1]].tolist())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a (2)", "b (1)", "other (2)"]

@@ -64,6 +64,9 @@ def place(tmp_path: Path, stores: Path, nano: object) -> Callable[[str], Where]:
     return make
 
 
+HERE = Path("spec.yaml")  # as messages name it
+
+
 def run(spec: dict[str, Any], where: Where) -> tuple[list[sweep.Pretraining], str]:
     path, said = where.work / "spec.yaml", list[str]()
     path.write_text(yaml.safe_dump(spec))
@@ -209,13 +212,33 @@ def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]
     assert curves[0.5] != curves[1.0]
 
 
+def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[str], Where]) -> None:
+    where, spec = place("a"), changed("pretrain/methods", ["random", "mae"])
+    del spec["pretrain"]["per_method"]["jepa"]
+    one = spec["evaluate"]
+    spec["evaluate"] = [{**one, "at": [0.5, 1.0], "protocols": ["linear"], "per_protocol": {}},
+                        {**one, "protocols": ["linear"], "per_protocol": {}, "grid": [{"fraction": [0.5]}]}]
+    random, mae, *_ = sweep.expand(sweep.checked(spec, HERE), sweep.open_stores(where.work / "stores", {"tiny"}))
+    assert mae.config["checkpoints"]["at"] == [0.5]
+    found = {(c["at"], c["fraction"], c["seed"]) for c in mae.evaluations.values()}
+    assert found == {(at, fraction, seed) for at, fraction in ((0.5, 1.0), (1.0, 1.0), (1.0, 0.5)) for seed in one["seeds"]}
+    assert {(c["at"], c["fraction"]) for c in random.evaluations.values()} == {(1.0, 1.0), (1.0, 0.5)}
+
+
+def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str], Where]) -> None:
+    spec = changed("evaluate/protocols", ["linear", "finetune"])
+    spec["evaluate"] = [spec["evaluate"]] * 2
+    with pytest.raises(UserError, match="has one evaluation twice: linear"):
+        sweep.expand(sweep.checked(spec, HERE), sweep.open_stores(place("a").work / "stores", {"tiny"}))
+
+
 def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
     spec = changed("evaluate/protocols", ["linear", "knn", "finetune", "finetune-after-linear", "scratch"])
     spec["evaluate"]["seeds"], spec["evaluate"]["set"]["evaluation.warmup_steps"] = [0, 1], 0
     spec["evaluate"]["per_protocol"] = {"finetune": {"evaluation.lr": 0.5}, "scratch": {"evaluation.lr": 0.5},
                                         "linear": {"evaluation.lr": 0.25}}
-    random, jepa, *_ = sweep.expand(spec, opened)
+    random, jepa, *_ = sweep.expand(sweep.checked(spec, HERE), opened)
     names = [[c["evaluation"]["name"] for c in run.evaluations.values()] for run in (random, jepa)]
     assert names[0] == ["linear"] * 2 + ["knn"] * 2 + ["scratch"] * 2
     assert names[1] == ["linear"] * 2 + ["knn"] + ["finetune"] * 2 + ["finetune-after-linear"] * 2
@@ -237,14 +260,14 @@ def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_pa
 
 def test_what_a_random_backbone_does_not_use_is_no_part_of_its_name(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
-    names = [sweep.expand(changed("pretrain/set/optim.lr", lr), opened) for lr in (1e-3, 1e-2)]
+    names = [sweep.expand(sweep.checked(changed("pretrain/set/optim.lr", lr), HERE), opened) for lr in (1e-3, 1e-2)]
     assert names[0][0].run_id == names[1][0].run_id
     assert names[0][1].run_id != names[1][1].run_id
 
 
 def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
-    a, b = (sweep.expand(changed("pretrain/mix", {"tiny": w}), opened) for w in (1, 1.0))
+    a, b = (sweep.expand(sweep.checked(changed("pretrain/mix", {"tiny": w}), HERE), opened) for w in (1, 1.0))
     assert [r.run_id for r in a] == [r.run_id for r in b]
 
 
@@ -254,9 +277,9 @@ def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(
     spec, text = sweep.read(path), path.read_text().replace(",", "")
     monkeypatch.setattr(sweep, "with_fingerprints", lambda made, stores: made)
     monkeypatch.setattr(sweep, "check", lambda run, stores, seen: build(run.config))
-    name = spec["evaluate"]["store"]
+    names = {then["store"] for then in spec["evaluate"]}
     with torch.device("meta"):
-        runs = sweep.expand(spec, {name: SimpleNamespace(name=name, fingerprint="0")})  # type: ignore[dict-item]
+        runs = sweep.expand(spec, {name: SimpleNamespace(name=name, fingerprint="0") for name in names})  # type: ignore[misc]
     assert text.startswith("# ")
     if path.name != "demo.yaml":
         assert f" {len(runs)} pre-trainings" in text and f" {sum(len(r.evaluations) for r in runs)} evaluations" in text

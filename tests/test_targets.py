@@ -111,6 +111,18 @@ def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_reco
         assert made.result["records"]["test"] == whole.result["records"]["test"] == 8
 
 
+def test_shuffled_labels_are_what_an_evaluation_of_that_name_trains_on(run: str, tiny: Store, where: Where,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    fit = frozen.fit
+    monkeypatch.setattr(frozen, "fit", lambda configs, visible, *rest: trained.extend(
+        task.train.labels for task in visible.values()) or fit(configs, visible, *rest))
+    honest, shuffled = (evaluate("pitch", run, tiny, where, f"shuffle_labels={n}") for n in (0, 1))
+    assert honest.name != shuffled.name
+    assert not np.array_equal(*trained) and trained[0].sum() == trained[1].sum()
+    assert np.array_equal(honest.predictions["y_test"], shuffled.predictions["y_test"])
+
+
 def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: str, tiny: Store, clinic: Store, where: Where,
                                                                          tmp_path: Path) -> None:
     home = evaluate("pitch", run, tiny, where)
@@ -164,9 +176,10 @@ def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[.
 @pytest.mark.parametrize(("override", "words"), [
     ("fraction=0", "fraction must be above 0 and up to 1, got 0.0"), ("fraction=1.1", "fraction must be above 0"),
     ("fraction=none", "fraction must be float"), ("external=clinic", "external must be dict"),
+    ("shuffle_labels=-1", "shuffle_labels must be 0"),
     ("external.sotre=x", "unknown key 'external.sotre'; did you mean 'external.store'"),
 ])
-def test_a_bad_fraction_or_external_is_one_line(tiny: Store, override: str, words: str) -> None:
+def test_a_bad_fraction_order_or_external_is_one_line(tiny: Store, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         evaluation.config_for("linear", "pitch", "abc", tiny, 0, [override])
     assert "\n" not in str(caught.value)

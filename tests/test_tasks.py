@@ -232,6 +232,18 @@ def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> Non
         assert np.array_equal(getattr(task, part).rows, getattr(whole, part).rows)
 
 
+def test_shuffled_labels_are_those_of_other_records_but_in_the_test_fold(tiny: Store) -> None:
+    task = tasks.load(tiny, "pitch", FOLDS)
+    made, other = tasks.shuffled(task, 1), tasks.shuffled(task, 2)
+    for part in ("train", "validation"):
+        before, after = getattr(task, part), getattr(made, part)
+        assert np.array_equal(before.rows, after.rows)
+        assert sorted(before.labels.tolist()) == sorted(after.labels.tolist())
+    assert not np.array_equal(task.train.labels, made.train.labels)
+    assert not np.array_equal(other.train.labels, made.train.labels)
+    assert made.test is task.test
+
+
 def test_records_without_a_patient_are_patients_of_their_own(tiny: Store) -> None:
     task = tasks.load(tiny, "pitch", FOLDS, fraction=0.5)
     assert task.facts["train_patients"] == len(task.train.rows) == 32

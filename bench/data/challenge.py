@@ -147,7 +147,7 @@ def diagnoses(path: Path) -> str | None:
 def read_record(folder: Path, row: Any) -> Recording:
     if row.problem:
         raise Refused(row.problem, PROBLEMS[row.problem], by_rule=row.problem == PTB_XL)
-    return wfdb_file.read(folder / f"{row.file}.hea")
+    return wfdb_file.read(f"{folder}/{row.file}.hea")
 
 
 @functools.cache

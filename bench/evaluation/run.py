@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, optim, record, vit
+from bench import checkpoint, memory, optim, record, vit
 from bench.checkpoint import Checkpoint
 from bench.config import Config, canonical, merge, override, parse, run_id
 from bench.data import leak
@@ -61,6 +61,8 @@ def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int 
         raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
     if not 0 < config["fraction"] <= 1:
         raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
+    if config["shuffle_labels"] < 0:
+        raise UserError(f"shuffle_labels must be 0 (no) or the number of an order, 1 or more, got {config['shuffle_labels']}")
     if config["seed"] < 0:
         raise UserError(f"seed must be 0 or more, got {config['seed']}")
     for section in ("evaluation", "after"):
@@ -307,6 +309,8 @@ def open_task(config: Config, pretrained: Config, store: Store, external: Store 
     folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
     task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
                       fraction=config["fraction"])
+    if config["shuffle_labels"]:
+        task = tasks.shuffled(task, config["shuffle_labels"])
     return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
 
 
@@ -328,6 +332,8 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
     settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
+    if device.type == "cpu":
+        memory.keep()
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
     tested_on = next(iter(opened.values())).tested_on

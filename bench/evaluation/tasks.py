@@ -5,7 +5,7 @@ superdiagnostic-single is ST-MEM's task of PTB-XL (arXiv 2402.09450).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -155,6 +155,13 @@ def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_c
     return Task(kind, classes, train, splits["validation"], splits["test"], classes, moments, facts={
         "kind": kind, "train_patients": len(set(patients)), "left_out": left_out, "dropped": list(lacking.values()),
         "untrained": [c for c, n in zip(classes, train.labels.sum(0), strict=True) if kind != "regression" and not n]})
+
+
+def shuffled(task: Task, order: int) -> Task:
+    """The task with the labels of its training and of its validation records permuted, in an order of this number."""
+    rng = np.random.default_rng(order)
+    train, validation = (Split(s.rows, s.labels[rng.permutation(len(s.rows))]) for s in (task.train, task.validation))
+    return replace(task, train=train, validation=validation)
 
 
 def patients_of(store: Store, rows: np.ndarray) -> np.ndarray:

@@ -51,4 +51,4 @@ def read_record(folder: Path, row: Any) -> Recording:
     name = f"p{row.patient_id}/s{row.record_id}/{row.record_id}"
     if not row.path.endswith(f"/{name}"):  # never another record's samples
         raise Refused("other file name", f"record_list.csv names its file {row.path!r:.80}; MIMIC-IV-ECG's ends in {name!r}")
-    return wfdb_file.read(folder / f"{row.path}.hea")
+    return wfdb_file.read(f"{folder}/{row.path}.hea")

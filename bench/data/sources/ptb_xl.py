@@ -144,7 +144,7 @@ def read_record(folder: Path, rate_hz: int, row: Any) -> Recording:
     name = f"records{rate_hz}/{number // 1000 * 1000:05d}/{number:05d}_{FILES[rate_hz][1]}"
     if row.file != name:  # never another record's samples, nor a file elsewhere
         raise Refused("other file name", f"ptbxl_database.csv names its file {row.file!r:.80}; PTB-XL's is {name!r}")
-    path = folder / f"{name}.hea"
+    path = f"{folder}/{name}.hea"
     recording = wfdb_file.read(path)
     if recording.rate_hz != rate_hz:
         raise Refused("other rate", f"{path} says {recording.rate_hz} Hz, not {rate_hz} Hz")

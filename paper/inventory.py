@@ -1,0 +1,72 @@
+"""What there is: sizes of the backbones, records of the corpora; beside what was published."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench import config as configs
+from bench import vit
+from bench.data.sources import Corpus, modules
+from bench.report import MISSING, Record
+from paper.published import SIZES
+from paper.typeset import Entry, Sheet, Table
+
+PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.13867, published configurations
+
+
+def sizes() -> Sheet:
+    """Parameters of the backbones, counted on this code's, beside the published counts."""
+    base = configs.read_yaml(configs.ROOT / "bench" / "base.yaml")["encoder"]
+    data, lines = [], []
+    for name, size in vit.SIZES.items():
+        with torch.device("meta"):
+            count = sum(p.numel() for p in vit.build(base | {"size": name}).parameters())
+        theirs = PARAMETERS.get(name)
+        line = {"backbone": SIZES.get(name, f"{name} (ours)"), "width": size.width, "depth": size.depth, "heads": size.heads,
+                "predictor": f"{size.width // 2} / {size.depth} / {size.heads}", "parameters": count, "published": theirs,
+                "difference": theirs and count - theirs}
+        data.append(line)
+        lines.append([Entry("" if x is None else f"{x:,}" if isinstance(x, int) else str(x)) for x in line.values()])
+    caption = (f"The backbones: a ViT over patches of {base['patch']} samples of all leads. Parameters are counted on this "
+               "code's encoder; published: arXiv 2410.13867 and its configurations. Predictor: JEPA's width / depth / heads. The "
+               "one without a published count is ours, for CPUs.")
+    return Sheet("sizes", [Table("Backbones", caption, [("", name) for name in data[0]], [("", lines)])], data)
+
+
+def corpora(records: Sequence[Record]) -> Sheet:
+    """What the pre-trainings of these records drew from, beside the paper's counts."""
+    used: dict[str, set[tuple[str, str, int]]] = {}  # source -> (store, version, records)
+    for record in records:
+        for store, each in (record.get("saw") or record["result"].get("saw") or {}).items():
+            if each["records"] is not None:  # of an imported backbone: unknown
+                used.setdefault(each["source"], set()).add((store, each["version"], each["records"]))
+    known: list[Corpus] = [m.CORPUS for m in modules().values() if m.CORPUS.records]
+    known.sort(key=lambda corpus: -(corpus.records or 0))
+    data: list[dict[str, Any]] = []
+    fill = []
+    for corpus in known:
+        paper = {"paper": corpus.records, "paper_seconds": corpus.seconds, "left_out": corpus.dropped or None, "url": corpus.url}
+        for store, version, count in sorted(used.get(corpus.name, ())):
+            data.append({"corpus": corpus.name, "version": version, "store": store, "records": count, **paper})
+        if corpus.name not in used:
+            command = f"ecgbench data prepare {corpus.name} --from data/{corpus.name}"
+            data.append({"corpus": corpus.name, **paper, "command": command})
+            fill.append((corpus.name, "records", command))
+    own = {line["corpus"]: line["records"] for line in data if line.get("store") == line["corpus"]}
+    data.append({"corpus": "all ten", "records": sum(own.values()) if len(own) == len(known) else None,
+                 **{key: sum(line[key] for line in {line["corpus"]: line for line in data}.values())
+                    for key in ("paper", "paper_seconds")}})
+    lines = []
+    for line in data:
+        if line.get("records") is not None:
+            line["difference"] = line["records"] - line["paper"]
+        texts = [line["corpus"], *(line.get(key) or MISSING for key in ("version", "store")),
+                 *(MISSING if line.get(key) is None else f"{line[key]:{form}}" for key, form in (
+                     ("records", ","), ("paper", ","), ("difference", "+,"), ("paper_seconds", ","))), line.get("left_out") or ""]
+        lines.append([Entry(text) for text in texts])
+    caption = ("The ten corpora: records that pre-trainings drew from (of ptb-xl those of the training folds), as records here "
+               f"say, beside the counts of arXiv 2410.13867. {MISSING}: no pre-training here drew from it.")
+    head = ["corpus", "version", "store", "records", "paper", "difference", "paper, seconds", "left out by rule"]
+    blocks = [("", lines[:-1]), ("", lines[-1:])]
+    return Sheet("corpora", [Table("Corpora", caption, [("", h) for h in head], blocks, fill=fill)], data)

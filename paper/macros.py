@@ -1,0 +1,321 @@
+r"""The numbers of the paper's text as LaTeX macros, a function of records: \AucJepaLinearAll, from a rule.
+
+A macro's name is its parts in capitals and letters (`name`), a number its quantity and what it is of:
+
+    Auc METHOD PROTOCOL TASK [Sd|Low|High|Runs]    of the comparison below; METHOD may be Best, the highest mean of those trained
+    Gain METHOD PROTOCOL TASK [Low|High|P]         over the random row (Holm's p)
+    Compared|Above|Below PROTOCOL TASK             methods with a p; of these, significantly above or below the random row
+    AheadOfJepa|BehindJepa PROTOCOL TASK           other trained methods that are significantly better or worse (Holm's p)
+    Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   of a pre-training of arXiv 2410.13867 (Random: no MIXTURE)
+    Published METHOD SIZE MIXTURE PROTOCOL TASK [Sd]  what its authors give
+    Runs|Seconds|Speed|Rankme METHOD               pre-trainings; means of them: seconds, records/s, RankMe at the end
+    Comparison WHAT, Records WHAT                  what is compared, and all records
+    Setting KEY, Setting METHOD KEY, Setting PROTOCOL KEY   of the yaml files; elements of a list by their index
+    Corpus NAME Records|Seconds, Methods FAMILY, Size NAME Width|Depth|Heads
+
+The comparison: the records of the encoder, corpora and budget that most methods share, and the random row beside them,
+tested on the commonest store with all labels. From scratch is Finetune of Random. A name that two recipes share has no number.
+"""
+
+import itertools
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import config as configs
+from bench.catalogue import header
+from bench.config import ROOT, canonical
+from bench.data.sources import modules
+from bench.errors import UserError
+from bench.evaluation.compare import LEVEL, compare_pairs, holm
+from bench.evaluation.protocols import defaults, protocols
+from bench.files import write_text
+from bench.report import FINETUNE, RANDOM, SCRATCH, Cell, Record, Row, external, leaves, pretrainings, protocol_of, spread
+from bench.vit import SIZES
+from paper.columns import columns_of
+from paper.published import TASKS, facts, ours_of
+from paper.typeset import tex
+
+Number = tuple[Sequence[str], str]  # parts of its name, its text
+
+TEX = ROOT / "paper" / "paper.tex"
+MISSING = r"\missing"
+BEST = "best"
+CLAIM = "jepa"  # whose claim is under test
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OF_SCORE = ("", "sd", "low", "high", "runs")
+OF_GAIN = ("", "low", "high", "p")
+OF_METHOD = ("runs", "seconds", "speed", "rankme")
+OF_COMPARISON = ("methods", "size", "width", "depth", "heads", "steps", "batch", "rate", "patch", "data", "store", "test",
+                 "runs")
+OF_PROTOCOL = ("steps", "batch")
+OF_RECORDS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "devices", "commits", "dirty")
+
+
+def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
+    r"""[out/macros.tex]: the macros that paper.tex uses, \missing where the records have no number for them."""
+    found = numbers(cells, rows, records)
+    lines = [rf"\newcommand{{{MISSING}}}{{\mbox{{-{{}}-}}}}"]
+    lines += [rf"\newcommand{{\{each}}}{{{found[each]}}}" for each in used(TEX.read_text()) if each in found]
+    write_text(out / "macros.tex", "\n".join([*lines, ""]))
+    return [out / "macros.tex"]
+
+
+def used(tex: str) -> list[str]:
+    r"""The macros in tex that begin with a capital, as all of ours do, sorted."""
+    return sorted(set(re.findall(r"\\([A-Z][A-Za-z]*)", re.sub(r"(?<!\\)%.*", "", tex))))
+
+
+def name(parts: Iterable[str]) -> str:
+    """("auc", "data2vec", "finetune-after-linear", "all") -> "AucDataTwoVecFinetuneAfterLinearAll"."""
+    text = re.sub(r"\d", lambda digit: f" {DIGITS[int(digit[0])]} ", " ".join(parts))
+    return "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z]+", text))
+
+
+def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> dict[str, str]:
+    """Every macro that can be -> its text. UserError where two numbers have one name."""
+    chosen = comparison(cells)
+    found: dict[str, str] = {}
+    for parts, text in itertools.chain(
+        known(), published(), totals(records), compared(chosen, records), scores(chosen), ranks(chosen), reproduced(cells, rows)
+    ):
+        if found.setdefault(name(parts), text) != text:
+            raise UserError(f"two numbers are called \\{name(parts)}, the latter of {' '.join(parts)}; rename a method")
+    return dict.fromkeys(map(name, possible()), MISSING) | found
+
+
+def possible() -> Iterator[tuple[str, ...]]:
+    """The parts of every name that records can give a number, for the methods, protocols and tasks of this repository."""
+    methods, cases = (*configs.methods(), BEST), list(itertools.product(protocols(), TASKS))
+    for method, of in itertools.product(methods, cases):
+        yield from (("auc", method, *of, each) for each in OF_SCORE)
+        yield from (("gain", method, *of, each) for each in OF_GAIN)
+    places = dict.fromkeys(fact.place for fact in facts() if fact.place)
+    for place, of in itertools.product(places, cases):
+        yield from (("auc", *place, *of, each) for each in ("", "sd", "runs"))
+    for of in cases:
+        yield from ((each, *of) for each in ("compared", "above", "below", "ahead-of-jepa", "behind-jepa", BEST))
+    yield from itertools.product(OF_METHOD, configs.methods())
+    yield from (("comparison", each) for each in OF_COMPARISON)
+    yield from (("comparison", *each) for each in itertools.product(protocols(), OF_PROTOCOL))
+    yield from (("records", each) for each in OF_RECORDS)
+
+
+def known() -> Iterator[Number]:
+    """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
+    yield from settings((), configs.read_yaml(ROOT / "bench" / "base.yaml"))
+    for protocol in protocols():
+        yield from settings((protocol,), defaults(protocol)["evaluation"])
+    families: Counter[str] = Counter()
+    for method, path in configs.method_files().items():
+        yield from settings((method,), configs.read_yaml(path)["method"])
+        families[header(path).get("family", "")] += method != RANDOM
+    yield from ((("methods", family), count(n)) for family, n in families.items())
+    yield ("methods",), count(families.total())
+    corpora = [module.CORPUS for module in modules().values() if module.CORPUS.records]
+    for corpus in corpora:
+        yield ("corpus", corpus.name, "records"), count(corpus.records)
+        yield ("corpus", corpus.name, "seconds"), count(corpus.seconds)
+    yield ("corpus", "records"), count(sum(corpus.records for corpus in corpora))
+    yield ("corpora",), count(len(corpora))
+    for size, each in SIZES.items():
+        yield from ((("size", size, key), str(value)) for key, value in vars(each).items())
+
+
+def settings(parts: Sequence[str], config: configs.Config) -> Iterator[Number]:
+    """A config's numbers, those of a list by their index."""
+    for key, value in leaves(config):
+        for i, each in enumerate(value) if isinstance(value, list) else [("", value)]:
+            if type(each) in (int, float):
+                yield ("setting", *parts, key, str(i)), plain(each)
+
+
+def published() -> Iterator[Number]:
+    """What arXiv 2410.13867 gives of its own models: mean over ten runs, sd over them."""
+    for fact in facts():
+        if fact.place and fact.of:
+            parts = ("published", *fact.place, counted_as(fact.ours), fact.of)
+            yield parts, f"{float(fact.value):.3f}"
+            yield (*parts, "sd"), f"{float(fact.std):.3f}"
+
+
+def totals(records: Sequence[Record]) -> Iterator[Number]:
+    """How many records, from where; an evaluation's seconds are its share of what ran together."""
+    kinds = {kind: [r for r in records if r["kind"] == kind] for kind in ("pretrain", "evaluate")}
+    if not records:
+        return
+    yield ("records",), count(len(records))
+    for kind, each in kinds.items():
+        seconds = [r["result"]["seconds"] / r["result"].get("together", 1) for r in each if "seconds" in r["result"]]
+        yield ("records", kind), count(len(each))
+        if seconds:
+            yield ("records", f"{kind}-hours"), f"{sum(seconds) / 3600:,.1f}"
+    provenance = [r["provenance"] for r in records]
+    yield ("records", "commits"), str(len({each.get("commit") for each in provenance}))
+    yield ("records", "dirty"), count(sum(bool(each.get("dirty")) for each in provenance))
+    devices = sorted({str(each["device"]) for each in provenance if "device" in each})
+    if devices:
+        yield ("records", "devices"), ", ".join(map(tex, devices))
+
+
+def comparison(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the comparison, one per method, protocol and task: no two differ in encoder, corpora or budget."""
+    whole = [c for c in cells if c.runs and c.metric == "macro_auroc" and is_whole(c.runs[0]["config"])]
+    groups: dict[str, list[Cell]] = defaultdict(list)
+    for cell in whole:
+        if cell.row.method != RANDOM:
+            groups[budget(cell.row)].append(cell)
+    largest = max((groups[key] for key in sorted(groups)), key=lambda each: len({c.row.method for c in each}), default=[])
+    store = max(sorted({c.store for c in largest}), key=[c.store for c in largest].count, default="")
+    trained = [c for c in largest if c.store == store]
+    wanted = {id(c) for each in trained for c in (each, each.random)}
+    found = [c for c in whole if id(c) in wanted]
+    times = Counter((c.row.method, *case_of(c)) for c in found)
+    return [c for c in found if times[c.row.method, *case_of(c)] == 1]
+
+
+def is_whole(config: configs.Config) -> bool:
+    """Is an evaluation of the last checkpoint, with all labels, each its record's own, and on the test folds?"""
+    usual = {"at": 1.0, "fraction": 1.0, "shuffle_labels": 0}
+    return all(config.get(key, value) == value for key, value in usual.items()) and not external(config)
+
+
+def budget(row: Row) -> str:
+    data, optim = ({key: row.config[part][key] for key in keys}
+                   for part, keys in (("data", ("mix", "rate_hz")), ("optim", ("steps", "batch"))))
+    return canonical({"encoder": row.config["encoder"], "data": data, "optim": optim})
+
+
+def compared(chosen: Sequence[Cell], records: Sequence[Record]) -> Iterator[Number]:
+    """What is compared, and what its pre-trainings cost."""
+    rows = list({id(c.row): c.row for c in chosen}.values())
+    trained = [row for row in rows if row.method != RANDOM]
+    if not trained:
+        return
+    config, size = trained[0].config, trained[0].config["encoder"]["size"]
+    yield ("comparison", "methods"), count(len({row.method for row in trained}))
+    for key, value in (("size", size), ("data", ", ".join(sorted(config["data"]["mix"]))), ("store", chosen[0].store)):
+        yield ("comparison", key), tex(value)
+    whole = {"steps": config["optim"]["steps"], "batch": config["optim"]["batch"], "rate": config["data"]["rate_hz"],
+             "patch": config["encoder"]["patch"], **(vars(SIZES[size]) if size in SIZES else {})}
+    for key, value in whole.items():
+        yield ("comparison", key), count(value)
+    yield ("comparison", "runs"), span([len(row.pretrained) for row in trained])
+    yield ("comparison", "test"), span([c.runs[0]["result"]["records"]["test"] for c in chosen])
+    made = [(case_of(c)[0], c.runs[0]["config"]["evaluation"]) for c in chosen if c.row.method != RANDOM]
+    for protocol, key in itertools.product(dict(made), OF_PROTOCOL):
+        found = [each[key] for name, each in made if name == protocol and key in each]
+        yield ("comparison", protocol, key), span(found) if found else MISSING
+    runs = {row.method: pretrainings(row, records) for row in rows}
+    for method, each in runs.items():
+        results = [r["result"] for r in each]
+        yield ("runs", method), count(len(each))
+        for key, parts in (("seconds", "seconds"), ("records_per_second", "speed")):
+            if results and all(key in r for r in results):
+                yield (parts, method), count(round(float(np.mean([r[key] for r in results]))))
+        ranks = [r["monitor"]["rankme"][-1] for r in results if r["monitor"].get("rankme")]
+        if ranks:
+            yield ("rankme", method), f"{np.mean(ranks):.1f}"
+
+
+def scores(chosen: Sequence[Cell]) -> Iterator[Number]:
+    """AUROC and what it gains over the random row, a cell each; the best of those trained a second time."""
+    cases = defaultdict(list)
+    for cell in chosen:
+        cases[case_of(cell)].append(cell)
+    for case, here in cases.items():
+        trained = [c for c in here if c.row.method != RANDOM]
+        best = max(trained, key=lambda c: float(np.mean(c.values)), default=None)
+        if best:
+            yield (BEST, *case), tex(best.row.method)
+        for cell in here:
+            for method in (cell.row.method, BEST) if cell is best else (cell.row.method,):
+                yield from of_cell(cell, (method, *case))
+
+
+def of_cell(cell: Cell, parts: Sequence[str]) -> Iterator[Number]:
+    (mean, sd, n), bounds, gain = spread(cell.values), cell.interval, cell.difference
+    yield ("auc", *parts), f"{mean:.3f}"
+    yield ("auc", *parts, "runs"), count(n)
+    if sd is not None:
+        yield ("auc", *parts, "sd"), f"{sd:.3f}"
+    if bounds:
+        yield from ((("auc", *parts, key), f"{x:.3f}") for key, x in zip(("low", "high"), bounds, strict=True))
+    if gain:
+        yield from ((("gain", *parts, key), signed(x)) for key, x in zip(("", "low", "high"), gain, strict=True))
+    if cell.p_holm is not None:
+        yield ("gain", *parts, "p"), probability(cell.p_holm)
+
+
+def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
+    """How many methods are told apart from the random row, and from JEPA."""
+    for case in dict.fromkeys(map(case_of, chosen)):
+        here = [c for c in chosen if case_of(c) == case and c.row.method != RANDOM]
+        tested = [(c.comparison.difference, c.p_holm) for c in here if c.comparison and c.p_holm is not None]
+        told = [difference for difference, p in tested if p < LEVEL]
+        if tested:
+            yield ("compared", *case), count(len(tested))
+            yield ("above", *case), count(sum(d > 0 for d in told))
+            yield ("below", *case), count(sum(d < 0 for d in told))
+        several = [c for c in here if len(c.runs) > 1]
+        jepa, others = ([c for c in several if (c.row.method == CLAIM) is so] for so in (True, False))
+        if jepa and others:
+            found = compare_pairs([c.runs for c in (*jepa, *others)], [(i + 1, 0) for i in range(len(others))])
+            told = [each.difference for each, p in zip(found, holm([each.p for each in found]), strict=True) if p < LEVEL]
+            yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in told))
+            yield ("behind-jepa", *case), count(sum(d < 0 for d in told))
+
+
+def reproduced(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[Number]:
+    """AUROC of the pre-trainings of arXiv 2410.13867 as published, whatever the comparison is."""
+    for (place, task, protocol), cell in ours_of(columns_of(cells), rows).cells.items():
+        parts, (mean, sd, n) = ("auc", *place, protocol, task), spread(cell.values)
+        yield parts, f"{mean:.3f}"
+        yield (*parts, "runs"), count(n)
+        if sd is not None:
+            yield (*parts, "sd"), f"{sd:.3f}"
+
+
+def case_of(cell: Cell) -> tuple[str, str]:
+    """(protocol, task); from scratch is fine-tuning of what has learned nothing."""
+    return counted_as(str(protocol_of(cell.runs[0]["config"]))), cell.task
+
+
+def counted_as(protocol: str) -> str:
+    return FINETUNE if protocol == SCRATCH else protocol
+
+
+def count(n: int) -> str:
+    return f"{n:,}"
+
+
+def span(values: Sequence[int]) -> str:
+    """The one value that all are, or the least and the greatest."""
+    return " to ".join(map(count, sorted({min(values), max(values)})))
+
+
+def plain(x: float) -> str:
+    """0.0005 -> 0.0005, 1e-06 -> $10^{-6}$, 100000 -> 100,000."""
+    if isinstance(x, int):
+        return count(x)
+    digits, _, power = f"{x:e}".partition("e")
+    if x and abs(x) < 1e-3:
+        digits = f"{float(digits):g}"
+        return f"${'' if digits == '1' else digits + chr(92) + 'cdot '}10^{{{int(power)}}}$"
+    return f"{x:g}"
+
+
+def signed(x: float) -> str:
+    return f"${x:+.3f}$"
+
+
+def probability(p: float) -> str:
+    return "$<0.001$" if p < 0.001 else f"${p:.3f}$"
+
+
+if __name__ == "__main__":  # python -m paper.macros FOLDER: those of no record
+    write([], [], [], Path(sys.argv[1]))

@@ -1,0 +1,183 @@
+"""Published numbers, of published.csv, and the rule which of our records are a cell of the tables of arXiv 2410.13867."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bench import config as configs
+from bench.config import Config
+from bench.evaluation.protocols import defaults
+from bench.report import (
+    AFTER_LINEAR,
+    FINETUNE,
+    RANDOM,
+    SCRATCH,
+    Cell,
+    Row,
+    external,
+    leaves,
+    protocol_of,
+)
+from paper.columns import Column
+
+LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500
+SIZES = {"xs": "ViT-XS", "s": "ViT-S", "b": "ViT-B"}
+DATA = {"all": "All", "mimic-iv-ecg": "MIMIC-IV-ECG", "ptb-xl": "PTB-XL"}
+PAPER = "arXiv:2410.13867 README table"  # beginning of the source of its own rows, unless it quotes
+SINGLE = "superdiagnostic-single"
+TASKS = {"all": "ptbxl-all", "diagnostic": "ptbxl-diag", "subdiagnostic": "ptbxl-sub", "superdiagnostic": "ptbxl-super",
+         "form": "ptbxl-form", "rhythm": "ptbxl-rhythm", SINGLE: "ptbxl-super-single-label"}  # ours -> published.csv's
+TESTED = {"all": 2198, "diagnostic": 2158, "subdiagnostic": 2158, "superdiagnostic": 2158, "form": 880, "rhythm": 2098,
+          SINGLE: 1650}  # records of fold 10, PTB-XL 1.0.3
+NEAR = 0.01  # ours: versions differ by 0.2 %, duplicates may be dropped; a part of PTB-XL under its name is none
+FREE = ("seed", "data.resampling", "encoder.init", "optim.precision", "optim.compile", "optim.accumulate",
+        "checkpoints.at")  # of a pre-training: what may differ from the published recipe
+AS_PUBLISHED = {"encoder.init": "xavier_uniform", "data.resampling": "periodic", "optim.precision": "float32"}
+RUNS = 10  # behind a published mean
+BATCH = {"xs": 2048, "s": 2048, "b": 1024}  # published configurations
+Place = tuple[str, str, str]  # method, size, mixture ("" of random) of a pre-training of the paper
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of published.csv."""
+
+    source: str
+    model: str
+    method: str
+    pretrain_data: str
+    task: str
+    protocol: str
+    metric: str
+    value: str
+    std: str
+    url: str
+
+    @property
+    def system(self) -> tuple[str, ...]:
+        """What has one line in a table."""
+        return self.source, self.model, self.method, self.pretrain_data, self.task
+
+    @property
+    def of(self) -> str:
+        """Our task; "" of others."""
+        return next((ours for ours, theirs in TASKS.items() if self.task.split("/")[0] == theirs), "")
+
+    @property
+    def place(self) -> Place | None:
+        """Of a row of the paper's own on a backbone that is here, too."""
+        if not self.source.startswith(PAPER) or "quoting" in self.source:
+            return None
+        size = {v: k for k, v in SIZES.items()}[self.model]
+        if self.method == "Random Init":
+            return RANDOM, size, ""
+        return "jepa", size, {v: k for k, v in DATA.items()}[self.pretrain_data]
+
+    @property
+    def ours(self) -> str:
+        """The protocol of ours that this number is of; "" of other systems'."""
+        if self.place is None:
+            return ""
+        if self.protocol.startswith(LINEAR):
+            return LINEAR
+        if self.place[0] == RANDOM:
+            return SCRATCH
+        return AFTER_LINEAR if "two-stage" in self.protocol else FINETUNE
+
+
+@cache
+def facts() -> tuple[Fact, ...]:
+    """published.csv, in its order."""
+    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as f:
+        return tuple(Fact(**row) for row in csv.DictReader(f))
+
+
+def place_of(config: Config) -> Place | None:
+    """Which pre-training of the paper a config is; None: none of them. FREE may differ, keys that it lacks are as published."""
+    method, size, mix = config["method"]["name"], config["encoder"].get("size"), config["data"]["mix"]
+    name = next((name for name in DATA if configs.mixture(name) == mix), "")
+    if method not in (RANDOM, "jepa") or size not in SIZES or not (name or method == RANDOM):
+        return None
+    if _differs(dict(leaves(config)), _published(method, size, "" if method == RANDOM else name)):
+        return None
+    return method, size, "" if method == RANDOM else name
+
+
+@cache
+def _published(method: str, size: str, mix: str) -> Mapping[str, object]:
+    made = configs.load(method, [("encoder.size", size), ("data.mix", mix or "ptb-xl"), ("optim.batch", BATCH[size])])
+    wanted = {k: v for k, v in leaves(made) if k not in FREE}
+    return wanted if mix else {k: v for k, v in wanted.items() if k == "data.rate_hz" or k.startswith("encoder.")}
+
+
+def _differs(given: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    return any(given.get(key, value) != value for key, value in wanted.items())
+
+
+def task_of(column: Column) -> tuple[str, str] | None:
+    """(task, protocol) of the paper that a column is: PTB-XL whole, last checkpoint, all labels, default settings; or None."""
+    config = column.config
+    if not config or config["data"]["store"] != STORE or external(config) or config["task"] not in TASKS:
+        return None
+    name = str(protocol_of(config))
+    if name not in (LINEAR, FINETUNE, AFTER_LINEAR, SCRATCH):
+        return None
+    wanted = dict(leaves(defaults(name)))
+    for filled in ("task", "data.store", "evaluation.name"):
+        del wanted[filled]
+    first = next(c.runs[0] for c in column.cells if c.runs)
+    tested, wanted_tested = first["result"]["records"]["test"], TESTED[config["task"]]
+    if _differs(dict(leaves(config)), wanted) or abs(tested - wanted_tested) > NEAR * wanted_tested:
+        return None
+    return config["task"], FINETUNE if name == SCRATCH else name
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Our side of the paper's tables."""
+
+    cells: Mapping[tuple[Place, str, str], Cell]  # (pre-training, task, protocol); from scratch is fine-tuning of random
+    rows: Mapping[Place, Row]
+    others: Mapping[Place, Sequence[str]]  # labels of further rows of ours that are this pre-training, too
+
+    def cell(self, place: Place, task: str, protocol: str) -> Cell | None:
+        return self.cells.get((place, task, FINETUNE if protocol == SCRATCH else protocol))
+
+    def command(self, place: Place, task: str, protocols: Sequence[str]) -> str:
+        """What fills a pre-training's missing cells of a task, or is the first step to it."""
+        method, size, mix = place
+        row = self.rows.get(place)
+        if row is None or not row.pretrained:
+            data = [f"--mix {mix}"] if mix else [f"--store {STORE}"]
+            sets = [f"--set encoder.size={size}", f"--set encoder.init={AS_PUBLISHED['encoder.init']}",
+                    *([f"--set optim.batch={BATCH[size]}"] if size == "b" and mix else [])]
+            return " ".join([f"ecgbench pretrain {method}", *data, *sets])
+        wanted = " ".join(f"--protocol {p}" for p in protocols)
+        return f"ecgbench evaluate {row.pretrained[0][1]} --store {STORE} --task {task} {wanted} --seeds {RUNS}"
+
+
+def ours_of(columns: Sequence[Column], rows: Sequence[Row]) -> Ours:
+    """Which of our rows and cells are the paper's; of several rows the one that is the closest to what was published."""
+    places: dict[Place, list[Row]] = {}
+    for row in rows:
+        place = place_of(row.config)
+        if place:
+            places.setdefault(place, []).append(row)
+    for found in places.values():
+        found.sort(key=lambda row: (not row.pretrained, _distance(row), row.label))
+    chosen = {place: found[0] for place, found in places.items()}
+    by_row = {id(row): place for place, row in chosen.items()}
+    cells = {}
+    for column in columns:
+        where = task_of(column)
+        for c in column.cells if where else ():
+            if c.runs and id(c.row) in by_row and where:
+                cells[by_row[id(c.row)], *where] = c
+    return Ours(cells, chosen, {place: [row.label for row in found[1:]] for place, found in places.items() if len(found) > 1})
+
+
+def _distance(row: Row) -> list[bool]:
+    given = dict(leaves(row.config))
+    return [given.get(key) != value for key, value in AS_PUBLISHED.items()]
