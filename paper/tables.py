@@ -1,11 +1,9 @@
 """The report as a function of records: a page to read, everything in CSV, and the tables for print."""
 
-import csv
-import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 
 from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES
-from bench.files import replacing, write_text
+from bench.files import write_text
 from bench.report import (
     METRICS,
     MISSING,
@@ -31,7 +29,7 @@ from bench.report import (
 from paper import inventory, published, reproduction
 from paper.columns import Column, columns_of, score
 from paper.families import families, mixture_of
-from paper.typeset import Sheet, as_csv, as_markdown, to_fill
+from paper.typeset import Sheet, as_csv, as_markdown, to_fill, write_csv
 
 SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
           "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
@@ -85,7 +83,7 @@ def pairs(cells: Sequence[Cell]) -> Iterator[Sequence[Any]]:
             tables.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
     for (store, task), columns in tables.items():
         found = []
-        for here in filter(lambda column: len(column) > 1, columns.values()):
+        for here in columns.values():
             two = [*itertools.combinations(range(len(here)), 2)]
             compared = compare_pairs([c.runs for c in here], two)
             found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
@@ -120,14 +118,6 @@ def scores(cells: Sequence[Cell]) -> str:
             numbers = [MISSING if x is None else x for x in spread(found)]
             lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
     return as_csv(lines)
-
-
-def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    """Line by line: pairs may be half a million."""
-    with replacing(path) as f:
-        text = io.TextIOWrapper(f, "utf-8", newline="")
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        text.detach()
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], sheets: Sequence[Sheet]) -> str:
