@@ -21,7 +21,7 @@ from jepa_step import now, peak
 from rich.console import Console
 from rich.table import Table
 
-from bench import catalogue, config, optim, pretrain, record, vit
+from bench import catalogue, config, memory, optim, pretrain, record, vit
 from bench.cli import where
 from bench.data import views
 from bench.data.signal import LEADS
@@ -36,6 +36,8 @@ def one(name: str, size: str, batch: int, precision: str, compiled: bool, device
     """Steps of bench.pretrain on a batch at hand, views included; the first three warm up."""
     made = config.load(name, [("encoder.size", size), ("optim.batch", batch), ("optim.precision", precision)])
     settings, data = made["optim"], made["data"]
+    if device.type == "cpu":
+        memory.keep()  # as pretrain does
     model = pretrain.build(made).to(device).train()
     optimiser = optim.adamw(model, settings)
     if compiled:
