@@ -400,8 +400,8 @@ def frame_of(records: Sequence[Record]) -> "pd.DataFrame":
     n_train, n_validation, n_test           records
     best_step, seconds, together            the step that was chosen; of the group, and how many evaluations it was
     peak_memory_mb                          of the evaluation
-    pretrain_seconds, pretrain_records_per_second, pretrain_peak_memory_mb, parameters
-                                            of the pre-training, where its record is there
+    pretrain_seconds, pretrain_records_per_second, pretrain_peak_memory_mb
+    parameters                              of the pre-training, where its record is there; parameters: those it trained
     commit, dirty, device, slurm_job        of the evaluation: code, whether it had uncommitted changes, where it ran
     pretrain_commit, pretrain_dirty         of the pre-training, where its record is there
     """
@@ -430,7 +430,7 @@ def frame_of(records: Sequence[Record]) -> "pd.DataFrame":
             **{f"n_{part}": result["records"].get(part) for part in ("train", "validation", "test")},
             **{key: result.get(key) for key in ("best_step", "seconds", "together", "peak_memory_mb")},
             **{f"pretrain_{key}": cost.get(key) for key in ("seconds", "records_per_second", "peak_memory_mb")},
-            "parameters": cost.get("parameters"),
+            "parameters": cost.get("parameters", {}).get("trained"),
             **{key: origin.get(key) for key in ("commit", "dirty", "device", "slurm_job")},
             **{f"pretrain_{key}": first["provenance"].get(key) for key in ("commit", "dirty")}})
     return pd.DataFrame(made)

@@ -59,7 +59,8 @@ def trained(rng: np.random.Generator) -> dict[str, Any]:
     names = ("loss", "lr", "gradient_norm", "records_per_second", "memory_mb", "target_sd", "momentum")
     return {"curves": {"step": list(range(0, 100_000, 500)), **{name: rng.random(200).tolist() for name in names}},
             "monitor": {name: rng.random(21).tolist() for name in ("step", "rankme", "feature_sd")},
-            "records_per_second": 2000.0, "seconds": 1e5, "peak_memory_mb": 30000.0, "parameters": 10**7, "saw": {}}
+            "records_per_second": 2000.0, "seconds": 1e5, "peak_memory_mb": 30000.0,
+            "parameters": {"trained": 10**7, "backbone": 10**7}, "saw": {}}
 
 
 def evaluated(task: str, rng: np.random.Generator) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import reported
 
 from bench import reading, report
 from bench.errors import UserError
+from paper import tables
 
 RECORDS = Path(__file__).parent / "records"
 VERSIONS = sorted(path.name for path in RECORDS.iterdir())
@@ -60,10 +60,12 @@ def test_records_of_every_protocol_so_far_are_read_tabulated_and_loaded(version:
     assert not skipped
     evaluations = [r for r in records if r["kind"] == "evaluate"]
     assert len(evaluations) >= 2
-    assert reported(folder, tmp_path / "out")
+    rows = report.rows_of(records)
+    assert tables.write(report.cells_of(records, rows), rows, records, tmp_path / "out")
     frame = report.load(folder)
     assert frame.score.tolist() == [r["result"][reading.metric_of(r)] for r in evaluations]
-    assert frame[["lower", "upper", "n_test", "size", "batch", "pretrain_seconds", "commit"]].notna().all(axis=None)
+    assert {type(value) for value in frame.to_dict("list").values() for value in value} <= {str, int, float, bool, type(None)}
+    assert frame[["lower", "upper", "n_test", "size", "batch", "pretrain_seconds", "parameters", "commit"]].notna().all(axis=None)
 
 
 def test_there_are_records_of_every_protocol() -> None:
