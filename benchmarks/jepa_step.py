@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import memory, optim, pretrain, vit
+from bench import optim, pretrain, vit
 from bench.config import Config
 from bench.data import views
 from bench.data.loader import Loader
@@ -103,8 +103,6 @@ class Ours:
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})  # seconds
 
     def __post_init__(self) -> None:
-        if self.device.type == "cpu":
-            memory.keep()  # as pretrain does
         model = pretrain.build(self.config).to(self.device).train()
         assert isinstance(model, JEPA)
         self.model, self.optimiser, self.taken = model, optim.adamw(model, self.config["optim"]), 0

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import config, optim, record, vit
+from bench import config, memory, optim, record, vit
 from bench.cli import where
 from bench.data.loader import PREFETCH, Loader
 from bench.data.prepare import prepare
@@ -300,6 +300,8 @@ def run(given: argparse.Namespace, console: Console) -> None:
         cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}  # empty: compiling costs what it costs at first
         undo.enter_context(patch.dict(os.environ, cache | os.environ))
         plan = planned(given)
+        if plan.device.type == "cpu":
+            memory.keep()  # as pretrain does
         if given.published:
             published = Published(given.published, str(plan.device), torch.get_num_threads())
             undo.callback(published.close)
