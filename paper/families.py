@@ -141,7 +141,10 @@ def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[str, float]:
 
 
 def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
-    """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh."""
+    """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
+
+    What the runs do not tell in one unit is None.
+    """
     runs = [by_run[run] for _, run in row.pretrained if run in by_run and row.method != RANDOM]
 
     def mean(values: Iterator[float | None]) -> float | None:
@@ -156,12 +159,15 @@ def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
 
     results = [r["result"] for r in runs]
     kinds = {"core" if on_cpu(r) else "GPU" for r in runs}
+    energies = [r["energy_joules"] for r in results if "energy_joules" in r]
+    parts = {" + ".join(part.upper() for part in sorted(each)) for each in energies}
     hours = mean(r["result"]["seconds"] * units(r) / 3600 if "seconds" in r["result"] else None for r in runs)
     return {"runs": len(row.pretrained),
             "hours": hours if len(kinds) == 1 else None, "hours_of": kinds.pop() if len(kinds) == 1 else None,
             "records_per_second": mean(r.get("records_per_second") for r in results),
             "peak_memory_mb": mean(r.get("peak_memory_mb") for r in results),
-            "energy_kwh": mean(r["energy_joules"] / 3.6e6 if r.get("energy_joules") is not None else None for r in results),
+            "energy_kwh": mean(sum(each.values()) / 3.6e6 for each in energies) if len(parts) == 1 else None,
+            "energy_of": parts.pop() if len(parts) == 1 else None,
             "device": ", ".join(sorted({str(r["provenance"].get("device", MISSING)) for r in runs})) or None}
 
 
@@ -180,6 +186,7 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
                        (spent["energy_kwh"], ".3g")]
             texts = ["" if row.method == RANDOM else MISSING if x is None else f"{x:{form}}" for x, form in amounts]
             texts[0] += f" {spent['hours_of']}" if spent["hours"] is not None else ""
+            texts[3] += f" {spent['energy_of']}" if spent["energy_kwh"] is not None else ""
             lines.append([Entry(group.name(row), marks=group.mark(row)), *map(Entry, shown), Entry(str(spent["runs"])),
                           *map(Entry, texts)])
         blocks.append((family, lines))
@@ -189,7 +196,8 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
         "hours", "records/s", "memory (MB)", "energy (kWh)"))]
     on = ", ".join(sorted(filter(None, devices))) or MISSING
     caption = (f"{group.title}. Mean rank over tasks (1 is best; among the rows that have runs in all of a protocol's tasks) "
-               f"beside the cost of a pre-training, mean over runs; hours are of one GPU, or of one core where a CPU trained. "
+               f"beside the cost of a pre-training, mean over runs; hours are of one GPU, or of one core where a CPU trained; "
+               f"energy is of the named parts of the machine, whatever else ran there. "
                f"On: {on}. {MISSING}: no value.")
     return Table(f"{group.title}: ranks and cost", caption, head, blocks, notes=dict(group.notes))
 
