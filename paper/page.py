@@ -80,7 +80,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
         write_text(out / "data" / f"{name}.js", script(name, value))
     for path in out.glob("data/*/*.js"):  # of records that are gone
         if path.relative_to(out / "data").with_suffix("").as_posix() not in data:
-            path.unlink()
+            path.unlink(missing_ok=True)
     for path in sorted(STATIC.iterdir()):
         if path.suffix != ".html":
             copy(path, out / path.name)
@@ -136,7 +136,6 @@ def corpora(config: Config) -> str:
         return mixture(mix) or next(iter(mix))
     shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
     return " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
-
 
 
 def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
