@@ -47,10 +47,12 @@ def family_of(method: str) -> str:
     return header(path).get("family", MISSING) if path else MISSING
 
 
-def mixture_of(mix: Mapping[str, float]) -> str:
-    """A mixture's name, its one store, or its weights."""
-    named = configs.read_yaml(configs.ROOT / "bench" / "data" / "mixtures.yaml")
-    return next((name for name, known in named.items() if known == mix), next(iter(mix)) if len(mix) == 1 else text_of(mix))
+def mixture_of(mix: dict[str, float]) -> str:
+    """What a pre-training drew from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
+    if len(mix) == 1:
+        return next(iter(mix))
+    shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
+    return configs.mixture_name(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:

@@ -124,7 +124,17 @@ def test_a_page_lists_a_few_commands_and_counts_the_others(runs: Runs, tmp_path:
 def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
     runs.pretrain("jepa")
     markdown, _ = tables(runs, tmp_path)
-    assert '| jepa | tiny | 100 | 10 | 4 | 2 | {"a": 0.75, "b": 0.25} | 1 | 4.0 | 2.0 | -- |' in markdown
+    assert '| jepa | tiny | 100 | 10 | 4 | 2 | 0.75 a + 0.25 b | 1 | 4.0 | 2.0 | -- |' in markdown
+
+
+def test_scores_per_class_and_beside_auroc_count_pretrainings_as_the_tables_do(runs: Runs, tmp_path: Path, fast: None) -> None:
+    first, second = runs.pretrain("jepa", 0), runs.pretrain("jepa", 1)
+    for run, auroc, seed in ((first, 0.5, 0), (first, 0.7, 1), (second, 0.8, 0)):
+        runs.evaluate(run, [0.4, 0.6], seed, auroc=auroc)["result"]["f_max"] = auroc
+    tables(runs, tmp_path)
+    for name, line in (("per_class", -1), ("scores", -3)):
+        *_, mean, _, n = (tmp_path / "out" / f"{name}.csv").read_text().splitlines()[line].split(",")
+        assert (float(mean), n) == (pytest.approx(0.7), "2")
 
 
 def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
