@@ -142,6 +142,16 @@ def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[str, float]:
     return dict(zip(complete, map(float, ranks), strict=True))
 
 
+def hours_of(pretrained: Record) -> tuple[float, str] | None:
+    """(hours, of what: "GPU", or "core" where a CPU trained) of a pre-training; None where its record does not say."""
+    seconds, origin = pretrained["result"].get("seconds"), pretrained["provenance"]
+    if seconds is None:
+        return None
+    cpu = str(origin.get("device") or "cpu").startswith("cpu")
+    units = (origin.get("processes") or 1) * (origin.get("threads") or 1 if cpu else 1)
+    return seconds * units / 3600, "core" if cpu else "GPU"
+
+
 def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
     """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
 
@@ -152,20 +162,14 @@ def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
     def mean(values: Iterator[float | None]) -> float | None:
         return spread([v for v in values if v is not None])[0]
 
-    def units(r: Record) -> int:
-        """GPUs, or CPU cores."""
-        return (r["provenance"].get("processes") or 1) * (r["provenance"].get("threads") or 1 if on_cpu(r) else 1)
-
-    def on_cpu(r: Record) -> bool:
-        return str(r["provenance"].get("device", "cpu")).startswith("cpu")
-
     results = [r["result"] for r in runs]
-    kinds = {"core" if on_cpu(r) else "GPU" for r in runs}
+    spent = [each for each in map(hours_of, runs) if each]
+    units = {unit for _, unit in spent}
     energies = [r["energy_joules"] for r in results if "energy_joules" in r]
     parts = {" + ".join(part.upper() for part in sorted(each)) for each in energies}
-    hours = mean(r["result"]["seconds"] * units(r) / 3600 if "seconds" in r["result"] else None for r in runs)
     return {"runs": len(row.pretrained),
-            "hours": hours if len(kinds) == 1 else None, "hours_of": kinds.pop() if len(kinds) == 1 else None,
+            "hours": mean(hours for hours, _ in spent) if len(units) == 1 else None,
+            "hours_of": units.pop() if len(units) == 1 else None,
             "records_per_second": mean(r.get("records_per_second") for r in results),
             "peak_memory_mb": mean(r.get("peak_memory_mb") for r in results),
             "energy_kwh": mean(sum(each.values()) / 3.6e6 for each in energies) if len(parts) == 1 else None,

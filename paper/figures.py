@@ -18,6 +18,7 @@ from bench.evaluation.compare import Ranking, welch
 from bench.plot import COLUMN, TEXT, look, save, styled
 from bench.report import RANDOM, Cell, Record, Row, pretrainings, rankings, spread
 from paper.columns import columns_of
+from paper.families import hours_of
 
 Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
 Runs = Mapping[str, Sequence[Record]]  # row label -> its pre-trainings
@@ -112,9 +113,8 @@ def _first(protocol: str) -> tuple[int, str]:
 
 
 def hours(runs: Sequence[Record]) -> float:
-    """Device-hours of one pre-training, mean over these; 0 where none is known."""
-    spent = [r["result"]["seconds"] * r["provenance"].get("processes", 1) / 3600 for r in runs]
-    return float(np.mean(spent)) if spent else 0.0
+    """Hours of a GPU or a core that one pre-training takes, mean over these; 0 where none is known."""
+    return spread([each[0] for each in map(hours_of, runs) if each])[0] or 0.0
 
 
 def timed(points: Sequence[Point], runs: Runs) -> list[Point]:
@@ -225,6 +225,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
     spent = {p.cell.row.label: hours(runs[p.cell.row.label]) for p in points}
     unit, factor = ("hours", 1) if max(spent.values()) >= 1 else ("seconds", 3600)
     rows = list({p.cell.row.label: p.cell.row for p in points if spent[p.cell.row.label]}.values())
+    of = {each[1] for row in rows for each in map(hours_of, runs[row.label]) if each}
     devices = {r["provenance"].get("device") or "unknown" for row in rows for r in runs[row.label]}
     figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True):
@@ -242,7 +243,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
         axes.grid()
     where = f"{len(devices)} kinds of device: times do not compare" if len(devices) > 1 else "".join(devices)
     figure.supylabel("macro AUROC with interval", fontsize=7)
-    _legend(figure, rows, f"device-{unit} of pre-training ({where}; dashed: random)")
+    _legend(figure, rows, f"{' or '.join(sorted(of))} {unit} of pre-training ({where}; dashed: random)")
     return figure
 
 
