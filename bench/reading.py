@@ -5,6 +5,7 @@ segment that is damaged or was written by other code than this, and files that h
 """
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import stat
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -137,24 +138,25 @@ def metric_of(record: Record) -> str:
 
 
 class Classes(Mapping[str, dict[str, Any]]):
-    """A result's per_class, class -> its scores, kept as one array; `scores[key]` is that score of every class, (C,)."""
+    """A result's per_class, class -> its scores, classes sorted; `scores[key]` is that score of every class, (C,)."""
 
-    def __init__(self, names: list[str], keys: list[str], values: np.ndarray) -> None:
-        self.names, self.scores = names, dict(zip(keys, values, strict=True))
+    def __init__(self, positives: dict[str, int], keys: list[str], read: Callable[[], bytes]) -> None:
+        self.positives, self.keys_, self.read = positives, keys, read
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        values = np.frombuffer(self.read(), "<f8").reshape(len(self.keys_), len(self.positives))
+        return dict(zip(self.keys_, values, strict=True))
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        try:
-            i = self.names.index(name)
-        except ValueError:
-            raise KeyError(name) from None
-        found = {key: values[i].item() for key, values in self.scores.items() if not np.isnan(values[i])}
-        return found | {"positives": int(found["positives"])}
+        positives, i = self.positives[name], list(self.positives).index(name)
+        return {key: v[i].item() for key, v in self.scores.items() if not np.isnan(v[i])} | {"positives": positives}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self.positives)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.positives)
 
 
 class Result(Mapping[str, Any]):
@@ -172,16 +174,14 @@ class Result(Mapping[str, Any]):
         if key in self.hand:
             return self.hand[key]
         number, kind, *about = self.kinds[key]
-        data = self.segment.blob(*self.places[2 * number : 2 * number + 2])
+        place = self.places[2 * number : 2 * number + 2]
+        if kind == "classes":
+            positives, keys = about
+            return Classes(positives, keys, lambda: self.segment.blob(*place))
+        data = self.segment.blob(*place)
         if kind == "json":
             return orjson.loads(data)
-        if kind == "millionths":
-            return np.frombuffer(data, "<i4") / 1e6
-        values = np.frombuffer(data, "<f8")
-        if kind == "classes":
-            names, keys = about
-            return Classes(names, keys, values.reshape(len(keys), len(names)))
-        return values
+        return np.frombuffer(data, "<i4") / 1e6 if kind == "millionths" else np.frombuffer(data, "<f8")
 
     def __contains__(self, key: object) -> bool:
         return key in self.hand or key in self.kinds
@@ -281,10 +281,10 @@ def encoded(key: str, value: Any) -> tuple[list[Any], bytes]:
             return ["millionths"], millionths.astype("<i4").tobytes()
         return ["floats"], numbers.astype("<f8").tobytes()
     if key == "per_class" and value:
-        names, keys = sorted(value), sorted({score for each in value.values() for score in each})
+        names, keys = sorted(value), sorted({score for each in value.values() for score in each} - {"positives"})
         table = np.array([[value[name].get(score, np.nan) for name in names] for score in keys])
-        if table.dtype.kind in "if" and "positives" in keys:
-            return ["classes", names, keys], table.astype("<f8").tobytes()
+        if table.dtype.kind in "if" and all(type(value[name].get("positives")) is int for name in names):
+            return ["classes", {name: value[name]["positives"] for name in names}, keys], table.astype("<f8").tobytes()
     return ["json"], orjson.dumps(value)
 
 

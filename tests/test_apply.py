@@ -71,8 +71,8 @@ def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callab
                                                                method: str, protocol: str, average: str) -> None:
     steps = ["optim.steps=2", "optim.warmup_steps=0"] if method == "jepa" else []
     run = pretrain.pretrain(configure(method, *steps), [tiny], where)
-    name, kept = evaluated(protocol, run, tiny, where, f"evaluation.average={average}", "evaluation.lr=0.3",
-                           "evaluation.final_lr=0.3")  # far from where it began
+    name, kept = evaluated(protocol, run, tiny, where, f"evaluation.average={average}", "evaluation.lr=0.1",
+                           "evaluation.final_lr=0.1")  # far from where it began
     torch.manual_seed(5)  # weights come from files, or from the evaluation's own seed
     again = apply.predict(apply.open_classifier(where.work, where.results, name), store(tiny), CPU, **ONE)
     p = dict(zip(again.record_id, again.values, strict=True))
@@ -80,7 +80,7 @@ def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callab
         ours = np.stack([p[i] for i in kept[f"record_id_{part}"]])
         assert np.abs(ours - kept[f"p_{part}"]).max() < 1e-5
     assert again.crops.tolist() == [7] * 80
-    assert kept["p_test"].std(0).min() > 1e-3
+    assert kept["p_test"].std(0).min() > 1e-4
 
 
 def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, tiny: Store, where: Where,

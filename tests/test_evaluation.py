@@ -319,7 +319,7 @@ def test_a_damaged_state_starts_the_evaluation_again_and_says_so(run: str, tiny:
 
 def test_a_loss_that_is_no_number_stops_the_evaluation_and_leaves_its_reason(run: str, tiny: Store, where: Where,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads.AttentiveHead, "forward", lambda self, tokens: tokens[:, 0] @ self.proj.weight.mT * torch.nan)
+    monkeypatch.setattr(heads.AttentiveHead, "forward", lambda self, tokens, crops=1: tokens[::crops, 0] @ self.proj.weight.mT * torch.nan)
     with pytest.raises(UserError, match="the loss of step 0 is nan: evaluation stopped; lower"):
         evaluate("linear", run, tiny, where)
     (reason,) = (folder_of(where.work, run) / "evaluations").glob("*/error.txt")

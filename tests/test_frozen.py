@@ -640,3 +640,23 @@ def test_a_grid_of_checkpoints_and_settings_of_linear_reach_the_run_that_comes_a
 def test_a_finetune_after_linear_needs_the_head_that_it_starts_from(run: str, two: Store, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         evaluation.config_for("finetune-after-linear", "pitch", run, two, 0, [override])
+
+
+@pytest.mark.parametrize("name", ["attentive", "mean", "register"])
+def test_logits_of_a_record_are_the_mean_over_its_crops_however_it_is_taken(name: str) -> None:
+    encoder = vit.Encoder(vit.Size(16, 2, 2))
+    head = heads.stack([heads.build(name, encoder, 3) for _ in range(2)])
+    tokens = torch.randn(6 * 7, 11, 16, generator=torch.Generator().manual_seed(0))
+    each = head(tokens).unflatten(-2, (6, 7)).mean(-2)
+    torch.testing.assert_close(head(tokens, crops=7), each, rtol=0, atol=1e-6)
+    assert each.std() > 1e-4
+
+
+def test_crops_are_averaged_together_only_where_all_records_have_as_many() -> None:
+    tokens = torch.randn(9, 5, 16)
+    kept = frozen.Kept(np.array([3, 3, 3, 4, 4, 4, 6, 6, 6]), tokens, torch.device("cpu"), torch.float32)
+    uneven = frozen.Kept(np.array([3, 3, 4, 4, 4, 4, 6, 6, 6]), tokens, torch.device("cpu"), torch.float32)
+    rows = np.array([3, 4, 6])
+    assert (kept.together(rows), uneven.together(rows), uneven.together(np.array([6]))) == (3, 1, 3)
+    for given in (kept, uneven):
+        assert torch.equal(torch.cat([x for x, _ in given.batches(rows, given.together(rows))]), tokens)

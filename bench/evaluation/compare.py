@@ -83,7 +83,8 @@ def _terms(record: Record) -> dict[str, Any]:
 def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
     """{class: its score}, classes sorted, of a record's per_class."""
     if isinstance(per_class, Classes):
-        return dict(zip(per_class.names, per_class.scores[score].tolist(), strict=True))
+        return per_class.positives if score == "positives" else dict(
+            zip(per_class.positives, per_class.scores[score].tolist(), strict=True))
     return {name: each[score] for name, each in sorted(per_class.items())}
 
 

@@ -5,6 +5,7 @@ task's batches are the next records of the shared order that it has, and no head
 """
 
 import copy
+import functools
 import itertools
 import math
 import mmap
@@ -99,11 +100,17 @@ class Kept:
             return self.tokens[crops[0]: crops[-1] + 1].to(self.device, self.dtype)
         return self.tokens[torch.from_numpy(crops).to(self.tokens.device)].to(self.device, self.dtype)
 
-    def batches(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """(tokens of the rows' crops, place in rows of each), BLOCK at a time."""
+    def together(self, rows: np.ndarray) -> int:
+        """How many crops each of the rows has, if all have as many; else 1."""
+        each = np.bincount(places(self.rows, rows)[1], minlength=len(rows))
+        return int(each[0]) if len(each) and (each == each[0]).all() else 1
+
+    def batches(self, rows: np.ndarray, crops: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """(tokens of the rows' crops, place in rows of each), about BLOCK at a time: a multiple of crops."""
         found, owner = places(self.rows, rows)
-        for first in range(0, len(found), BLOCK):
-            part = slice(first, first + BLOCK)
+        block = max(1, BLOCK // crops) * crops
+        for first in range(0, len(found), block):
+            part = slice(first, first + block)
             yield self.take(found[part]), torch.from_numpy(owner[part])
 
 
@@ -270,7 +277,9 @@ class Stack:
 def predict(stacked: nn.Module, kept: Kept, rows: np.ndarray, task: Visible, settings: dict[str, Any]) -> np.ndarray:
     """(S, n, C) probabilities of the rows (n,), or values in their unit."""
     head = copy.deepcopy(stacked).to(kept.dtype)  # as autocast would at every batch
-    return heads.predict(head, kept.batches(rows), len(rows), task.chances, settings)
+    crops = kept.together(rows) if settings["average"] == "logits" else 1
+    batches = ((tokens, owner[::crops]) for tokens, owner in kept.batches(rows, crops))
+    return heads.predict(functools.partial(head, crops=crops), batches, len(rows), task.chances, settings)
 
 
 class Feed:

@@ -1,6 +1,8 @@
 """What turns a backbone's tokens into logits, and many heads into one.
 
 Stacked, every parameter has a leading dimension of S heads, and logits are (S, B, classes) instead of (B, classes).
+Logits are linear in what a head pools of the tokens, so the mean over the crops of a record (crops of them in a row,
+B / crops records) is taken before anything is projected.
 """
 
 import copy
@@ -18,14 +20,15 @@ from bench.vit import Encoder
 
 
 class Attend(torch.autograd.Function):
-    """(B, N, D) tokens, (..., D) queries, (..., D, D) and (..., 2 D, D) projections -> (heads of all, B, D / H) values.
+    """(B, N, D) tokens, (..., D) queries, (..., D, D) and (..., 2 D, D) projections -> (heads of all, B / crops, D / H)
+    values, each the mean of `crops` in a row; gradients are of one.
 
     Its gradients are written out, as autograd spends a quarter of a step on a CPU on copies: of the gradients of keys
     and values into one, and of what is not laid out as the products need it.
     """
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, heads: int, crops: int) -> Tensor:
         kind = tokens.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
         with torch.autocast(kind, enabled=False):
@@ -35,6 +38,8 @@ class Attend(torch.autograd.Function):
             folded = asked @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
             scores = tokens @ folded.flatten(0, -2).mT  # (B, N, heads of all)
             weights = scores.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+            if crops > 1:
+                weights, tokens = (x.reshape(-1, crops * x.shape[1], x.shape[2]) for x in (weights / crops, tokens))
             pooled = (weights.mT @ tokens).transpose(0, 1).contiguous()  # (heads of all, B, D)
             ctx.save_for_backward(tokens, query, q, asked, k, v, folded, weights, pooled)
             return pooled @ v.flatten(0, -3).mT
@@ -50,7 +55,7 @@ class Attend(torch.autograd.Function):
         torch.mul(asked.mT, d_folded, out=d_kv.select(-4, 0))
         d_kv.select(-4, 1).copy_((d_values.mT @ pooled).view_as(v))
         d_tokens = weights @ d_pooled + d_scores @ folded.flatten(0, -2) if ctx.needs_input_grad[0] else None
-        return d_tokens, (d_asked @ q).squeeze(-2), d_asked.mT * query[..., None, :], d_kv.flatten(-4, -2), None
+        return d_tokens, (d_asked @ q).squeeze(-2), d_asked.mT * query[..., None, :], d_kv.flatten(-4, -2), None, None
 
 
 class AttentiveHead(nn.Module):
@@ -69,8 +74,8 @@ class AttentiveHead(nn.Module):
         self.proj = nn.Linear(width, classes, bias=False)
         nn.init.trunc_normal_(self.query, std=0.02)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        values = Attend.apply(tokens, self.query, self.q.weight, self.kv.weight, self.heads)
+    def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
+        values = Attend.apply(tokens, self.query, self.q.weight, self.kv.weight, self.heads, crops)
         values = values.unflatten(0, (*self.query.shape[:-1], self.heads)).movedim(-3, -2)  # (..., B, H, D / H)
         return values.flatten(-2) @ self.proj.weight.mT
 
@@ -83,8 +88,9 @@ class MeanHead(nn.Module):
         self.registers = len(encoder.registers)
         self.proj = nn.Linear(encoder.width, classes, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens[:, self.registers:].mean(1, dtype=torch.float32) @ self.proj.weight.mT
+    def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
+        pooled = tokens[:, self.registers:].mean(1, dtype=torch.float32)
+        return pooled.unflatten(0, (-1, crops)).mean(1) @ self.proj.weight.mT
 
 
 class RegisterHead(nn.Module):
@@ -94,8 +100,8 @@ class RegisterHead(nn.Module):
         super().__init__()
         self.proj = nn.Linear(encoder.width, classes, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens[:, 0] @ self.proj.weight.mT
+    def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
+        return tokens[:, 0].unflatten(0, (-1, crops)).mean(1) @ self.proj.weight.mT
 
 
 HEADS: dict[str, type[nn.Module]] = {"attentive": AttentiveHead, "mean": MeanHead, "register": RegisterHead}
@@ -147,7 +153,7 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], n: int,
+def predict(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], n: int,
             chances: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> np.ndarray:
     """(..., n, C) what `chances` makes of n records' logits, the mean over their crops of what settings["average"] says.
 
