@@ -864,6 +864,10 @@ def report(results: Results = Path("results"),
     from bench.files import write_text
     from paper import figures, macros, page, tables
 
+    if pictures and not html:
+        raise UserError("--picture is for the page; write --html DIR, too")
+    if out.resolve() == results.resolve():
+        raise UserError(f"--out {out} is the folder of the records, which holds nothing else; choose another")
     records, skipped = reporting.read(results)
     for line in skipped:
         print(f"ecgbench: skipped: {line}", file=sys.stderr)
@@ -884,10 +888,12 @@ def report(results: Results = Path("results"),
 
 @app.command()
 def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
-    """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures."""
-    from bench import config
+    """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
+    from bench import config, pictures
     from bench.data import prepare as preparing
     from bench.data.sources import open_source
+    from bench.data.store import open_by_name
+    from bench.reading import read
     from slurm import sweep
 
     corpus, results, out = work / "synthetic-ptb-xl", work / "results", work / "report"
@@ -897,17 +903,14 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
         preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
                           workers=len(os.sched_getaffinity(0)))
     sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
-    report(results, out, allow=True)
-    from bench import pictures
-    from bench.data.store import open_by_name
-
-    store = open_by_name(work / "stores", "synthetic")
-    for what in ("ecg", "views"):
-        print(pictures.draw(store, [], out / "figures" / f"{what}.png", what))
+    store, drawn = open_by_name(work / "stores", "synthetic"), out / "figures"
+    ecgs = [pictures.draw(store, [], drawn / f"{what}.png", what) for what in ("ecg", "views")]
+    trained = {r["config"]["method"]["name"]: r["run_id"] for r in read(results)[0] if r["kind"] == "pretrain"}
     for method in ("jepa", "simclr", "mae"):
-        made = config.load(method, ["data.rate_hz=100", "encoder.size=tiny", "encoder.patch=10"])
-        print(pictures.see(store, None, out / "figures" / f"see-{method}.png", made))
-    print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {out / 'figures'}")
+        ecgs.append(pictures.see_run(store, None, drawn / f"see-{method}.png", work, trained[method]))
+    page = out / "page" / "index.html"
+    report(results, out, allow=True, html=page.parent, pictures=ecgs)
+    print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {drawn}\nPage: {page}")
 
 
 def main() -> None:

@@ -175,6 +175,12 @@ def mixture(name: str) -> dict[str, float]:
     return known[name]
 
 
+def mixture_name(weights: dict[str, float]) -> str | None:
+    """What a mixture is called, if it has a name."""
+    known = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
+    return next((name for name in known if known[name] == weights), None)
+
+
 def merge(base: Config, extra: Config) -> Config:
     """Overlay extra on base. New keys and changed types are errors, so a typo cannot pass silently."""
     return _overlay(base, extra, "")

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from bench.data.signal import LEADS
 from bench.errors import UserError
@@ -35,6 +36,7 @@ STYLE = {
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "grid.color": "0.88", "grid.linewidth": 0.5,
     "axes.axisbelow": True, "figure.constrained_layout.use": True, "savefig.dpi": 200, "svg.fonttype": "none",
     "svg.hashsalt": "ecgbench", "pdf.fonttype": 42, "pdf.use14corefonts": False,
+    "text.parse_math": False,  # a name may hold a dollar
 }  # fmt: skip
 styled = matplotlib.style.context(["default", STYLE])  # as a decorator: a user's matplotlibrc changes nothing
 
@@ -213,6 +215,7 @@ def label_counts(tables: Sequence[tuple[str, Mapping[str, np.ndarray]]], folds: 
         for y, n in enumerate(total):
             counts.text(n, y, f" {n:,}", va="center", fontsize=6)
         counts.set_xscale("symlog", linthresh=10)
+        counts.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
         counts.set_xlim(0, 3 * max(10, total.max(initial=1)))
         counts.set_title(f"{task}: records per class")
         image = shares.imshow(table / np.maximum(total, 1)[:, None], cmap="Greys", aspect="auto", vmin=0)

@@ -22,6 +22,7 @@ from bench.data.loader import Loader
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.distributed import ALONE, World
+from bench.energy import Meter
 from bench.errors import UserError, unknown
 from bench.evaluation.diagnostics import rankme
 from bench.files import locked, read_json, write_text
@@ -31,6 +32,7 @@ from bench.rng import Rng
 LOG_POINTS = 200  # lines of metrics in a run, whatever its length; ours
 MONITOR_POINTS = 20  # how often collapse is looked for; ours
 MONITOR_BATCH = 256  # records of the fixed batch that it is looked for on; ours
+WATTS = {"cpu": "cpu_watts", "gpu": "gpu_watts"}  # part of a Meter -> its key in the metrics
 WEIGHTS, DROPOUT, DATA, MASKS, HOST, VIEWS, MONITOR = range(7)  # streams of random numbers drawn from one seed
 
 
@@ -140,6 +142,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
             checkpoint.save(path, Checkpoint(tensors, {**meta, "step": taken, "window": window}))
 
     pending: list[Tensor] = []  # losses not yet read from the device
+    meter = Meter(device, packages=world.local == 0)
     saved_at = began = time.monotonic()
     signum, since = 0, taken  # the step at `began`; the window may hold steps of before a kill
     title = f"pretrain {config['method']['name']} {run_id(config)}"
@@ -167,6 +170,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
             optimiser.step()
             model.after_step(step_at(seed, taken, total, device, batch_size))
             pending.append(torch.stack(losses).mean())
+            meter.look()
 
             time_to_save = taken % where.save_steps == 0 or time.monotonic() - saved_at > 60 * where.save_minutes
             signum, due = divmod(world.largest(2 * asked() + time_to_save), 2)  # of any process
@@ -175,6 +179,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
             window += finite(pending, taken, folder, world)
             if log:
                 spent = (time.monotonic() - began) / (taken - since) * len(window)
+                drawn = watts(meter, time.monotonic() - began, world)
                 began, since = time.monotonic(), taken
                 told = {k: v.float().to(device) for k, v in scalars.items()}
                 world.mean_(list(told.values()))
@@ -182,7 +187,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
                     metrics.write(step=taken, loss=sum(window) / len(window), lr=lr, gradient_norm=norm.item(),
                                   seconds=spent, records_per_second=len(window) * batch_size / spent,
                                   seconds_left=spent / len(window) * (total - taken), memory_mb=peak_memory_mb(device),
-                                  **{k: v.item() for k, v in told.items()})
+                                  **drawn, **{k: v.item() for k, v in told.items()})
                 bar(taken, f"loss {sum(window) / len(window):.4f}")
                 window.clear()
             if look and metrics:
@@ -208,13 +213,24 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
     lines = metrics.read()
     trained, looks = [m for m in lines if "loss" in m], [m for m in lines if "rankme" in m]
     seconds = sum(m["seconds"] for m in trained)
+    energy = {part: sum(m[key] * m["seconds"] for m in trained) for part, key in WATTS.items() if all(key in m for m in trained)}
     return {
         "steps": total, "records": total * settings["batch"], "seconds": seconds,
         "records_per_second": total * settings["batch"] / seconds if seconds else 0.0,
         "parameters": {"backbone": count(model.backbone()), "trained": count(model, trained=True)},
         "peak_memory_mb": peak_memory_mb(device),
         "curves": columns(trained), "monitor": columns(looks), "saw": meta["saw"],
+        **({"energy_joules": energy} if seconds and energy else {}),
     }
+
+
+def watts(meter: Meter, seconds: float, world: World) -> dict[str, float]:
+    """Power drawn by all processes' machines and devices since the meter was last asked; without what one of them cannot read."""
+    used = meter.used()
+    joules = torch.tensor([used.get(part, math.nan) for part in WATTS], dtype=torch.float64)
+    world.mean_([joules])
+    drawn = zip(WATTS.values(), (joules * world.size / max(seconds, 1e-9)).tolist(), strict=True)
+    return {key: value for key, value in drawn if math.isfinite(value)}
 
 
 def saw(stores: Sequence[Store], loader: Loader, steps: int) -> dict[str, Any]:
@@ -362,7 +378,7 @@ def logged(work: Path, name: str) -> tuple[Config, list[dict[str, Any]]]:
 def columns(lines: list[dict[str, Any]]) -> dict[str, list]:
     """Lines -> one list per key, for the record."""
     keys = dict.fromkeys(k for line in lines for k in line)
-    return {k: [line.get(k) for line in lines] for k in keys if not k.startswith("seconds")}
+    return {k: [line.get(k) for line in lines] for k in keys if not k.startswith("seconds") and k not in WATTS.values()}
 
 
 def count(module: torch.nn.Module, trained: bool = False) -> int:

@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import re
+import stat
 import tempfile
 import time
 import weakref
@@ -90,14 +91,17 @@ def listing(results: Path) -> tuple[dict[str, Stamp], dict[str, str]]:
     """({name of a file that may be a record: its stamp}, {name of another file: why it is none})."""
     files, skipped = {}, {}
     for entry in os.scandir(results) if results.is_dir() else ():
-        if entry.is_dir() or entry.name in OTHERS:
+        try:
+            about = entry.stat()
+        except OSError as error:  # a link to nothing, or to itself
+            skipped[entry.name] = f"cannot be read ({error.strerror})"
             continue
-        if re.fullmatch(r"[0-9a-f]{12}\.json", entry.name):
-            try:
-                about = entry.stat()
-                files[entry.name] = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
-            except OSError as error:  # a link to nothing
-                skipped[entry.name] = f"cannot be read ({error.strerror})"
+        if stat.S_ISDIR(about.st_mode) or entry.name in OTHERS:
+            continue
+        if not stat.S_ISREG(about.st_mode):
+            skipped[entry.name] = "is no file; move it elsewhere"
+        elif re.fullmatch(r"[0-9a-f]{12}\.json", entry.name):
+            files[entry.name] = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
         elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
             skipped[entry.name] = "is half of a file, left where a run was killed; remove it unless that still runs"
         else:

@@ -16,7 +16,7 @@ import orjson
 
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
-from bench.evaluation.compare import Comparison, Ranking, by_class, compare_pairs, holm, ranking, runs_of
+from bench.evaluation.compare import Comparison, Ranking, by_class, by_run, compare_pairs, holm, ranking, runs_of
 from bench.evaluation.metrics import RULES, interval
 from bench.evaluation.protocols import defaults
 from bench.reading import METRICS as METRICS
@@ -31,7 +31,8 @@ RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
-OTHER_SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
+OTHER_SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
+                "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
 LISTED = 20  # run_ids in a message; ours
 
 
@@ -94,8 +95,9 @@ class Cell:
                 raise UserError(f"records of {self.task} on {self.store} differ in their classes: "
                                 f"{listed([run['run_id'] for run in self.runs])}; remove what does not belong")
             positives = by_class(found[0], "positives")
-            for (name, n), values in zip(positives.items(), zip(*(each.values() for each in aurocs), strict=True), strict=True):
-                yield name, int(n), list(values)
+            values = by_run(self.runs, [list(each.values()) for each in aurocs])
+            for (name, n), own in zip(positives.items(), values.T.tolist(), strict=True):
+                yield name, int(n), own
 
 
 def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
@@ -121,7 +123,7 @@ def footnotes(records: Sequence[Record]) -> list[str]:
     for run, config in configs:
         for what, value in _fingerprints(config):
             found.setdefault(f"the {what}", []).append((value, run))
-    notes = [f"Records differ in {what}: {sets}." for what, pairs in sorted(found.items()) if (sets := mixture(pairs))]
+    notes = [f"Records differ in {what}: {sets}." for what, pairs in sorted(found.items()) if (sets := by_value(pairs))]
     dirty = [r["run_id"] for r in records if r["provenance"].get("dirty")]
     return notes + ([f"Made by code with uncommitted changes: {listed(dirty)}."] if dirty else [])
 
@@ -137,7 +139,7 @@ def external(config: Config) -> str:
     return config.get("external", {}).get("store", "")
 
 
-def mixture(pairs: Sequence[tuple[Any, str]]) -> str:
+def by_value(pairs: Sequence[tuple[Any, str]]) -> str:
     """"1: run run; 2: run" of (value, run_id) pairs; "" where they have one value."""
     runs: dict[str, set[str]] = {}
     for value, run in pairs if len({value for value, _ in pairs}) > 1 else ():
@@ -289,7 +291,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
         found: list[Cell] = []
         for key, label in sorted(labels.items(), key=lambda each: each[1].startswith("finetune")):
             for part in ("replicates", "per_class"):
-                sizes = mixture([(len(r["result"].get(part, ())), r["run_id"]) for r in by_recipe[key]])
+                sizes = by_value([(len(r["result"].get(part, ())), r["run_id"]) for r in by_recipe[key]])
                 if sizes:
                     raise UserError(f"records differ in the number of {part} of {task} on {store} ({sizes}); remove one set")
             made = column(store, task, label, evaluation_options(configs[key]), by_recipe[key], rows)
@@ -417,7 +419,8 @@ def frame_of(records: Sequence[Record]) -> "pd.DataFrame":
         before, first = r["pretrain_config"], trained.get(config["pretrain"], {"result": {}, "provenance": {}})
         cost, encoder, optim = first["result"], before["encoder"], before.get("optim", {})
         lower, upper = result.get("interval", (None, None))
-        others = {name: value.get("value") if isinstance(value := result.get(name), dict) else value for name in OTHER_SCORES}
+        others = {name: value.get("value") if isinstance(value := result.get(name), dict) else value
+                  for names in OTHER_SCORES.values() for name in names}
         made.append({
             "run_id": r["run_id"], "seed": config["seed"], "pretrain": config["pretrain"], "pretrain_seed": before["seed"],
             "method": before["method"]["name"], "row": label[config["pretrain"]],

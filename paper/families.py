@@ -47,10 +47,12 @@ def family_of(method: str) -> str:
     return header(path).get("family", MISSING) if path else MISSING
 
 
-def mixture_of(mix: Mapping[str, float]) -> str:
-    """A mixture's name, its one store, or its weights."""
-    named = configs.read_yaml(configs.ROOT / "bench" / "data" / "mixtures.yaml")
-    return next((name for name, known in named.items() if known == mix), next(iter(mix)) if len(mix) == 1 else text_of(mix))
+def mixture_of(mix: dict[str, float]) -> str:
+    """What a pre-training drew from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
+    if len(mix) == 1:
+        return next(iter(mix))
+    shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
+    return configs.mixture_name(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
@@ -140,28 +142,38 @@ def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[str, float]:
     return dict(zip(complete, map(float, ranks), strict=True))
 
 
+def hours_of(pretrained: Record) -> tuple[float, str] | None:
+    """(hours, of what: "GPU", or "core" where a CPU trained) of a pre-training; None where its record does not say."""
+    seconds, origin = pretrained["result"].get("seconds"), pretrained["provenance"]
+    if seconds is None:
+        return None
+    cpu = str(origin.get("device") or "cpu").startswith("cpu")
+    units = (origin.get("processes") or 1) * (origin.get("threads") or 1 if cpu else 1)
+    return seconds * units / 3600, "core" if cpu else "GPU"
+
+
 def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
-    """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh."""
+    """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
+
+    What the runs do not tell in one unit is None.
+    """
     runs = [by_run[run] for _, run in row.pretrained if run in by_run and row.method != RANDOM]
 
     def mean(values: Iterator[float | None]) -> float | None:
         return spread([v for v in values if v is not None])[0]
 
-    def units(r: Record) -> int:
-        """GPUs, or CPU cores."""
-        return (r["provenance"].get("processes") or 1) * (r["provenance"].get("threads") or 1 if on_cpu(r) else 1)
-
-    def on_cpu(r: Record) -> bool:
-        return str(r["provenance"].get("device", "cpu")).startswith("cpu")
-
     results = [r["result"] for r in runs]
-    kinds = {"core" if on_cpu(r) else "GPU" for r in runs}
-    hours = mean(r["result"]["seconds"] * units(r) / 3600 if "seconds" in r["result"] else None for r in runs)
+    spent = [each for each in map(hours_of, runs) if each]
+    units = {unit for _, unit in spent}
+    energies = [r["energy_joules"] for r in results if "energy_joules" in r]
+    parts = {" + ".join(part.upper() for part in sorted(each)) for each in energies}
     return {"runs": len(row.pretrained),
-            "hours": hours if len(kinds) == 1 else None, "hours_of": kinds.pop() if len(kinds) == 1 else None,
+            "hours": mean(hours for hours, _ in spent) if len(units) == 1 else None,
+            "hours_of": units.pop() if len(units) == 1 else None,
             "records_per_second": mean(r.get("records_per_second") for r in results),
             "peak_memory_mb": mean(r.get("peak_memory_mb") for r in results),
-            "energy_kwh": mean(r["energy_joules"] / 3.6e6 if r.get("energy_joules") is not None else None for r in results),
+            "energy_kwh": mean(sum(each.values()) / 3.6e6 for each in energies) if len(parts) == 1 else None,
+            "energy_of": parts.pop() if len(parts) == 1 else None,
             "device": ", ".join(sorted({str(r["provenance"].get("device", MISSING)) for r in runs})) or None}
 
 
@@ -180,6 +192,7 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
                        (spent["energy_kwh"], ".3g")]
             texts = ["" if row.method == RANDOM else MISSING if x is None else f"{x:{form}}" for x, form in amounts]
             texts[0] += f" {spent['hours_of']}" if spent["hours"] is not None else ""
+            texts[3] += f" {spent['energy_of']}" if spent["energy_kwh"] is not None else ""
             lines.append([Entry(group.name(row), marks=group.mark(row)), *map(Entry, shown), Entry(str(spent["runs"])),
                           *map(Entry, texts)])
         blocks.append((family, lines))
@@ -189,7 +202,8 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
         "hours", "records/s", "memory (MB)", "energy (kWh)"))]
     on = ", ".join(sorted(filter(None, devices))) or MISSING
     caption = (f"{group.title}. Mean rank over tasks (1 is best; among the rows that have runs in all of a protocol's tasks) "
-               f"beside the cost of a pre-training, mean over runs; hours are of one GPU, or of one core where a CPU trained. "
+               f"beside the cost of a pre-training, mean over runs; hours are of one GPU, or of one core where a CPU trained; "
+               f"energy is of the named parts of the machine, whatever else ran there. "
                f"On: {on}. {MISSING}: no value.")
     return Table(f"{group.title}: ranks and cost", caption, head, blocks, notes=dict(group.notes))
 

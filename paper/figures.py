@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-from scipy import stats
 
-from bench.evaluation.compare import LEVEL, Ranking
+from bench.evaluation.compare import Ranking, welch
 from bench.plot import COLUMN, TEXT, look, save, styled
-from bench.report import RANDOM, Cell, Record, Row, pretrainings, rankings
+from bench.report import RANDOM, Cell, Record, Row, pretrainings, rankings, spread
+from paper.columns import columns_of
+from paper.families import hours_of
 
 Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
 Runs = Mapping[str, Sequence[Record]]  # row label -> its pre-trainings
@@ -28,7 +29,6 @@ DOWN, ACROSS = 2, 4  # protocols and tasks on a page; ours
 FEW = 6  # lines in a panel whose intervals can be told apart; ours
 THIN: dict[str, Any] = {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0.7}
 DASHES = ("-", "--", ":", "-.")  # of the recipes of one method
-SHARES = re.compile(r"\b(at|fraction)=[^,)]*(, )?")  # in a column's label
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Point:
     """A cell, and what its column stands for."""
 
     cell: Cell
-    protocol: str  # its column's label without the two shares
+    protocol: str  # and the next two: its column's
     at: float  # share of the pre-training's steps
     fraction: float  # share of the patients whose labels train
 
@@ -50,18 +50,9 @@ class Point:
 
 
 def placed(cells: Sequence[Cell]) -> list[Point]:
-    """The cells of macro AUROC. Random ones stand at every checkpoint: the others say which one a column is of."""
-    columns: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for cell in sorted(cells, key=lambda c: c.row.method == RANDOM):
-        for run in cell.runs:
-            columns.setdefault((cell.store, cell.task, cell.protocol), run["config"])
-    found = []
-    for cell in cells:
-        if cell.metric == "macro_auroc":
-            config = columns.get((cell.store, cell.task, cell.protocol), {})
-            bare = SHARES.sub("", cell.protocol).replace(", )", ")").removesuffix(" ()")
-            found.append(Point(cell, bare, config.get("at", 1.0), config.get("fraction", 1.0)))
-    return found
+    """The cells of macro AUROC."""
+    return [Point(c, column.protocol, column.at, column.fraction) for column in columns_of(cells) for c in column.cells
+            if c.metric == "macro_auroc"]
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
@@ -122,9 +113,8 @@ def _first(protocol: str) -> tuple[int, str]:
 
 
 def hours(runs: Sequence[Record]) -> float:
-    """Device-hours of one pre-training, mean over these; 0 where none is known."""
-    spent = [r["result"]["seconds"] * r["provenance"].get("processes", 1) / 3600 for r in runs]
-    return float(np.mean(spent)) if spent else 0.0
+    """Hours of a GPU or a core that one pre-training takes, mean over these; 0 where none is known."""
+    return spread([each[0] for each in map(hours_of, runs) if each])[0] or 0.0
 
 
 def timed(points: Sequence[Point], runs: Runs) -> list[Point]:
@@ -142,17 +132,6 @@ def reliability_of(cell: Cell) -> list[tuple[float, float]]:
         for i, n, predicted, observed in zip(*(found[k] for k in ("bin", "n", "predicted", "observed")), strict=True):
             sums[i] = sums.get(i, np.zeros(3)) + np.array([n, n * predicted, n * observed])
     return [(float(p / n), float(o / n)) for _, (n, p, o) in sorted(sums.items())]
-
-
-def class_runs(cell: Cell) -> dict[str, np.ndarray]:
-    """{class: (k,) AUROC of each run}; what a run is, bench.evaluation.compare.runs_of says."""
-    runs: dict[str, list[Record]] = {}
-    one = len({r["config"]["pretrain"] for r in cell.runs}) == 1
-    for r in cell.runs:
-        runs.setdefault(r["run_id"] if one else r["config"]["pretrain"], []).append(r["result"].get("per_class", {}))
-    shared = set.intersection(*(set(each) for group in runs.values() for each in group)) if runs else set()
-    return {name: np.array([np.mean([each[name]["auroc"] for each in group]) for group in runs.values()])
-            for name in sorted(shared)}
 
 
 def pairs_of(points: Sequence[Point]) -> dict[tuple[str, str], list[Pair]]:
@@ -246,6 +225,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
     spent = {p.cell.row.label: hours(runs[p.cell.row.label]) for p in points}
     unit, factor = ("hours", 1) if max(spent.values()) >= 1 else ("seconds", 3600)
     rows = list({p.cell.row.label: p.cell.row for p in points if spent[p.cell.row.label]}.values())
+    of = {each[1] for row in rows for each in map(hours_of, runs[row.label]) if each}
     devices = {r["provenance"].get("device") or "unknown" for row in rows for r in runs[row.label]}
     figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True):
@@ -263,7 +243,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
         axes.grid()
     where = f"{len(devices)} kinds of device: times do not compare" if len(devices) > 1 else "".join(devices)
     figure.supylabel("macro AUROC with interval", fontsize=7)
-    _legend(figure, rows, f"device-{unit} of pre-training ({where}; dashed: random)")
+    _legend(figure, rows, f"{' or '.join(sorted(of))} {unit} of pre-training ({where}; dashed: random)")
     return figure
 
 
@@ -301,13 +281,16 @@ def classes(pairs: Sequence[Pair], title: str = "") -> Figure:
     figure = Figure(figsize=(COLUMN if len(pairs) < 3 else TEXT, 0.12 * len(names) + 0.12 * lines + 0.8))
     grid = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for axes, heading, (_, one, other) in zip(grid, titles, pairs, strict=True):
-        a, b = class_runs(one), class_runs(other)
+        a, b = ({name: values for name, _, values in cell.per_class()} for cell in (one, other))
         for y, name in enumerate(names):
             if name not in a or name not in b:
                 continue
-            found = float(a[name].mean() - b[name].mean())
+            (mean, sd, n), (its_mean, its_sd, its_n) = spread(a[name]), spread(b[name])
+            assert mean is not None and its_mean is not None  # a cell of classes has runs
+            found = mean - its_mean
             style = look((one if found > 0 else other).row.method)
-            if (half := _welch(a[name], b[name])) is not None:
+            if sd is not None and its_sd is not None:
+                half = welch((sd, n), (its_sd, its_n))
                 axes.plot((found - half, found + half), (y, y), color=style["color"], linewidth=0.8)
             axes.plot(found, y, **style, markersize=3.5, markeredgewidth=0.7)
         axes.axvline(0, color="0.4", linewidth=0.7, zorder=0)
@@ -407,15 +390,6 @@ def _curves(axes: Axes, runs: Sequence[Run], part: str, key: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
     axes.grid()
-
-
-def _welch(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Half the width of the interval of the difference of two means; None where a sample is a single number."""
-    if min(len(a), len(b)) < 2:
-        return None
-    squares = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in (a, b)]
-    total = sum(v for v, _ in squares)
-    return total**0.5 * float(stats.t.isf(LEVEL / 2, total**2 / sum(v**2 / n for v, n in squares))) if total else 0.0
 
 
 def _wrapped(label: str, width: int = 26) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config import ROOT, Config, canonical, load, methods, read_yaml
+from bench.config import ROOT, Config, canonical, load, methods, mixture_name, read_yaml
 from bench.errors import UserError
 from bench.evaluation.compare import compare_pairs, holm
 from bench.evaluation.metrics import RULES, interval
@@ -19,6 +19,7 @@ from bench.files import replacing, write_text
 from bench.report import (
     FIRST,
     METRICS,
+    OTHER_SCORES,
     RANDOM,
     Cell,
     Record,
@@ -35,12 +36,12 @@ from bench.report import (
     text_of,
 )
 from paper.columns import Column, columns_of
+from paper.families import mixture_of
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures": "Figures"}
 PER_CLASS = ("positives", "auroc", "lower", "upper", "average_precision", "f1", "brier", "ece")
 COST = ("seconds", "records_per_second", "peak_memory_mb", "parameters")
-SCORES = ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece", "mae", "rmse", "pearson_r")
 Pages = dict[str, dict[str, Any]]
 
 ALT = {  # what a figure shows, for who does not see it, by the first word of its file's name; {} is the rest of that
@@ -80,7 +81,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
         write_text(out / "data" / f"{name}.js", script(name, value))
     for path in out.glob("data/*/*.js"):  # of records that are gone
         if path.relative_to(out / "data").with_suffix("").as_posix() not in data:
-            path.unlink()
+            path.unlink(missing_ok=True)
     for path in sorted(STATIC.iterdir()):
         if path.suffix != ".html":
             copy(path, out / path.name)
@@ -121,22 +122,9 @@ def texts(config: Config) -> Iterable[tuple[str, str]]:
     return ((key, text_of(value)) for key, value in leaves(config))
 
 
-def mixture(mix: dict[str, float]) -> str | None:
-    """The paper's name of the mixture, if it has one and is of several corpora."""
-    named = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
-    return next((name for name, weights in named.items() if weights == mix and len(mix) > 1), None)
-
-
 def corpora(config: Config) -> str:
-    """What a pre-training learned from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
-    mix = config["data"]["mix"]
-    if config["method"]["name"] == RANDOM:
-        return "none"
-    if len(mix) == 1 or mixture(mix):
-        return mixture(mix) or next(iter(mix))
-    shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
-    return " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
-
+    """What a pre-training learned from, in few words: "none", or what mixture_of says."""
+    return "none" if config["method"]["name"] == RANDOM else mixture_of(config["data"]["mix"])
 
 
 def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
@@ -263,7 +251,7 @@ def runs(rows: Sequence[Row], records: Sequence[Record], rule: str, known: dict[
                           "fraction": config.get("fraction", 1.0), "metric": METRICS[metric_of(r)],
                           "options": options_of(config, known), "config": list(texts(config)),
                           "classes": [each for each, _ in classes]})
-        scores = {"score": result[metric_of(r)], **{k: result[k] for k in SCORES if k in result}}
+        scores = {"score": result[metric_of(r)], **{k: result[k] for k in OTHER_SCORES[metric_of(r)] if k in result}}
         if origin(r["provenance"]) not in found[name]["provenances"]:
             found[name]["provenances"].append(origin(r["provenance"]))
         found[name]["evaluations"].append({
@@ -297,8 +285,8 @@ def rerun(config: Config) -> str:
     if config["views"] != default["views"]:
         settings.append(("views", config["views"]))
     stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
-    if mixture(mix):
-        stores = [f"--mix {mixture(mix)}"]
+    if len(mix) > 1 and (known := mixture_name(mix)):
+        stores = [f"--mix {known}"]
     return " ".join(["ecgbench pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
 
 

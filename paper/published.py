@@ -97,8 +97,8 @@ def facts() -> tuple[Fact, ...]:
 def place_of(config: Config) -> Place | None:
     """Which pre-training of the paper a config is; None: none of them. FREE may differ, keys that it lacks are as published."""
     method, size, mix = config["method"]["name"], config["encoder"].get("size"), config["data"]["mix"]
-    name = next((name for name in DATA if configs.mixture(name) == mix), "")
-    if method not in (RANDOM, "jepa") or size not in SIZES or not (name or method == RANDOM):
+    name = configs.mixture_name(mix) or ""
+    if method not in (RANDOM, "jepa") or size not in SIZES or (name not in DATA and method != RANDOM):
         return None
     if _differs(dict(leaves(config)), _published(method, size, "" if method == RANDOM else name)):
         return None

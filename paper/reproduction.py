@@ -6,7 +6,7 @@ from typing import Any
 
 from scipy import stats
 
-from bench.evaluation.compare import LEVEL
+from bench.evaluation.compare import LEVEL, welch
 from bench.report import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
 from paper.columns import LEADERS, leaders, numbers, runs_in, score
 from paper.published import DATA, LINEAR, RUNS, SINGLE, SIZES, TASKS, Fact, Ours, Place, facts
@@ -191,10 +191,7 @@ def minus(a: Value, b: Value) -> tuple[float | None, Bounds]:
     difference = a[0] - b[0]
     if a[1] is None or b[1] is None:
         return difference, (None, None)
-    parts = [(a[1] ** 2 / a[2], a[2] - 1), (b[1] ** 2 / b[2], b[2] - 1)]
-    variance = sum(v for v, _ in parts)
-    freedom = variance**2 / sum(v**2 / df for v, df in parts) if variance else math.inf
-    half = float(stats.t.isf(LEVEL / 2, freedom)) * math.sqrt(variance)
+    half = welch((a[1], a[2]), (b[1], b[2]))
     return difference, (difference - half, difference + half)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation.compare import compare_pairs, holm
+from bench.evaluation.compare import by_run, compare_pairs, holm
 from bench.evaluation.metrics import RULES
 from bench.files import write_text
 from bench.report import (
     METRICS,
     MISSING,
+    OTHER_SCORES,
     RANDOM,
     RANDOM_ROW,
     Cell,
@@ -31,8 +32,6 @@ from paper.columns import Column, columns_of, score
 from paper.families import families, mixture_of
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill, write_csv
 
-SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
-          "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
 NOTE = f"""\
 Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
 [{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. A run is a pre-training, the
@@ -112,10 +111,10 @@ def scores(cells: Sequence[Cell]) -> str:
     """CSV, a line per cell and score beside its metric, floats in full; over the runs that have it."""
     lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
     for c in cells:
-        for name in SCORES[c.metric]:
-            found = [r["result"][name] for r in c.runs if name in r["result"]]
-            found = [each["value"] if isinstance(each, dict) else each for each in found]
-            numbers = [MISSING if x is None else x for x in spread(found)]
+        for name in OTHER_SCORES[c.metric]:
+            have = [r for r in c.runs if name in r["result"]]
+            found = [each["value"] if isinstance(each := r["result"][name], dict) else each for r in have]
+            numbers = [MISSING if x is None else x for x in spread(by_run(have, found).tolist() if have else [])]
             lines.append([c.store, c.task, c.row.method, c.row.label, c.protocol, name, *numbers])
     return as_csv(lines)
 

@@ -14,6 +14,7 @@ from bench.files import replacing, write_text
 from bench.report import MISSING
 
 BARE = re.compile(rf"([+-]?[\d,]+(\.\d+)?)?|{MISSING}")
+MEANT = re.compile(r"[|$]|<(?!/?sup>|br>)")  # of a name, what Markdown would take for its own; the tags are ours
 FILL = 12  # commands that a table prints; its CSV holds all: ours
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -106,7 +107,7 @@ def by_column(lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 
 
 def as_markdown(lines: Sequence[Sequence[str]], sides: str = "") -> str:
-    head, *body = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    head, *body = ["| " + " | ".join(MEANT.sub(r"\\\g<0>", text) for text in line) + " |" for line in lines]
     rule = "".join("---:|" if side == "r" else "---|" for side in sides or "l" * len(lines[0]))
     return "\n".join([head, f"|{rule}", *body])
 

@@ -112,7 +112,7 @@ def same(config: Config, work: Path) -> None:
 
 def ended(config: Config, work: Path) -> dict[str, Any]:
     """What a run left, without what the clock and the machine decide."""
-    clock = ("seconds", "seconds_left", "records_per_second", "peak_memory_mb", "memory_mb")
+    clock = ("seconds", "seconds_left", "records_per_second", "peak_memory_mb", "memory_mb", "cpu_watts", "energy_joules")
     folder = folder_of(work, run_id(config))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     written = json.loads(record.path(work / "results", run_id(config)).read_text())

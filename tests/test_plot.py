@@ -57,6 +57,11 @@ def test_saved_files_hold_no_date_and_their_text_stays_text(tmp_path: Path) -> N
     assert ">RankMe<" in svg.read_text().replace("\n", "")
 
 
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    [path] = plot.save(plot.runs([("a$b_c$", [{"step": 1, "loss": 1.0}]), ("$%", [])]), tmp_path / "runs", ["svg"])
+    assert ">a$b_c$<" in path.read_text() and ">$%<" in path.read_text()
+
+
 def test_figures_leave_no_global_state() -> None:
     before = dict(matplotlib.rcParams)
     for make in FIGURES.values():

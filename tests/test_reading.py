@@ -179,6 +179,15 @@ def test_a_broken_file_is_named_each_time_and_read_once(results: Path, files_rea
         files_read.clear()
 
 
+def test_a_link_to_itself_and_a_pipe_are_named(results: Path) -> None:
+    records, _ = reading.read(results)
+    (results / f"{'f' * 12}.json").symlink_to(f"{'f' * 12}.json")
+    os.mkfifo(results / f"{'e' * 12}.json")
+    again, skipped = reading.read(results)
+    assert len(again) == len(records)
+    assert [line.removeprefix(f"{results}/")[:17] for line in skipped] == [f"{'e' * 12}.json", f"{'f' * 12}.json"]
+
+
 def test_a_link_to_nothing_and_a_folder_without_any_record_are_named(tmp_path: Path) -> None:
     (tmp_path / "0123456789ab.json").symlink_to(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"holds no record.*0123456789ab\.json cannot be read"):

@@ -124,7 +124,17 @@ def test_a_page_lists_a_few_commands_and_counts_the_others(runs: Runs, tmp_path:
 def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
     runs.pretrain("jepa")
     markdown, _ = tables(runs, tmp_path)
-    assert '| jepa | tiny | 100 | 10 | 4 | 2 | {"a": 0.75, "b": 0.25} | 1 | 4.0 | 2.0 | -- |' in markdown
+    assert '| jepa | tiny | 100 | 10 | 4 | 2 | 0.75 a + 0.25 b | 1 | 4.0 | 2.0 | -- |' in markdown
+
+
+def test_scores_per_class_and_beside_auroc_count_pretrainings_as_the_tables_do(runs: Runs, tmp_path: Path, fast: None) -> None:
+    first, second = runs.pretrain("jepa", 0), runs.pretrain("jepa", 1)
+    for run, auroc, seed in ((first, 0.5, 0), (first, 0.7, 1), (second, 0.8, 0)):
+        runs.evaluate(run, [0.4, 0.6], seed, auroc=auroc)["result"]["f_max"] = auroc
+    tables(runs, tmp_path)
+    for name, line in (("per_class", -1), ("scores", -3)):
+        *_, mean, _, n = (tmp_path / "out" / f"{name}.csv").read_text().splitlines()[line].split(",")
+        assert (float(mean), n) == (pytest.approx(0.7), "2")
 
 
 def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
@@ -326,7 +336,7 @@ def test_families_rank_over_the_tasks_in_which_a_row_has_runs_and_count_what_it_
     made = {method: pretrained(runs, method, *options) for method, options in (
         ("random", []), ("jepa", []), ("mae", []), ("byol", []))}
     made["mae"]["provenance"] = {"device": "NVIDIA H100", "threads": 8, "processes": 4}
-    made["mae"]["result"]["energy_joules"] = 7.2e6
+    made["mae"]["result"]["energy_joules"] = {"gpu": 7.0e6, "cpu": 0.2e6}
     for method, scores in (("random", (0.5, 0.5)), ("jepa", (0.9, 0.8)), ("mae", (0.8, 0.9)), ("byol", (0.95,))):
         for task, auroc in zip(("all", "form"), scores, strict=False):
             evaluated(runs, made[method], auroc, task)
@@ -334,7 +344,7 @@ def test_families_rank_over_the_tasks_in_which_a_row_has_runs_and_count_what_it_
     # ranks in `all` among random, jepa, mae: 3, 1, 2; in `form`: 3, 2, 1; byol lacks one
     assert line(table, "random / from scratch") == ["3.0", "1", "", "", "", ""]
     assert line(table, "jepa") == ["1.5", "1", "2 core", "4", "5", "--"]
-    assert line(table, "mae") == ["1.5", "1", "4 GPU", "4", "5", "2"]
+    assert line(table, "mae") == ["1.5", "1", "4 GPU", "4", "5", "2 CPU + GPU"]
     assert line(table, "byol")[0] == "--"
     assert line(scores_table, "byol") == ["*0.950 (--)*", "--", "--"]
     assert [name for _, name in scores_table.head] == ["pre-training", "all", "form", "rank"]
@@ -375,6 +385,7 @@ def test_latex_escapes_what_it_would_take_for_its_own() -> None:
 
 def test_markdown_and_html_escape_theirs() -> None:
     assert "| a_b\\|c | -- | **-0.5**<sup>*</sup><br>[-1, --] |" in typeset.markdown(SPECIAL)
+    assert typeset.as_markdown([["x<b>", "$y$", "<br>z<sup>1</sup>"]]).startswith(r"| x\<b> | \$y\$ | <br>z<sup>1</sup> |")
     text = typeset.as_html(SPECIAL)
     assert "p &lt; .05" in text and "&lt;a&gt;" in text and "<a>" not in text
 

@@ -90,13 +90,24 @@ def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
 
 def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """(k,) scores and (k, R) replicates of a method's k runs."""
+    return (by_run(records, [r["result"][r["result"].get("metric", "macro_auroc")] for r in records]),
+            by_run(records, [r["result"]["replicates"] for r in records]))
+
+
+def by_run(records: Sequence[Record], values: Sequence[Any]) -> np.ndarray:
+    """(n, ...) values of n records -> (k, ...) means of their k runs, see `compare`."""
     names = [r["config"]["pretrain"] for r in records]
     if len(set(names)) == 1:
         names = [r["run_id"] for r in records]
     same = np.array(names) == np.array(list(dict.fromkeys(names)))[:, None]
-    mean = same / same.sum(1, keepdims=True)
-    return (mean @ np.array([r["result"][r["result"].get("metric", "macro_auroc")] for r in records]),
-            mean @ np.array([r["result"]["replicates"] for r in records]))
+    return same / same.sum(1, keepdims=True) @ np.array(values)
+
+
+def welch(a: tuple[float, int], b: tuple[float, int]) -> float:
+    """Half the width of the interval of the difference of two means; of each the standard deviation, and of how many."""
+    parts = [(sd**2 / n, n - 1) for sd, n in (a, b)]
+    total = sum(v for v, _ in parts)
+    return total**0.5 * float(stats.t.isf(LEVEL / 2, total**2 / sum(v**2 / df for v, df in parts))) if total else 0.0
 
 
 @dataclass(frozen=True)
