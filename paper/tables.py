@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from bench.evaluation.compare import by_run, compare_pairs, holm
 from bench.evaluation.metrics import RULES
-from bench.files import write_text
+from bench.files import replacing, write_text
 from bench.report import (
     METRICS,
     MISSING,
@@ -30,7 +31,7 @@ from bench.report import (
 from paper import inventory, published, reproduction
 from paper.columns import Column, columns_of, score
 from paper.families import families, mixture_of
-from paper.typeset import Sheet, as_csv, as_markdown, to_fill, write_csv
+from paper.typeset import Sheet, as_csv, as_markdown, to_fill
 
 NOTE = f"""\
 Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
@@ -55,7 +56,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
              "table.csv": table(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
-    write_csv(out / "pairs.csv", pairs(cells))
+    with replacing(out / "pairs.csv") as f:
+        f.writelines(pairs(cells))
     return [*(out / name for name in (*texts, "pairs.csv")), *(path for sheet in sheets for path in sheet.write(out / "tables"))]
 
 
@@ -72,23 +74,31 @@ def table(cells: Sequence[Cell]) -> str:
     return as_csv(lines)
 
 
-def pairs(cells: Sequence[Cell]) -> Iterator[Sequence[Any]]:
-    """Lines of CSV, one per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table."""
-    yield ["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records", "sd_runs",
-           "runs", "other_runs"]
+def pairs(cells: Sequence[Cell]) -> Iterator[bytes]:
+    """CSV, a line per two rows of a column with two or more runs each; p_holm is corrected for all pairs of a table.
+
+    Half a million lines are usual in a large folder: numbers become text many at a time.
+    """
+    yield as_csv([["store", "task", "protocol", "row", "other", "difference", "lower", "upper", "p", "p_holm", "sd_records",
+                   "sd_runs", "runs", "other_runs"]]).encode()
     tables: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for c in cells:
         if len(c.runs) > 1:
             tables.setdefault((c.store, c.task), {}).setdefault(c.protocol, []).append(c)
     for (store, task), columns in tables.items():
-        found = []
-        for here in columns.values():
+        names, numbers = list[bytes](), list[list[float]]()
+        for protocol, here in columns.items():
             two = [*itertools.combinations(range(len(here)), 2)]
-            compared = compare_pairs([c.runs for c in here], two)
-            found += [(here[i], here[j], each) for (i, j), each in zip(two, compared, strict=True)]
-        for (a, b, each), p_holm in zip(found, holm([each.p for *_, each in found]), strict=True):
-            yield [store, task, a.protocol, a.row.label, b.row.label, each.difference, each.lower, each.upper, each.p, p_holm,
-                   each.sd_records, each.sd_runs, *each.runs]
+            start = as_csv([[store, task, protocol]]).encode().rstrip(b"\n")
+            labels = [as_csv([[c.row.label]]).encode().rstrip(b"\n") for c in here]
+            names += [b"%b,%b,%b," % (start, labels[i], labels[j]) for i, j in two]
+            numbers += [[each.difference, each.lower, each.upper, each.p, each.sd_records, each.sd_runs, *each.runs]
+                        for each in compare_pairs([c.runs for c in here], two)]
+        for line, p_holm in zip(numbers, holm([line[3] for line in numbers]), strict=True):
+            line.insert(4, p_holm)
+        if numbers:
+            texts = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+            yield b"".join(b"%b%b\n" % each for each in zip(names, texts, strict=True))
 
 
 def classes(cells: Sequence[Cell]) -> str:

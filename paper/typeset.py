@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from bench.files import replacing, write_text
+from bench.files import write_text
 from bench.report import MISSING
 
 BARE = re.compile(rf"([+-]?[\d,]+(\.\d+)?)?|{MISSING}")
@@ -84,20 +84,8 @@ class Sheet:
 def as_csv(lines: Iterable[Sequence[Any]]) -> str:
     """Floats in full; what is None is MISSING."""
     text = io.StringIO()
-    _write_lines(text, lines)
-    return text.getvalue()
-
-
-def write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    """The same into a file, line by line: they may be half a million."""
-    with replacing(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="")
-        _write_lines(text, lines)
-        text.detach()
-
-
-def _write_lines(text: TextIO, lines: Iterable[Sequence[Any]]) -> None:
     csv.writer(text, lineterminator="\n").writerows([MISSING if x is None else x for x in line] for line in lines)
+    return text.getvalue()
 
 
 def by_column(lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
