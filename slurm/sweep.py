@@ -54,7 +54,7 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {section} is an empty list; name what to evaluate")
         for part in parts:
             if not isinstance(part, dict):
-                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, or a list of such")
+                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, the latter one or a list")
             check_section(part, section, path)
     return {**spec, "evaluate": many}
 

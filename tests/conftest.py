@@ -114,3 +114,9 @@ def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
     cells = report.cells_of(records, rows, rule)
     return [*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
             *figures.write(cells, rows, records, out / "figures")]
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without figures, which are slow."""
+    monkeypatch.setattr(figures, "save", lambda *_: [])

@@ -97,12 +97,6 @@ def runs() -> Runs:
     return Runs()
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables alone."""
-    monkeypatch.setattr(figures, "save", lambda *_: [])
-
-
 def ecgbench(*arguments: object) -> int:
     """The command's exit code."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:

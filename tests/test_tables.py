@@ -17,7 +17,7 @@ from test_report import Runs, tables, two_methods
 from bench import config, report
 from bench.evaluation.compare import compare, holm
 from bench.evaluation.protocols import defaults
-from paper import columns, figures, inventory, published, reproduction, typeset
+from paper import columns, inventory, published, reproduction, typeset
 from paper import tables as printed
 from paper.published import TESTED
 from paper.typeset import Entry, Sheet, Table
@@ -29,12 +29,6 @@ NOISE = np.random.default_rng(0).normal(0, 0.01, 50)
 @pytest.fixture
 def runs() -> Runs:
     return Runs()
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables alone."""
-    monkeypatch.setattr(figures, "save", lambda *_: [])
 
 
 def pretrained(runs: Runs, method: str = "jepa", *overrides: Any, seed: int = 0, **result: Any) -> Record:
