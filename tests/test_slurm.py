@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def root(slurm: None, tmp_path: Path, stores: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     (folder / "stores").symlink_to(stores)
     yield folder
+    for node in {*commands.call("sinfo", "-hN", "-t", "drained,draining", "-o", "%N").split()}:
+        commands.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
     for partition in ("main", "high"):
         commands.call("scontrol", "update", f"PartitionName={partition}", "State=UP")
     empty()
@@ -141,7 +144,9 @@ class Sweep:
         self.runs = plan.graph(sweep.load(root / "s.yaml", root)[0])
 
     def submit(self, where: Cluster | None = None, also: tuple[str, ...] = ()) -> plan.Plan:
-        return submit.submit(self.runs, self.shared, where or on(), "s", also, save_minutes=0.001)
+        submitted = submit.submit(self.runs, self.shared, where or on(), "s", also, save_minutes=0.001)
+        self.submitted = time.time()
+        return submitted
 
     def look(self) -> dict[str, int]:
         plan.look(self.runs, self.shared, commands.queue())
@@ -230,6 +235,9 @@ def disturb(how: str, made: Sweep) -> None:
         until(lambda: "down" in commands.call("sinfo", "-hN", "-n", node, "-o", "%T"), 60)
         up()
     elif how == "controller killed":
+        # It saves at most every 5 s; jobs that it has not saved are lost to it, and `sweep submit` finds them missing.
+        began = datetime.fromisoformat(commands.call("squeue", "-hj", job, "-o", "%S").strip()).timestamp()
+        until(lambda: Path("/var/lib/slurm-test/ctld/job_state").stat().st_mtime > max(began + 1, made.submitted), 30)
         os.kill(int(Path("/run/slurm-test/slurmctld.pid").read_text()), signal.SIGKILL)
         time.sleep(1)
         up()
