@@ -19,7 +19,7 @@ from bench.pretrain import Where, build, pretrain
 
 SCHEMA: dict[str, dict[str, type]] = {
     "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": list},
-    "evaluate": {"store": str, "tasks": list, "protocols": list, "seeds": list, "at": list,
+    "evaluate": {"store": str, "methods": list, "tasks": list, "protocols": list, "seeds": list, "at": list,
                  "set": dict, "per_protocol": dict, "grid": list},
 }
 FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
@@ -56,6 +56,10 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
             if not isinstance(part, dict):
                 raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, the latter one or a list")
             check_section(part, section, path)
+    for then in many:
+        for name in then.get("methods", []):
+            if name not in first["methods"]:
+                raise unknown(f"method in {path}, evaluate.methods:", name, first["methods"])
     return {**spec, "evaluate": many}
 
 
@@ -80,8 +84,10 @@ def check_section(part: dict[str, Any], section: str, path: Path) -> None:
                 if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
                     raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                     f"got {overrides!r}")
-    mixed = {"mix"} if all("data.mix" in grid for grid in part.get("grid", [{}])) else set()
-    for key in sorted(keys.keys() - part.keys() - OPTIONAL - mixed):
+    needless = {"methods"} if section == "evaluate" else set()
+    if all("data.mix" in grid for grid in part.get("grid", [{}])):
+        needless |= {"mix"}
+    for key in sorted(keys.keys() - part.keys() - OPTIONAL - needless):
         raise UserError(f"{path}: {section} has no {key!r}")
     for what, named in (("method", "methods"), ("protocol", "protocols")):
         for name in part.get(f"per_{what}", {}):
@@ -106,13 +112,14 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
 
     A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
     """
-    first, sections = spec["pretrain"], spec["evaluate"]
-    marks = sorted({at for then in sections for at in then.get("at", [])} - {1})
+    first = spec["pretrain"]
     out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
     checked: set[str] = set()
-    follow: dict[bool, list[Config]] = {}  # whether it learns -> evaluations, of any pre-training
+    follow: dict[tuple[bool, ...], list[Config]] = {}  # whether it learns, which sections are its own -> evaluations
     for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
+        own = [method in then.get("methods", first["methods"]) for then in spec["evaluate"]]
+        sections = list(itertools.compress(spec["evaluate"], own))
         overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
         mix = overrides.pop("data.mix", first.get("mix"))
         if method == "random":  # untrained: no optimiser setting or mixture is part of it, yet a typo in one is a typo
@@ -120,7 +127,7 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
             config.load(method, overrides.items())
             overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
         elif any("at" in then for then in sections):
-            overrides["checkpoints.at"] = marks
+            overrides["checkpoints.at"] = sorted({at for then in sections for at in then.get("at", [])} - {1})
         made = pretraining_config(method, seed, mix, stores, overrides)
         run = Pretraining(config.run_id(made), made)
         if run.run_id in out:
@@ -128,15 +135,16 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
                 raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
             continue
         learns = made["optim"]["steps"] > 0
-        if learns not in follow:
-            follow[learns] = evaluations(sections, stores, learns)
-        for c in follow[learns]:
+        if (learns, *own) not in follow:
+            follow[learns, *own] = evaluations(sections, stores, learns)
+        for c in follow[learns, *own]:
             c = {**c, "pretrain": run.run_id}
             run.evaluations[config.run_id(c)] = c
         if not run.evaluations:
             if made["optim"]["steps"]:
                 protocols = ", ".join(dict.fromkeys(name for then in sections for name in then["protocols"]))
-                raise UserError(f"the sweep evaluates {method} in no way: {protocols} go with random alone")
+                why = f": {protocols} go with random alone" if sections else ""
+                raise UserError(f"the sweep evaluates {method} in no way{why}")
             continue
         recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
         if recipe not in checked:

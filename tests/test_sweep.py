@@ -225,6 +225,23 @@ def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[st
     assert {(c["at"], c["fraction"]) for c in random.evaluations.values()} == {(1.0, 1.0), (1.0, 0.5)}
 
 
+def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str], Where]) -> None:
+    opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/at", [0.25, 1.0])
+    one = {**spec["evaluate"], "protocols": ["linear"], "per_protocol": {}}
+    spec["evaluate"] = [{**one, "methods": ["mae"]}, {**one, "methods": ["random", "jepa"], "seeds": [5], "at": [1.0]}]
+    random, *learned = sweep.expand(sweep.checked(spec, HERE), opened)
+    found = {r.config["method"]["name"]: (r.config["checkpoints"]["at"], {c["seed"] for c in r.evaluations.values()})
+             for r in learned}
+    assert found == {"mae": ([0.25], set(one["seeds"])), "jepa": ([], {5})}
+    assert {c["seed"] for c in random.evaluations.values()} == {5}
+    spec["evaluate"][0]["methods"] = ["random", "mea"]
+    with pytest.raises(UserError, match="unknown method in .*evaluate.methods: 'mea'; did you mean 'mae'"):
+        sweep.checked(spec, HERE)
+    spec["evaluate"] = spec["evaluate"][1:]
+    with pytest.raises(UserError, match="the sweep evaluates mae in no way$"):
+        sweep.expand(sweep.checked(spec, HERE), opened)
+
+
 def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str], Where]) -> None:
     spec = changed("evaluate/protocols", ["linear", "finetune"])
     spec["evaluate"] = [spec["evaluate"]] * 2
