@@ -56,10 +56,10 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
             if not isinstance(part, dict):
                 raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, the latter one or a list")
             check_section(part, section, path)
-    for then in many:
-        for name in then.get("methods", []):
-            if name not in first["methods"]:
-                raise unknown(f"method in {path}, evaluate.methods:", name, first["methods"])
+    methods = spec["pretrain"]["methods"]
+    for name in (name for then in many for name in then.get("methods", [])):
+        if name not in methods:
+            raise unknown(f"method in {path}, evaluate.methods:", name, methods)
     return {**spec, "evaluate": many}
 
 
