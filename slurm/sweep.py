@@ -48,7 +48,7 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
     first, then = (spec.get(section) for section in SCHEMA)
-    many = then if isinstance(then, list) else [then]
+    many: list[Any] = then if isinstance(then, list) else [then]
     for section, parts in (("pretrain", [first]), ("evaluate", many)):
         if not parts:
             raise UserError(f"{path}: {section} is an empty list; name what to evaluate")
