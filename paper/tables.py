@@ -28,7 +28,7 @@ from bench.report import (
     spread,
     text_of,
 )
-from paper import inventory, published, reproduction
+from paper import inventory, published, reproduction, training
 from paper.columns import Column, columns_of, score
 from paper.families import families, mixture_of
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill
@@ -51,7 +51,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     """The files written, tables/ among them; same records, same bytes."""
     columns = columns_of(cells)
     ours = published.ours_of(columns, rows)
-    sheets = [families(columns, rows, records), *reproduction.sheets(ours), inventory.sizes(), inventory.corpora(records)]
+    sheets = [families(columns, rows, records), training.training(rows, records), *reproduction.sheets(ours), inventory.sizes(),
+              inventory.corpora(records)]
     texts = {"table.md": markdown(columns, rows, records, sheets), "per_class.md": markdown_classes(columns),
              "table.csv": table(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():

@@ -17,7 +17,7 @@ from test_report import Runs, tables, two_methods
 from bench import config, report
 from bench.evaluation.compare import compare, holm
 from bench.evaluation.protocols import defaults
-from paper import columns, inventory, published, reproduction, typeset
+from paper import columns, inventory, published, reproduction, training, typeset
 from paper import tables as printed
 from paper.published import TESTED
 from paper.typeset import Entry, Sheet, Table
@@ -57,8 +57,8 @@ def sheets(runs: Runs) -> dict[str, Sheet]:
     """The tables for print of these records."""
     rows = report.rows_of(runs.made)
     found = columns.columns_of(report.cells_of(runs.made, rows))
-    made = [printed.families(found, rows, runs.made), *reproduction.sheets(published.ours_of(found, rows)), inventory.sizes(),
-            inventory.corpora(runs.made)]
+    made = [printed.families(found, rows, runs.made), training.training(rows, runs.made),
+            *reproduction.sheets(published.ours_of(found, rows)), inventory.sizes(), inventory.corpora(runs.made)]
     return {sheet.name: sheet for sheet in made}
 
 
@@ -427,3 +427,22 @@ def test_latex_compiles_and_no_table_is_wider_than_the_page(runs: Runs, tmp_path
     said = done.stdout.decode(errors="replace")
     assert done.returncode == 0, said[-2000:]
     assert not re.search(r"Overfull \\hbox|Float too large", said), said
+
+
+def test_training_says_how_each_pretraining_went_and_which_collapsed(runs: Runs) -> None:
+    def curves(loss: list[float], sd: list[float], rank: list[float]) -> dict[str, Any]:
+        return {"curves": {"step": [1, 2, 3], "loss": loss, "records_per_second": [100.0, 50.0, 10.0]},
+                "monitor": {"step": [0, 1, 2], "feature_sd": sd, "rankme": rank}, "peak_memory_mb": 2000.0}
+
+    pretrained(runs, "mae", ("optim.batch", 100), **curves([2.0, 9.0, 1.0], [0.2, 0.1, 0.3], [8.0, 3.0, 9.0]))
+    pretrained(runs, "mae", ("optim.batch", 100), seed=1, **curves([4.0, 9.0, 2.0], [0.2, 0.3, 0.5], [8.0, 5.0, 11.0]))
+    pretrained(runs, "vicreg", ("optim.batch", 100), **curves([2.0, 1.0, 0.5], [0.2, 0.1, 0.3], [8.0, 3.0, 1.9]))
+    pretrained(runs, "byol", ("optim.batch", 100), **curves([2.0, 1.0, 0.5], [0.2, 0.1, 0.019], [8.0, 3.0, 8.0]))
+    pretrained(runs, "dino", ("optim.batch", 100), curves={"step": []}, monitor={"step": []}, peak_memory_mb=None)
+    sheet = sheets(runs)["training"]
+    assert line(sheet.tables[0], "mae") == [
+        "2", "3.000", "1.500", "0.200", "0.150", "0.400", "8.0", "4.0", "10.0", "2.000", "2,000"]
+    assert {data["row"]: data["collapsed"] for data in sheet.data} == {"mae": 0, "vicreg": 1, "byol": 1, "dino": 0}
+    marked = {entries[0].text: entries[0].marks for _, block in sheet.tables[0].blocks for entries in block}
+    assert marked == {"mae": "", "vicreg": "!", "byol": "!", "dino": ""}
+    assert set(line(sheet.tables[0], "dino")[1:]) == {report.MISSING}
