@@ -6,9 +6,12 @@ STAMP := $(VENV)/.installed
 RESULTS ?= results/mini
 BUILD ?= paper/build
 GENERATED ?= paper/generated/$(notdir $(RESULTS))
+MINI ?= work/mini
+JOBS ?= $(shell nproc)
+
 LATEX := latexmk texlive-latex-recommended lmodern
 
-.PHONY: demo test test-slurm lint benchmark generated paper latex clean
+.PHONY: demo test test-slurm lint benchmark generated reproduce-mini paper latex clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
 	$(VENV)/bin/ecgbench demo
@@ -30,6 +33,15 @@ benchmark: $(STAMP)  ## add ARGS="--published PATH" to measure beside the publis
 generated: $(STAMP)  ## tables, figures and the text's numbers, from the records in RESULTS (results/mini) into GENERATED
 	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgbench report --results $(RESULTS) --out $(GENERATED); \
 		else echo "$(RESULTS) holds no record: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
+
+reproduce-mini: $(STAMP)  ## DATA=the folder of ptb-xl-mini and unlabelled-1024: results/mini again, from nothing, in work/mini
+	@for name in ptb-xl-mini unlabelled-1024; do test -f "$(DATA)/$$name/signals.npy" || { \
+		echo "$(DATA)/$$name/signals.npy is missing; write make reproduce-mini DATA=FOLDER" >&2; exit 2; }; \
+		[ -d $(MINI)/stores/$$name ] || { mkdir -p $(MINI)/arrays/$$name && cp tests/fixtures/$$name.yaml $(MINI)/arrays/$$name/dataset.yaml && \
+		ln -sfn "$(abspath $(DATA))/$$name/signals.npy" "$(abspath $(DATA))/$$name/records.csv" $(MINI)/arrays/$$name && \
+		$(VENV)/bin/ecgbench data prepare array --from $(MINI)/arrays/$$name --work $(MINI); } || exit; done
+	$(VENV)/bin/ecgbench sweep run slurm/sweeps/mini.yaml --local -j $(JOBS) --threads 1 --work $(MINI) --results $(MINI)/results
+	$(VENV)/bin/ecgbench repeat results/mini $(MINI)/results
 
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \

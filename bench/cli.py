@@ -887,6 +887,26 @@ def report(results: Results = Path("results"),
 
 
 @app.command()
+def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
+           second: Annotated[Path, typer.Argument(help="Those of the same sweep, run again, here or elsewhere.")]) -> None:
+    """How near a second run of a sweep came to the first; exit code 1 where one has runs that the other lacks."""
+    from bench.repeat import repeated
+
+    found, *alone = repeated(first, second, lambda line: print(f"ecgbench: {line}", file=sys.stderr))
+    table = Table("", "in both", "bit for bit", "mean difference", "largest", "sd over seeds")
+    for each in found:
+        numbers = ("-" if x is None else f"{x:.2g}" for x in (each.mean, each.largest, each.sd))
+        table.add_row(each.kind, f"{each.both:,}", f"{each.equal:,}", *numbers)
+    Console().print(table)
+    print("of a pre-training: its last loss; of an evaluation: its score. sd: of the first, the median over the recipes")
+    for folder, names in zip((first, second), alone, strict=True):
+        if names:
+            print(f"{len(names):,} runs are in {folder} alone: {' '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
+    if any(alone):
+        sys.exit(1)
+
+
+@app.command()
 def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
     """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
     from bench import config, pictures

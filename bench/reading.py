@@ -36,6 +36,7 @@ METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a record's result.met
 SHARED = ("bootstrap", "normalisation", "records", "task")  # of a result: alike in many
 SETTLED_NS = 2 * 10**9  # a file changed later than that before it was read may change again with the same stamp; ours
 MANY, PROCESSES = 2000, 8  # files from which on processes share the reading, and how many at most; ours
+NAMED = 3  # of a folder without records: what else lies there; ours
 TAIL = 24  # bytes at the end of a segment: the hash of the others, and how many of them are its head
 CODE = xxhash.xxh3_64_hexdigest(Path(__file__).read_bytes())
 
@@ -82,8 +83,9 @@ def read(results: Path) -> tuple[list[Record], list[str]]:
                     records[name] = segment.record(name)
     lines = [f"{results / name} {why}" for name, why in sorted(skipped.items())]
     if not records:
+        more = [f"and {len(lines) - NAMED:,} more"] if len(lines) > NAMED else []
         raise UserError("; ".join([f"{results} holds no record (<run_id>.json); `ecgbench pretrain random --store STORE` "
-                                   f"makes one", *lines]))
+                                   f"makes one", *lines[:NAMED], *more]))
     return [records[name] for name in sorted(records)], lines
 
 

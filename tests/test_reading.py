@@ -192,3 +192,10 @@ def test_a_link_to_nothing_and_a_folder_without_any_record_are_named(tmp_path: P
     (tmp_path / "0123456789ab.json").symlink_to(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"holds no record.*0123456789ab\.json cannot be read"):
         report.read(tmp_path)
+
+
+def test_of_a_folder_of_other_things_a_few_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    for i in range(50):
+        (tmp_path / f"{i}.txt").touch()
+    with pytest.raises(UserError, match=r"holds no record.*/0\.txt has not.*; and 47 more$"):
+        report.read(tmp_path)

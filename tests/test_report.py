@@ -170,8 +170,8 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
         (tmp_path / name).mkdir()
         written.append(reported(runs.write(tmp_path / name / "results"), tmp_path / name / "out"))
     names = [path.relative_to(tmp_path / "first" / "out").as_posix() for path in written[0]]
-    tables = ("families", "training", "all-statements", "superdiagnostic-single", "diagnostic", "subdiagnostic", "superdiagnostic", "form",
-              "rhythm", "reproduction", "sizes", "corpora")
+    tables = ("families", "training", "all-statements", "superdiagnostic-single", "diagnostic", "subdiagnostic",
+              "superdiagnostic", "form", "rhythm", "reproduction", "sizes", "corpora")
     assert names == [
         "table.md",
         "per_class.md",
