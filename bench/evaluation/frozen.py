@@ -38,7 +38,7 @@ from bench.vit import Encoder
 SEQUENCE = 0  # the seed of the crops that all heads train on; ours
 WEIGHTS = 100  # stream of random numbers drawn from an evaluation's seed
 CHUNK, CHUNK_OF_CPU = 1024, 32  # crops that go through the encoder together: on a CPU what its cache holds; ours
-BLOCK = 128  # crops whose logits are computed together; ours
+BLOCK = 512  # crops whose logits are computed together; ours
 IN_MEMORY = 2 << 30  # bytes; tokens of more lie in a file; ours
 
 

@@ -28,10 +28,12 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
     The share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney), from the ranks of
     the positives. UserError when a class lacks a positive or a negative.
     """
-    n, w = len(y), np.ones((1, len(y))) if weights is None else np.asarray(weights)
-    drawn = w.sum(1)
     if not np.isfinite(p).all():
         raise UserError("scores hold NaN or infinite values")
+    if weights is None:
+        return np.array([_auroc(p[:, c][y[:, c] > 0], p[:, c][y[:, c] == 0], c) for c in range(y.shape[1])])
+    n, w = len(y), np.asarray(weights)
+    drawn = w.sum(1)
     # float32 is exact: halves of sums of counts, below 2**23
     blocks = [np.ascontiguousarray(w[i: i + BLOCK].T, np.float32) for i in range(0, len(w), BLOCK)]
     out = np.empty((len(w), y.shape[1]))
@@ -50,11 +52,24 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
             total = own.sum(0, dtype=np.float64)
             pairs = total * (drawn[i * BLOCK: (i + 1) * BLOCK] - total)
             if (pairs == 0).any():
-                raise UserError(f"class {c} has no positive or no negative: AUROC is not defined")
+                raise undefined(c)
             ranks = np.einsum("ir,ir->r", own, rank[group], dtype=np.float64)
             # total**2 / 2 of them is the positives among themselves, whatever their scores
             out[i * BLOCK: (i + 1) * BLOCK, c] = (ranks - total**2 / 2) / pairs
-    return out[0] if weights is None else out
+    return out
+
+
+def _auroc(positive: np.ndarray, negative: np.ndarray, c: int) -> float:
+    """AUROC of class c from its two kinds of scores: below how many of the one each of the other lies; few are positive."""
+    if not (len(positive) and len(negative)):
+        raise undefined(c)
+    negative = np.sort(negative)
+    below = sum(int(negative.searchsorted(positive, side).sum()) for side in ("left", "right"))
+    return below / 2 / (len(positive) * len(negative))
+
+
+def undefined(c: int) -> UserError:
+    return UserError(f"class {c} has no positive or no negative: AUROC is not defined")
 
 
 def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
