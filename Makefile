@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc)
 
 LATEX := latexmk texlive-latex-recommended lmodern
 
-.PHONY: demo test test-slurm lint benchmark generated reproduce-mini paper latex clean
+.PHONY: demo test test-slurm lint benchmark generated reproduce-mini readme paper latex clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
 	$(VENV)/bin/ecgbench demo
@@ -42,6 +42,9 @@ reproduce-mini: $(STAMP)  ## DATA=the folder of ptb-xl-mini and unlabelled-1024:
 		$(VENV)/bin/ecgbench data prepare array --from $(MINI)/arrays/$$name --work $(MINI); } || exit; done
 	$(VENV)/bin/ecgbench sweep run slurm/sweeps/mini.yaml --local -j $(JOBS) --threads 1 --work $(MINI) --results $(MINI)/results
 	$(VENV)/bin/ecgbench repeat results/mini $(MINI)/results
+
+readme: generated  ## the README's section of results
+	$(VENV)/bin/python -m paper.readme $(RESULTS) $(GENERATED)/figures/auroc.svg README.md
 
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \
