@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import memory, optim, record, vit
-from bench.cli import where
+from bench.cli.options import where
 from bench.data.loader import Crops
 from bench.data.prepare import prepare
 from bench.data.signal import LEADS

@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench import config, memory, optim, record, vit
-from bench.cli import where
+from bench.cli.options import where
 from bench.data.loader import PREFETCH, Loader
 from bench.data.prepare import prepare
 from bench.data.signal import LEADS

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import catalogue, config, memory, optim, pretrain, record, vit
-from bench.cli import where
+from bench.cli.options import where
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.errors import UserError, unknown

@@ -466,7 +466,7 @@ def test_the_installed_command_says_one_line_and_ends_with_2(tmp_path) -> None:
     command = [sys.executable, "-c", "from bench.cli import main; main()", "data", "info", "none"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path,
                           env={**os.environ, "ECGBENCH_WORK": str(tmp_path / "w"),
-                               "PYTHONPATH": str(Path(cli.__file__).parents[1])})
+                               "PYTHONPATH": str(Path(cli.__file__).parents[2])})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"ecgbench: no store 'none' in .*\n", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import cli
+from bench.cli import runs as cli
 from bench.errors import UserError
 
 LINES = [{"step": 0, "rankme": 3.0}, {"step": 2, "loss": 0.5, "lr": 0.25}]

@@ -1,0 +1,124 @@
+"""Backbones in and out, and what they are good for."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, where
+from bench.errors import UserError
+
+LISTED = 20  # refused records that are printed; ours
+
+
+@app.command("import")
+def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the published implementation: a pre-training, "
+                                                        "or a classifier (linear, fine-tuned).")],
+                   saw: Annotated[list[str], typer.Option(metavar="STORE", help="Store whose training folds it was "
+                                                          "pre-trained on, for the leak guard and the normalisation; may be "
+                                                          "repeated. unknown: nothing is checked; records say so.")],
+                   name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
+                   work: Work = WORK) -> None:
+    """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
+    from bench import published
+    from bench.data.store import open_by_name
+
+    if published.UNKNOWN in saw and len(saw) > 1:
+        raise UserError(f"--saw {published.UNKNOWN} excludes every other --saw")
+    stores = None if saw == [published.UNKNOWN] else [open_by_name(work / "stores", s) for s in dict.fromkeys(saw)]
+    run, evaluation = published.import_(file, work, name, stores)
+    if stores is None:
+        print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its records say so.",
+              file=sys.stderr)
+    print(f"run {run}. Next: ecgbench evaluate {run} --protocol linear --task TASK --store STORE")
+    if evaluation:
+        print(f"its classifier: ecgbench predict --run {evaluation} --from RECORDS --out p.csv")
+
+
+@app.command()
+def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
+           folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
+           work: Work = WORK, results: Results = Path("results")) -> None:
+    """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
+    from bench import backbone
+
+    backbone.export(backbone.of_run(work, run), folder, backbone.read_records(results))
+    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+Records = Annotated[str, typer.Option("--from", metavar="RECORDS", help="A .hea file, a folder of them, a folder with "
+                                      "dataset.yaml, or a store.")]
+Resample = Annotated[bool, typer.Option("--resample", help="Convert records of another rate; the output says how many.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that read records.")]
+
+
+@app.command()
+def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgbench export`, or a "
+                                             "run_id.")],
+          place: Records, out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")],
+          resample: Resample = False, workers: Workers = 2, work: Work = WORK, device: Device = "auto",
+          threads: Threads = 0) -> None:
+    """Embed ECG records: the mean of a backbone's tokens, over 2.5 s crops every 1.25 s. Bad records are listed."""
+    from bench import apply, backbone, progress
+    from bench.data.records import open_records
+
+    apply.check_out(out, (".npz", ".parquet"))
+    chosen = where(work, work, device, threads, 10.0).device
+    opened, source = backbone.open_backbone(work, given), open_records(place, work / "stores")
+    with progress.bar(f"embed {source.name}", len(source.records)) as bar:
+        applied = apply.embed(opened, source, chosen, resample=resample, workers=workers, progress=bar)
+    apply.write_embeddings(out, applied)
+    show_applied(applied, out)
+
+
+@app.command()
+def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+        second: Annotated[Path, typer.Argument(help="Another, of the same records by another backbone.")]) -> None:
+    """How alike two backbones see the same records: debiased linear CKA, 1 alike up to rotation, 0 unrelated."""
+    from bench import apply
+
+    value, n = apply.similarity(first, second)
+    print(f"CKA {value:.4f} on {n:,} records that both files hold")
+
+
+@app.command("map")
+def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+                store: Annotated[str, typer.Option(help="Store that has the records' labels.")],
+                task: Annotated[str, typer.Option(help="A task of it: records with one label are coloured.")] = "superdiagnostic",
+                by: Annotated[str, typer.Option(help="pca, or umap (pip install 'ecgbench[umap]').")] = "pca",
+                out: Picture = Path("map.png"), work: Work = WORK) -> None:
+    """Draw a 2-D map of embeddings, coloured by class."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    print(pictures.embedding_map(embeddings, open_by_name(work / "stores", store), task, out, by))
+
+
+@app.command()
+def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", help="run_id of an evaluation, frozen or "
+                                             "fine-tuned.")],
+            place: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,
+            workers: Workers = 2, work: Work = WORK, results: Results = Path("results"), device: Device = "auto",
+            threads: Threads = 0) -> None:
+    """Probability of each of an evaluation's classes, with its threshold, for ECG records. Bad records are listed."""
+    from bench import apply, progress
+    from bench.data.records import open_records
+
+    apply.check_out(out, (".csv",))
+    chosen = where(work, results, device, threads, 10.0).device
+    opened, source = apply.open_classifier(work, results, run), open_records(place, work / "stores")
+    with progress.bar(f"predict {source.name}", len(source.records)) as bar:
+        applied = apply.predict(opened, source, chosen, resample=resample, workers=workers, progress=bar)
+    apply.write_predictions(out, applied, opened)
+    show_applied(applied, out)
+
+
+def show_applied(applied: Any, out: Path) -> None:
+    """What became of the records; refused ones on standard error."""
+    for record_id, why in list(applied.refused.items())[:LISTED]:
+        print(f"refused {record_id}: {why}", file=sys.stderr)
+    if len(applied.refused) > LISTED:
+        print(f"... and {len(applied.refused) - LISTED:,} more; the output's metadata has them all", file=sys.stderr)
+    print(f"{out}: {len(applied.record_id):,} records ({applied.done['resampled']:,} resampled, "
+          f"{applied.done['gaps_filled']:,} with gaps filled), {len(applied.refused):,} refused")

@@ -1,0 +1,214 @@
+"""Data: make, list, download, prepare, check, draw."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from bench.cli.options import WORK, Work, data_app
+from bench.errors import UserError
+
+
+@data_app.command()
+def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+          records: Annotated[int, typer.Option(min=1, help="Number of 10 s records.")] = 600,
+          seed: int = 0) -> None:
+    """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
+    from bench import progress
+    from bench.data.ptbxl_layout import write_ptbxl
+
+    with progress.bar("synthetic ECG", records) as bar:
+        write_ptbxl(folder, records=records, seed=seed, progress=lambda done, total: bar(done, ""))
+    print(f"{folder}: {records} records. Next: ecgbench data prepare ptb-xl --from {folder} --rate-hz 100")
+
+
+@data_app.command("list")
+def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, for programs.")] = False,
+                 ) -> None:
+    """List the corpora that can be prepared: size, rate, licence, where they live, labels; --json: all that is known."""
+    import json
+    from dataclasses import asdict
+
+    from bench.data.sources import modules
+
+    corpora = [m.CORPUS for _, m in sorted(modules().items())]
+    if as_json:
+        print(json.dumps([asdict(c) for c in corpora], indent=1))
+        return
+    narrow = [Column(name, no_wrap=True) for name in ("corpus", "records", "hours", "Hz", "licence", "doi")]
+    table = Table(*narrow, "high-pass", "labels", "left out by rule", padding=(0, 0))
+    for c in corpora:
+        table.add_row(c.name, f"{c.records:,}" if c.records else "-", f"{c.seconds / 3600:,.0f}" if c.seconds else "-",
+                      ", ".join(map(str, c.rate_hz)) or "any", c.licence, c.url.removeprefix("https://doi.org/") or "-",
+                      f"{c.highpass_hz:g} Hz" if c.highpass_hz else "-", c.labels or "-", c.dropped or "-")
+    Console().print(table)
+    print("Records and hours: as the paper used them (arXiv 2410.13867). --json says more: citation, "
+          "version, files, leads, patients.")
+
+
+@data_app.command()
+def download(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`.")],
+             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to put it; made if need be.")],
+             subset: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N records and the tables "
+                                                        "only (Zenodo: the first N files).")] = None,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come, and write nothing.")] = False,
+             parallel: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
+             mirror: Annotated[str | None, typer.Option(metavar="URL", help="Instead of https://physionet.org/files, "
+                                                        "e.g. https://physionet-open.s3.amazonaws.com, or of "
+                                                        "https://zenodo.org/api.")] = None) -> None:
+    """Download a corpus as it is published, every checksum verified. Stopped, it continues inside the file."""
+    from bench.data.download import download as fetch
+    from bench.data.sources import modules
+    from bench.errors import unknown
+
+    known = modules()
+    if corpus not in known:
+        raise unknown("corpus", corpus, known)
+    files = fetch(known[corpus].CORPUS, folder, subset=subset, dry_run=dry_run, parallel=parallel, mirror=mirror)
+    if not dry_run:
+        print(f"{folder}: {files:,} files, every checksum right. Next: ecgbench data prepare {corpus} --from {folder}"
+              + (" --skip-bad, as its tables list records that are not here" if subset else ""))
+
+
+@data_app.command()
+def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`; array for your own data.")],
+            folder: Annotated[Path, typer.Option("--from", help="Where the corpus lies.")],
+            name: Annotated[str | None, typer.Option("--to", metavar="STORE", help="Name of the store, if not the "
+                                                                                   "corpus's own.")] = None,
+            rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; 500 by default, that of your data "
+                                                             "for array.")] = None,
+            workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
+                               ] = len(os.sched_getaffinity(0)),
+            resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, whose ends ring.")] = "fourier",
+            skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
+                                                                      "them, and go on.")] = False,
+            drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Leave out records whose samples an "
+                                                          "earlier one has.")] = False,
+            not_in: Annotated[list[str] | None, typer.Option("--not-in", metavar="STORE", help="Leave out records that "
+                                                             "this store holds. May be repeated.")] = None,
+            work: Work = WORK) -> None:
+    """Turn a corpus into a store: one int16 file, statistics, labels, checksums. Stopped, it continues."""
+    from bench import progress
+    from bench.data import prepare as preparing
+    from bench.data.sources import open_source
+    from bench.data.store import open_by_name
+
+    stores = work / "stores"
+    rate_hz = 500 if rate_hz is None and corpus != "array" else rate_hz
+    source = open_source(corpus, folder, rate_hz)
+    with progress.bar(f"prepare {name or source.name}", len(source.records)) as bar:
+        made = preparing.prepare(source, stores, name=name, rate_hz=rate_hz, resampling=resampling, workers=workers,
+                                 skip_bad=skip_bad, drop_duplicates=drop_duplicates,
+                                 not_in=[open_by_name(stores, n) for n in not_in or []],
+                                 progress=lambda done, total: bar(done, ""))
+    show(made)
+    show_report(made)
+
+
+def show_report(store: Any) -> None:
+    """What became of the records, as prepare.json has it."""
+    from bench.files import read_json
+
+    path = store.folder / "prepare.json"
+    report = read_json(path, f"store {store.name}")
+    table = Table("records", "count", "for example")
+
+    def row(what: str, found: Any) -> None:
+        few = [f"{k}: {v}" for k, v in list(found.items())[:2]] if isinstance(found, dict) else found[:2]
+        table.add_row(what, f"{len(found):,}", "; ".join(map(str, few)) + ("; ..." if len(found) > 2 else ""))
+
+    table.add_row("found", f"{report['found']:,}", "")
+    table.add_row("accepted", f"{report['accepted']:,}", "")
+    for reason, group in sorted(report["refused"].items()):
+        row(f"refused{', by rule' if group['by_rule'] else ''}: {reason}", group["records"])
+    twice = report["duplicates"]
+    for what, found in (("gaps filled (leads)", report["gaps_filled"]), ("constant leads", report["constant_leads"]),
+                        ("clipped (samples)", report["clipped"]),
+                        ("found twice", [" = ".join(ids) for ids in twice["within"]]),
+                        *((f"also in {other}", ids) for other, ids in twice["across"].items())):
+        if found:
+            row(what, found)
+    Console().print(table)
+    ours, paper = report["for_training"], report["paper"]
+    print(f"for pre-training: {ours['records']:,} records, {ours['seconds']:,.0f} s"
+          + (f"; the paper: {paper['records']:,} records, {paper['seconds']:,} s" if paper else "") + f"; all in {path}")
+
+
+@data_app.command()
+def verify(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")], work: Work = WORK) -> None:
+    """Hash every byte of a store, however large, against its manifest."""
+    from bench.data.store import open_by_name
+
+    opened = open_by_name(work / "stores", store, verify=True)
+    print(f"{opened.folder}: whole, fingerprint {opened.fingerprint}")
+
+
+@data_app.command()
+def info(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
+         out: Annotated[Path | None, typer.Option(help="Draw the labels per fold, too: .png, .svg or .pdf.")] = None,
+         work: Work = WORK) -> None:
+    """Check a store and say what it holds: statistics, labels per fold, what became of the corpus's records."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    opened = open_by_name(work / "stores", store)
+    show(opened)
+    show_labels(opened)
+    show_report(opened)
+    if out:
+        print(pictures.labels(opened, out))
+
+
+def show(store: Any) -> None:
+    """What a store holds."""
+    m = store.manifest
+    seconds = m["samples"] / m["rate_hz"]
+    print(f"store {m['name']} ({m['source']} {m['version']}), fingerprint {m['fingerprint']}\n"
+          f"{m['records']:,} records, {seconds:,.0f} s ({seconds / 3600:,.1f} h), {m['rate_hz']} Hz, {m['units']}, "
+          f"{m['files']['signals.i16']['bytes']:,} bytes")
+    for name in ("mean", "sd"):
+        print(f"{name} per lead: " + ", ".join(f"{lead} {v:.3f}" for lead, v in zip(m["leads"], m[name], strict=True)))
+    for task, classes in m["tasks"].items():
+        kind, used = store.kind(task), f"{int((store.records[task] != '').sum()):,} records"
+        print(f"task {task}: " + (f"{kind}, in {classes[0]}" if kind == "regression" else f"{kind}, {len(classes)} classes")
+              + f", {used}")
+
+
+def show_labels(store: Any) -> None:
+    """Records per class and fold, a table per task."""
+    from bench.data.challenge import snomed_names
+
+    for task in store.manifest["tasks"]:
+        if store.kind(task) == "regression":
+            continue
+        counts = store.label_counts(task)
+        names = snomed_names() if task == "snomed" else {}
+        folds = [f"fold {fold}" if fold else "no fold" for fold in counts.columns]
+        table = Table(task, *folds, *["all"] * (len(folds) > 1), title_justify="left")
+        for name, row in counts.iterrows():
+            every = [*row.tolist(), *[row.sum()] * (len(folds) > 1)]
+            table.add_row(f"{name} {names[name]}" if name in names else str(name), *(f"{n:,}" for n in every))
+        Console().print(table)
+
+
+@data_app.command("plot")
+def plot_command(store: Annotated[str, typer.Argument(help="Name of a store, or the .hea file of a WFDB record.")],
+                 records: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="record_id; several "
+                                    "make a contact sheet; none: the first record.")] = None,
+                 views: Annotated[bool, typer.Option("--views", help="Show what each view does to it.")] = False,
+                 out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
+                 work: Work = WORK) -> None:
+    """Draw records on ECG paper, or one's augmented views."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    if store.endswith(".hea"):
+        if records or views:
+            raise UserError(f"{store} is one record as published: it is drawn on ECG paper; views and contact sheets are "
+                            f"drawn from a store")
+        print(pictures.file(Path(store), out))
+    else:
+        print(pictures.draw(open_by_name(work / "stores", store), records or [], out, "views" if views else "ecg"))

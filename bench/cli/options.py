@@ -1,0 +1,72 @@
+"""The program, the groups of its commands, and the options that several of them share."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.errors import UserError
+
+WORK = Path(os.environ.get("ECGBENCH_WORK", "work"))
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, "
+                       "one budget, one evaluation.")
+data_app = typer.Typer(no_args_is_help=True, help="Make, check and look at data.")
+sweep_app = typer.Typer(no_args_is_help=True, help="Run many pre-trainings and their evaluations.")
+methods_app = typer.Typer(help="List, show and add methods.")
+app.add_typer(data_app, name="data")
+runs_app = typer.Typer(no_args_is_help=True, help="Look at pre-trainings.")
+app.add_typer(methods_app, name="methods")
+app.add_typer(runs_app, name="runs")
+app.add_typer(sweep_app, name="sweep")
+
+Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGBENCH_WORK].")]
+Results = Annotated[Path, typer.Option(help="Folder of the records, one small JSON file per finished run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
+                                               "optim.steps=1000. May be repeated.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda where there is one.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice. Results are bit for bit the same only "
+                                           "at the same number.")]
+
+
+def _also(folder: Path | None) -> Path | None:
+    from bench.config import METHODS
+
+    if folder:
+        before = os.environ.get(METHODS, "").split(os.pathsep)
+        os.environ[METHODS] = os.pathsep.join(dict.fromkeys([*filter(None, before), str(folder.resolve())]))
+    return folder
+
+
+Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callback=_also, help="Folder of methods outside "
+                                              "the repository, in addition [env: ECGBENCH_METHODS].")]
+Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
+Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
+Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")]
+Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
+Records = Annotated[str, typer.Option("--from", metavar="RECORDS", help="A .hea file, a folder of them, a folder with "
+                                      "dataset.yaml, or a store.")]
+Resample = Annotated[bool, typer.Option("--resample", help="Convert records of another rate; the output says how many.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that read records.")]
+
+
+def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
+    """The Where of a command's options; sets torch's threads."""
+    import torch
+
+    from bench.pretrain import Where
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; write cpu, cuda, cuda:0 or auto") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable GPU; write --device cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    return Where(work, results, chosen, save_minutes=minutes, place=place)

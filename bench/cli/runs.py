@@ -1,0 +1,96 @@
+"""What pre-trainings have logged."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli.options import WORK, Methods, Picture, Pictured, Record, Work, runs_app
+from bench.errors import UserError
+
+
+@runs_app.command("plot")
+def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+              out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("runs.png"),
+              work: Work = WORK) -> None:
+    """Draw what pre-trainings have logged, side by side: loss, RankMe, feature sd, gradient norm, speed, ..."""
+    from bench import pictures
+
+    print(pictures.runs(work, runs, out))
+
+
+@runs_app.command("see")
+def runs_see(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")], store: Pictured,
+             record_id: Record = None, out: Picture = Path("see.png"), work: Work = WORK, outside: Methods = None) -> None:
+    """Draw what a pre-training's encoder sees of a record and, of masked autoencoders, how it reconstructs the rest."""
+    from bench import pictures
+    from bench.data.store import open_by_name
+
+    print(pictures.see_run(open_by_name(work / "stores", store), record_id, out, work, run))
+
+
+@runs_app.command("table")
+def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+               work: Work = WORK) -> None:
+    """Show where pre-trainings began and where they are: loss, feature sd, RankMe; and what a step costs."""
+    from statistics import median
+
+    from bench.pretrain import logged
+
+    table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
+    for name in runs:
+        made, lines = logged(work, name)
+        of = {key: [line[key] for line in lines if key in line]
+              for key in ("loss", "feature_sd", "rankme", "records_per_second", "memory_mb")}
+        table.add_row(
+            made["method"]["name"], str(made["seed"]), name, f"{lines[-1]['step']:,} of {made['optim']['steps']:,}",
+            *(f"{of[key][0]:.{digits}f} -> {of[key][-1]:.{digits}f}" if of[key] else "-"
+              for key, digits in (("loss", 4), ("feature_sd", 3), ("rankme", 1))),
+            f"{made['optim']['batch'] / median(of['records_per_second']):.2f}" if of["loss"] else "-",
+            f"{max(of['memory_mb']):,.0f} MB" if of["loss"] else "-")
+    Console().print(table)
+
+
+@runs_app.command("tensorboard")
+def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+                     out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
+                                    ] = Path("tensorboard"), work: Work = WORK) -> None:
+    """Write what pre-trainings have logged for TensorBoard (pip install 'ecgbench[tensorboard]')."""
+    from bench.pretrain import logged
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("TensorBoard is not installed; pip install 'ecgbench[tensorboard]'") from None
+    for name in runs:
+        with SummaryWriter(str(out / name)) as writer:
+            for line in logged(work, name)[1]:
+                for key, value in line.items():
+                    if key != "step":
+                        writer.add_scalar(key, value, line["step"])
+        print(out / name)
+
+
+@runs_app.command("wandb")
+def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
+               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecgbench",
+               offline: Annotated[bool, typer.Option("--offline", help="Send nothing: write it below --out, for `wandb sync`.")
+                                  ] = False,
+               out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
+    """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecgbench[wandb]')."""
+    from bench.pretrain import logged
+
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("Weights & Biases is not installed; pip install 'ecgbench[wandb]'") from None
+    out.mkdir(parents=True, exist_ok=True)
+    for name in runs:
+        made, lines = logged(work, name)
+        with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made, dir=str(out),
+                        mode="offline" if offline else "online", resume="allow") as run:
+            for line in lines:
+                run.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+        print(name)
