@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench import catalogue, config
+from bench import catalogue, config, record
 from bench.cli import main
 from bench.config import METHODS, ROOT
 from bench.errors import UserError
@@ -23,6 +23,7 @@ TUTORIAL = ROOT / "docs" / "add-a-method.md"
 def ecgbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run the command; gives what it prints."""
     monkeypatch.setenv(METHODS, "")  # undone afterwards, whatever --methods adds
+    monkeypatch.setattr(record, "code", lambda: {"commit": "c", "dirty": False})  # else no report of a checkout being worked on
 
     def run(*arguments: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["ecgbench", *map(str, arguments)])
