@@ -34,9 +34,10 @@ generated: $(STAMP)  ## tables, figures and the text's numbers, from the records
 	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgbench report --results $(RESULTS) --out $(GENERATED); \
 		else echo "$(RESULTS) holds no record: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
 
-reproduce-mini: $(STAMP)  ## DATA=the folder of ptb-xl-mini and unlabelled-1024: results/mini again, from nothing, in work/mini
-	@for name in ptb-xl-mini unlabelled-1024; do test -f "$(DATA)/$$name/signals.npy" || { \
-		echo "$(DATA)/$$name/signals.npy is missing; write make reproduce-mini DATA=FOLDER" >&2; exit 2; }; \
+reproduce-mini: $(STAMP)  ## results/mini again, in work/mini (stopped, it continues there), DATA: see results/mini/README.md
+	@ls results/mini/*.json > /dev/null
+	@for name in ptb-xl-mini unlabelled-1024; do for file in signals.npy records.csv; do test -f "$(DATA)/$$name/$$file" || { \
+		echo "$(DATA)/$$name/$$file is missing; write make reproduce-mini DATA=FOLDER, see results/mini/README.md" >&2; exit 2; }; done; \
 		[ -d $(MINI)/stores/$$name ] || { mkdir -p $(MINI)/arrays/$$name && cp tests/fixtures/$$name.yaml $(MINI)/arrays/$$name/dataset.yaml && \
 		ln -sfn "$(abspath $(DATA))/$$name/signals.npy" "$(abspath $(DATA))/$$name/records.csv" $(MINI)/arrays/$$name && \
 		$(VENV)/bin/ecgbench data prepare array --from $(MINI)/arrays/$$name --work $(MINI); } || exit; done

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench import reading, record
 from bench.errors import UserError
-from bench.reading import metric_of
+from bench.reading import METRICS, metric_of
 from bench.report import recipe, spread
 
 CLOCK = ("seconds", "records_per_second", "peak_memory_mb", "energy_joules", "together")  # of a result: what the machine decides
@@ -25,7 +25,7 @@ class Agreement:
     equal: int  # of these, to the last bit but for time and memory
     mean: float | None  # of the absolute differences
     largest: float | None
-    sd: float | None  # over the seeds of a recipe, in the first folder; the median over the recipes
+    sd: float | None  # over the pre-trainings of a recipe, a mean of evaluations each, in the first folder; the median of all
 
 
 def settled(made: dict[str, Any]) -> dict[str, Any]:
@@ -61,14 +61,18 @@ def repeated(first: Path, second: Path, say: Callable[[str], None]) -> tuple[lis
     kinds: dict[str, list[str]] = {}
     for name in sorted(ones.keys() & others.keys()):
         config = ones[name]["config"]
-        kinds.setdefault(config["evaluation"]["name"] if ones[name]["kind"] == "evaluate" else "pretrain", []).append(name)
+        kind = "pretrain"
+        if ones[name]["kind"] == "evaluate":
+            metric = metric_of(ones[name])
+            kind = config["evaluation"]["name"] + ("" if metric == "macro_auroc" else f", {METRICS[metric]}")
+        kinds.setdefault(kind, []).append(name)
     out = [agreement(kind, names, first, second) for kind, names in kinds.items()]
     out.sort(key=lambda each: each.kind != "pretrain")
     return out, sorted(ones.keys() - others.keys()), sorted(others.keys() - ones.keys())
 
 
 def agreement(kind: str, names: Sequence[str], first: Path, second: Path) -> Agreement:
-    equal, differences, recipes = 0, list[float](), dict[str, list[float]]()
+    equal, differences, recipes = 0, list[float](), dict[str, dict[str, list[float]]]()
     for name in names:
         one, other = (json.loads(record.path(folder, name).read_text()) for folder in (first, second))
         equal += settled(one) == settled(other)
@@ -76,7 +80,8 @@ def agreement(kind: str, names: Sequence[str], first: Path, second: Path) -> Agr
         if a is not None and b is not None:
             differences.append(abs(a - b))
             of = one.get("pretrain_config", {})
-            recipes.setdefault(recipe(one["config"]) + (recipe(of) if of else ""), []).append(a)
-    sds = [sd for values in recipes.values() if (sd := spread(values)[1]) is not None]
+            runs = recipes.setdefault(recipe(one["config"]) + (recipe(of) if of else ""), {})
+            runs.setdefault(one["config"].get("pretrain", name), []).append(a)
+    sds = [sd for runs in recipes.values() if (sd := spread([fmean(values) for values in runs.values()])[1]) is not None]
     return Agreement(kind, len(names), equal, sum(differences) / len(differences) if differences else None,
                      max(differences, default=None), median(sds) if sds else None)

@@ -33,6 +33,7 @@ SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"
 FIRST = ("linear", "superdiagnostic")  # ours: what a folder without any evaluation is asked for
 OTHER_SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", "macro_brier", "macro_ece"),
                 "r2": ("mae", "rmse", "pearson_r")}  # beside a table's metric
+SHUFFLED = "labels shuffled"  # after the store's name: tables of controls, see evaluation's shuffle_labels
 LISTED = 20  # run_ids in a message; ours
 
 
@@ -273,6 +274,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
     for record in (r for r in records if r["kind"] == "evaluate"):
         store, other = record["config"]["data"]["store"], external(record["config"])
         name = f"{other} (trained on {store})" if other else store
+        name += f", {SHUFFLED}" if record["config"].get("shuffle_labels") else ""  # a control is no column of its task
         tables.setdefault((name, record["config"]["task"]), []).append(record)
     for (store, task), here in sorted(tables.items()):
         learned = [r for r in here if r["pretrain_config"]["method"]["name"] != RANDOM]

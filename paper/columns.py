@@ -35,6 +35,11 @@ class Column:
         return self.task if self.metric == "macro_auroc" else f"{self.task} ({METRICS[self.metric]})"
 
     @property
+    def control(self) -> bool:
+        """Of labels that say nothing."""
+        return bool(self.config.get("shuffle_labels"))
+
+    @property
     def whole(self) -> bool:
         """Of the last checkpoint, trained on all labels."""
         return self.at == self.fraction == 1

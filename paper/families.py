@@ -101,7 +101,8 @@ def families(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
         by_protocol: dict[tuple[str, str], list[Column]] = {}
         by_task: dict[tuple[str, str, str], list[Column]] = {}
         for c in columns:
-            if c.at == 1 and any(id(cell.row) in here and cell.runs for cell in c.cells if cell.row.method != RANDOM):
+            trained = [cell for cell in c.cells if id(cell.row) in here and cell.row.method != RANDOM]
+            if c.at == 1 and not c.control and any(cell.runs for cell in trained):
                 by_task.setdefault((c.store, c.protocol, c.task), []).append(c)
                 if c.whole:
                     by_protocol.setdefault((c.store, c.protocol), []).append(c)
@@ -209,7 +210,7 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
 
 
 def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[str], data: list[dict[str, Any]],
-           ranks: Mapping[str, float] | None = None) -> Table:
+           ranks: Mapping[str, float] | None = None, intervals: bool = True) -> Table:
     """Rows of a group in columns that differ in the task, or the share of the labels, alone."""
     cells = [cells_in(group, column) for column in columns]
     runs, with_n = runs_in([c for here in cells for c in here])
@@ -223,7 +224,7 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
                 c, (bold, p_best) = here[i], lead[i]
                 mark = DIFFERS if c.p_holm is not None and c.p_holm < LEVEL else ""
                 interval = c.interval
-                below = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+                below = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval and intervals else ""
                 entries.append(Entry(score(c, with_n), bold, mark, below))
                 fill += [(group.name(row), heading, command) for command in c.commands]
                 data.append({
@@ -239,7 +240,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
             i += 1
         blocks.append((family, lines))
     metric = "macro AUROC" if all(c.metric == "macro_auroc" for c in columns) else "score"
-    caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}) and its interval over test records. {LEADERS}. "
+    over = " and its interval over test records" if intervals else ""
+    caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}){over}. {LEADERS}. "
                f"{MISSING}: no record yet.")
     notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g}, Holm's correction for all of its task)"}
     head = [("", "pre-training"), *(("", heading) for heading in heads), *([("", "rank")] if ranks is not None else [])]

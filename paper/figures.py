@@ -50,9 +50,9 @@ class Point:
 
 
 def placed(cells: Sequence[Cell]) -> list[Point]:
-    """The cells of macro AUROC."""
-    return [Point(c, column.protocol, column.at, column.fraction) for column in columns_of(cells) for c in column.cells
-            if c.metric == "macro_auroc"]
+    """The cells of macro AUROC but those of controls."""
+    return [Point(c, column.protocol, column.at, column.fraction) for column in columns_of(cells) if not column.control
+            for c in column.cells if c.metric == "macro_auroc"]
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import write_text
-from bench.report import Cell, Row, cells_of, footnotes, read, refuse, rows_of
+from bench.report import Cell, Row, cells_of, footnotes, read, rows_of
 from paper.columns import Column, columns_of
 from paper.families import groups_of, mean_ranks, scores
 from paper.typeset import Table, markdown
@@ -23,30 +23,30 @@ TASK = "superdiagnostic"  # ... of the second this task alone
 
 def shown(cells: Sequence[Cell]) -> list[Column]:
     """The columns of the last checkpoint and all labels: every task of FROZEN, one of TUNED."""
-    whole = [c for c in columns_of(cells) if c.whole and any(cell.runs for cell in c.cells)]
+    whole = [c for c in columns_of(cells) if c.whole and not c.control and any(cell.runs for cell in c.cells)]
     return [c for c in whole if c.protocol == FROZEN] + [
         c for c in whole if (c.protocol, c.task) == (TUNED, TASK)]
 
 
 def table(cells: Sequence[Cell], rows: Sequence[Row]) -> Table:
     """The largest group of families in those columns, without intervals; ranks are of FROZEN."""
-    columns, group = shown(cells), groups_of(rows)[0]
+    columns, groups = shown(cells), groups_of(rows)
+    if not columns or not groups:
+        raise UserError(f"no pre-trained backbone has a record of {FROZEN}, with all labels: there is nothing to show")
+    group = groups[0]
     heads = [c.heading if c.protocol == FROZEN else f"{c.heading}, {c.protocol}" for c in columns]
     ranks = mean_ranks(group, [c for c in columns if c.protocol == FROZEN])
-    made = scores(group, f"{FROZEN} on the frozen backbone, {TUNED} end to end", columns, heads, [], ranks)
-    blocks = [(family, [[replace(entry, below="") for entry in line] for line in lines]) for family, lines in made.blocks]
-    head = [*made.head[:-1], ("", f"rank, {FROZEN}")]
-    caption = made.caption.replace(" and its interval over test records", "")
-    return replace(made, blocks=blocks, head=head, caption=caption)
+    made = scores(group, f"{FROZEN} on the frozen backbone, {TUNED} end to end", columns, heads, [], ranks, intervals=False)
+    return replace(made, head=[*made.head[:-1], ("", f"rank, {FROZEN}")])
 
 
 def section(results: Path, figure: str) -> str:
     """What stands between the marks, and they."""
-    records, _ = read(results)
-    refuse(footnotes(records))
+    records, skipped = read(results)
+    if wrong := [*skipped, *footnotes(records)]:
+        raise UserError(f"{results} is no clean set of records: {'; '.join(wrong)}")
     rows = rows_of(records)
-    made = table(cells_of(records, rows), rows)
-    _, body = markdown(made).split("\n\n", 1)  # the README's heading is its own
+    _, body = markdown(table(cells_of(records, rows), rows)).split("\n\n", 1)  # the README's heading is its own
     return f"{BEGIN}\n\n{body}\n![macro AUROC of the methods, {FROZEN} and {TUNED}]({figure})\n\n{END}"
 
 
@@ -54,12 +54,21 @@ def write(results: Path, figure: Path, readme: Path) -> None:
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(f"{readme} must hold the lines {BEGIN!r} and {END!r} once each, in this order")
+    if not figure.is_file():
+        raise UserError(f"{figure} is missing: `ecgbench report` draws it")
     made = section(results, Path(os.path.relpath(figure, readme.parent)).as_posix())
     write_text(readme, text.split(BEGIN)[0] + made + text.split(END)[1])
 
 
+def main(arguments: Sequence[str]) -> None:
+    if len(arguments) != 3:
+        raise UserError("write python -m paper.readme RESULTS FIGURE README")
+    write(*map(Path, arguments))
+
+
 if __name__ == "__main__":
     try:
-        write(*map(Path, sys.argv[1:4]))
-    except UserError as error:
-        sys.exit(f"paper.readme: {error}")
+        main(sys.argv[1:])
+    except (UserError, OSError) as error:
+        print(f"paper.readme: {error}", file=sys.stderr)
+        sys.exit(2)

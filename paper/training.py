@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from bench.report import MISSING, RANDOM, Record, Row, pretrainings, spread
+from bench.report import MISSING, RANDOM, Record, Row, pretraining_options, pretrainings, spread
 from paper.families import SWEEP, groups_of
 from paper.typeset import Entry, Sheet, Table
 
@@ -18,13 +18,16 @@ def training(rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
     for group in groups_of(rows):
-        blocks = []
+        blocks, fill = [], list[tuple[str, str, str]]()
         for family, those in group.blocks:
             lines = []
             for row in those:
                 if row.method != RANDOM:
                     found = means([went(record) for record in pretrainings(row, records)])
-                    data.append({"group": group.title, "family": family, "row": group.name(row), **found})
+                    missing = "" if found["runs"] else f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"
+                    fill += [(group.name(row), "all", missing)] if missing else []
+                    data.append({"group": group.title, "family": family, "row": group.name(row), **found,
+                                 "run_ids": " ".join(run for _, run in row.pretrained) or None, "command": missing or None})
                     lines.append([Entry(group.name(row), marks=group.mark(row) + COLLAPSED * bool(found.get("collapsed"))),
                                   Entry(str(found["runs"])),
                                   *(Entry(number(found.get(f"{key}_{when}"), digits)) for key, digits in DIGITS.items()
@@ -38,8 +41,9 @@ def training(rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
         head = [("", "pre-training"), ("", "runs"), ("loss", "start"), ("loss", "end"),
                 *((what, when) for what in ("feature sd", "RankMe") for when in ("start", "least", "end")),
                 ("", "s/step"), ("", "memory (MB)")]
-        note = f"collapsed at the end: RankMe below {LEAST_RANKME:g}, or feature sd below {LEAST_SD:g} of that at the start"
-        tables.append(Table(group.title, caption, head, blocks, {COLLAPSED: note} | dict(group.notes)))
+        note = (f"a run or more collapsed: at its end RankMe is below {LEAST_RANKME:g}, or feature sd below {LEAST_SD:g} of that "
+                "at the start")
+        tables.append(Table(group.title, caption, head, blocks, {COLLAPSED: note} | dict(group.notes), fill))
     if not tables:
         nothing, caption = [("", [[Entry(MISSING), Entry(MISSING)]])], f"How pre-training went. {MISSING}: no record yet."
         tables = [Table("Training", caption, [("", "pre-training"), ("", "loss")], nothing, fill=[("all methods", "all", SWEEP)])]
@@ -69,10 +73,11 @@ def known(points: Mapping[str, Sequence[float | None]], key: str) -> list[float]
 
 
 def means(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs, and how many of them collapsed."""
+    """Means over the runs, and how many of them collapsed; None where none tells."""
     keys = dict.fromkeys(key for run in runs for key in run)
     out: dict[str, Any] = {key: spread([run[key] for run in runs if key in run])[0] for key in keys if key != "collapsed"}
-    return {"runs": len(runs), **out, "collapsed": sum(run.get("collapsed", False) for run in runs)}
+    told = [run["collapsed"] for run in runs if "collapsed" in run]
+    return {"runs": len(runs), **out, "collapsed": sum(told) if told else None}
 
 
 def number(value: float | None, digits: int) -> str:

@@ -57,9 +57,12 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
                 raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, the latter one or a list")
             check_section(part, section, path)
     methods = spec["pretrain"]["methods"]
-    for name in (name for then in many for name in then.get("methods", [])):
-        if name not in methods:
-            raise unknown(f"method in {path}, evaluate.methods:", name, methods)
+    for named in (then.get("methods", []) for then in many):
+        for i, name in enumerate(named):
+            if name not in methods:
+                raise unknown(f"method in {path}, evaluate.methods:", name, methods)
+            if name in named[:i]:
+                raise UserError(f"{path}: evaluate.methods names {name} twice")
     return {**spec, "evaluate": many}
 
 
@@ -141,7 +144,7 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
             c = {**c, "pretrain": run.run_id}
             run.evaluations[config.run_id(c)] = c
         if not run.evaluations:
-            if made["optim"]["steps"]:
+            if made["optim"]["steps"] or not sections:
                 protocols = ", ".join(dict.fromkeys(name for then in sections for name in then["protocols"]))
                 why = f": {protocols} go with random alone" if sections else ""
                 raise UserError(f"the sweep evaluates {method} in no way{why}")

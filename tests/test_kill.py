@@ -24,6 +24,7 @@ from bench import optim, pretrain, record, vit
 from bench.config import Config, run_id
 from bench.data.store import open_by_name
 from bench.pretrain import Where, folder_of
+from bench.repeat import ON_THE_WAY, settled
 
 STEPS = 60
 
@@ -112,17 +113,12 @@ def same(config: Config, work: Path) -> None:
 
 def ended(config: Config, work: Path) -> dict[str, Any]:
     """What a run left, without what the clock and the machine decide."""
-    clock = ("seconds", "seconds_left", "records_per_second", "peak_memory_mb", "memory_mb", "cpu_watts", "energy_joules")
     folder = folder_of(work, run_id(config))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    written = json.loads(record.path(work / "results", run_id(config)).read_text())
-    del written["provenance"]
-    for key in ("records_per_second", "memory_mb"):
-        del written["result"]["curves"][key]
     return {
         "final": (folder / "final.pt").read_bytes(),
-        "lines": [{k: v for k, v in line.items() if k not in clock} for line in lines],
-        "record": {**written, "result": {k: v for k, v in written["result"].items() if k not in clock}},
+        "lines": [{k: v for k, v in line.items() if k not in ON_THE_WAY} for line in lines],
+        "record": settled(json.loads(record.path(work / "results", run_id(config)).read_text())),
     }
 
 

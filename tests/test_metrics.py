@@ -65,12 +65,20 @@ def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
         metrics.auroc(y, p)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("value", [0, 1])
-def test_a_class_without_a_positive_or_a_negative_is_refused(value: int) -> None:
+def test_a_class_without_a_positive_or_a_negative_is_refused(value: int, weighted: bool) -> None:
     y, p = some()
     y[:, 2] = value
     with pytest.raises(UserError, match="class 2 has no positive or no negative"):
-        metrics.auroc(y, p)
+        metrics.auroc(y, p, np.ones((1, len(y))) if weighted else None)
+
+
+@pytest.mark.parametrize("digits", [1, 3, 17])
+def test_without_weights_and_with_weights_of_one_the_auroc_is_the_same_to_the_bit(digits: int) -> None:
+    rng = np.random.default_rng(digits)
+    y, p = (rng.random((500, 7)) < rng.random(7)).astype(np.int64), np.round(rng.random((500, 7)), digits)
+    assert metrics.auroc(y, p).tolist() == metrics.auroc(y, p, np.ones((1, 500)))[0].tolist()
 
 
 def test_the_published_models_bootstrap_is_reproduced(shared: Path) -> None:

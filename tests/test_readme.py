@@ -1,5 +1,7 @@
 """The README's section of results is what the records say, and nothing else of the README changes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from paper import readme
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Two methods, two tasks, two protocols, a checkpoint on the way."""
+    """Two methods beside random, two tasks, two protocols; of one a checkpoint on the way, a share of the labels, a control."""
     runs = Runs()
     for method, auroc in (("random", 0.5), ("jepa", 0.7), ("mae", 0.6)):
         for seed in (0, 1):
@@ -21,6 +23,9 @@ def study(tmp_path: Path) -> Path:
                 for protocol in ("linear", "scratch" if method == "random" else "finetune"):
                     value = auroc + plus + 0.01 * seed
                     runs.evaluate(run, [value, value + 0.02], protocol=protocol, auroc=value, task=task)
+            if method == "jepa":
+                for key, other in (("at", 0.5), ("fraction", 0.1), ("shuffle_labels", 1)):
+                    runs.evaluate(run, [0.1, 0.2], auroc=0.1)["config"][key] = other
     return runs.write(tmp_path / "results")
 
 
@@ -40,7 +45,13 @@ def test_the_section_holds_all_frozen_tasks_and_one_of_finetuning(study: Path) -
 
 def test_the_rest_of_the_readme_stays(study: Path, tmp_path: Path) -> None:
     page, figure = tmp_path / "README.md", tmp_path / "drawn" / "figure.svg"
+    figure.parent.mkdir()
+    with pytest.raises(UserError, match="must hold the lines"):
+        readme.write(study, figure, ROOT / "CITATION.cff")
     page.write_text(f"# Title\n\n{readme.BEGIN}\nwas here\n{readme.END}\n\nThe rest.\n")
+    with pytest.raises(UserError, match=r"figure\.svg is missing"):
+        readme.write(study, figure, page)
+    figure.touch()
     readme.write(study, figure, page)
     once = page.read_text()
     assert once.startswith(f"# Title\n\n{readme.BEGIN}\n\n")
@@ -58,8 +69,21 @@ def test_a_readme_without_its_marks_is_left_alone(study: Path, tmp_path: Path, t
     assert (tmp_path / "README.md").read_text() == text
 
 
+def test_without_a_trained_backbone_there_is_nothing_to_show(tmp_path: Path) -> None:
+    runs = Runs()
+    runs.evaluate(runs.pretrain("random"), [0.5, 0.6])
+    with pytest.raises(UserError, match="nothing to show"):
+        readme.section(runs.write(tmp_path / "results"), "figure.svg")
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["no", "such", "files"]])
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "paper.readme", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n"), done.stderr.startswith("paper.readme: ")) == (2, 1, True)
+
+
 @pytest.mark.slow  # compares all methods with all
-@pytest.mark.skipif(not list((ROOT / "results" / "mini").glob("*.json")), reason="results/mini holds no record")
+@pytest.mark.skipif("| random" not in (ROOT / "README.md").read_text(), reason="README shows no results")
 def test_the_readme_says_what_the_committed_records_say() -> None:
     figure = "paper/generated/mini/figures/auroc.svg"
     assert (ROOT / figure).is_file()

@@ -1,13 +1,14 @@
 """Two runs of one sweep: what is equal to the bit, and how far apart the rest is."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_report import Runs, two_methods
 
-from bench import repeat
+from bench import cli, repeat
 from bench.errors import UserError
 
 
@@ -74,3 +75,45 @@ def test_two_sweeps_are_no_repetition(twice: tuple[Path, Path]) -> None:
         path.unlink()
     with pytest.raises(UserError, match="share no run"):
         repeat.repeated(*twice, pytest.fail)
+
+
+def test_the_sd_is_over_pretrainings_and_none_where_there_is_one(tmp_path: Path) -> None:
+    runs = Runs()
+    for seed, values in ((0, (0.5, 0.7)), (1, (0.6, 1.0))):
+        run = runs.pretrain("mae", seed)
+        for head, value in enumerate(values):
+            runs.evaluate(run, [value, value], seed=head, auroc=value)
+            if not seed:
+                runs.evaluate(run, [value, value], seed=head, auroc=value, task="rhythm")
+    runs.evaluate(runs.pretrain("random"), [0.5, 0.5], protocol="knn")
+    folder = runs.write(tmp_path / "results")
+    found = told(repeat.repeated(folder, folder, pytest.fail)[0])
+    assert found["linear"].sd == pytest.approx((0.8 - 0.6) / 2**0.5)
+    assert found["knn"].sd is None
+    assert found["pretrain"].largest == 0
+
+
+def test_what_is_no_record_is_said(twice: tuple[Path, Path]) -> None:
+    (twice[0] / "notes.txt").touch()
+    said: list[str] = []
+    repeat.repeated(*twice, said.append)
+    assert len(said) == 1
+    assert "notes.txt" in said[0]
+
+
+def test_the_command_ends_with_1_where_a_run_is_alone_and_2_where_nothing_compares(
+        twice: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    def ends(*folders: Path) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["ecgbench", "repeat", *map(str, folders)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code, said.out + said.err
+
+    code, said = ends(*twice)
+    assert (code, "bit for bit" in said, "alone" in said) == (0, True, False)
+    lost = evaluations(twice[1])[0]
+    lost.unlink()
+    code, said = ends(*twice)
+    assert (code, f"1 runs are in {twice[0]} alone: {lost.stem}" in said.replace("\n", "")) == (1, True)
+    assert ends(twice[0], tmp_path)[0] == 2

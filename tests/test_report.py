@@ -211,6 +211,22 @@ def test_no_table_lacks_the_random_row_and_its_command_repeats_data_and_encoder(
         "--set", "encoder.patch=10", "--set", "encoder.size=tiny"]  # fmt: skip
 
 
+def test_a_control_stands_apart_and_changes_no_name_and_no_correction(runs: Runs) -> None:
+    for method in ("random", "mae"):
+        for seed in (0, 1):
+            run = runs.pretrain(method, seed)
+            runs.evaluate(run, [0.5, 0.6 + seed / 10], shuffle=0)
+            runs.evaluate(run, [0.4, 0.5], shuffle=1)
+    for record in runs.made:
+        if "evaluation" in record["config"]:
+            record["config"]["shuffle_labels"] = record["config"]["evaluation"].pop("shuffle")
+    cells = report.cells_of(runs.made, report.rows_of(runs.made))
+    assert {(c.store, c.protocol) for c in cells} == {("a", "linear"), ("a, labels shuffled", "linear")}
+    own = next(c for c in cells if c.store == "a" and c.row.method == "mae")
+    assert own.comparison is not None
+    assert own.p_holm == own.comparison.p
+
+
 def test_difference_is_to_the_random_backbone_of_the_same_encoder(runs: Runs, tmp_path: Path, fast: None) -> None:
     for size, auroc in (("tiny", 0.25), ("xs", 0.5)):
         for method, gain in (("random", 0.0), ("jepa", 0.125)):

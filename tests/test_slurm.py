@@ -24,6 +24,7 @@ import yaml
 from bench.config import ROOT
 from bench.errors import UserError
 from bench.pretrain import Where
+from bench.repeat import settled
 from slurm import cluster, commands, plan, submit, sweep
 from slurm.cluster import Cluster
 from slurm.plan import Run
@@ -101,16 +102,7 @@ def straight(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 def outcome(root: Path) -> dict[str, Any]:
     """Every record without what the clock and the machine decide."""
-    out = {}
-    for path in (root / "results").glob("*.json"):
-        made = json.loads(path.read_text())
-        del made["provenance"]
-        for key in ("seconds", "records_per_second", "peak_memory_mb"):
-            made["result"].pop(key, None)
-        for key in ("records_per_second", "memory_mb"):
-            made["result"].get("curves", {}).pop(key, None)
-        out[path.name] = made
-    return out
+    return {path.name: settled(json.loads(path.read_text())) for path in (root / "results").glob("*.json")}
 
 
 def until(holds: Callable[[], Any], seconds: float = 180) -> Any:

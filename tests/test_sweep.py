@@ -237,9 +237,22 @@ def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str
     spec["evaluate"][0]["methods"] = ["random", "mea"]
     with pytest.raises(UserError, match="unknown method in .*evaluate.methods: 'mea'; did you mean 'mae'"):
         sweep.checked(spec, HERE)
-    spec["evaluate"] = spec["evaluate"][1:]
-    with pytest.raises(UserError, match="the sweep evaluates mae in no way$"):
-        sweep.expand(sweep.checked(spec, HERE), opened)
+    spec["evaluate"][0]["methods"] = ["mae", "mae"]
+    with pytest.raises(UserError, match="evaluate.methods names mae twice"):
+        sweep.checked(spec, HERE)
+    for unnamed, named in (("mae", ["random", "jepa"]), ("random", ["jepa", "mae"])):
+        with pytest.raises(UserError, match=f"the sweep evaluates {unnamed} in no way$"):
+            sweep.expand(sweep.checked({**spec, "evaluate": [{**one, "methods": named}]}, HERE), opened)
+
+
+def test_the_sweep_of_features_evaluates_backbones_of_the_mini_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "with_fingerprints", lambda made, stores: made)
+    monkeypatch.setattr(sweep, "check", lambda run, stores, seen: None)
+    store = SimpleNamespace(name="ptb-xl-mini", fingerprint="0")
+    mini, features = ({run.run_id for run in sweep.expand(sweep.read(ROOT / "slurm" / "sweeps" / name), {store.name: store})}
+                      for name in ("mini.yaml", "mini-features.yaml"))  # type: ignore[dict-item]
+    assert len(features) == 4
+    assert features < mini
 
 
 def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str], Where]) -> None:

@@ -47,10 +47,6 @@ Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
 Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")]
 Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
-Records = Annotated[str, typer.Option("--from", metavar="RECORDS", help="A .hea file, a folder of them, a folder with "
-                                      "dataset.yaml, or a store.")]
-Resample = Annotated[bool, typer.Option("--resample", help="Convert records of another rate; the output says how many.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that read records.")]
 
 
 def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:

@@ -19,14 +19,15 @@ RULES = {  # how many class-complete resamples, and which percentiles of them ar
     "strodthoff": (100, (5.0, 95.0)),  # Strodthoff et al. 2021, arXiv 2004.13701
 }
 BINS = 15  # of equal width, of the predicted probability: Guo et al. 2017, arXiv 1706.04599
+NO_AUROC = "class {} has no positive or no negative: AUROC is not defined"
 STEPS = 100  # thresholds tried for F-max, in (0, 1]: Radivojac et al. 2013, doi 10.1038/nmeth.2340
 
 
 def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """AUROC of each class, (C,); with weights (R, n), how often each record is in each resample, (R, C).
 
-    The share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney), from the ranks of
-    the positives. UserError when a class lacks a positive or a negative.
+    The share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney); with weights from the
+    ranks of the positives. UserError when a class lacks a positive or a negative.
     """
     if not np.isfinite(p).all():
         raise UserError("scores hold NaN or infinite values")
@@ -52,7 +53,7 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
             total = own.sum(0, dtype=np.float64)
             pairs = total * (drawn[i * BLOCK: (i + 1) * BLOCK] - total)
             if (pairs == 0).any():
-                raise undefined(c)
+                raise UserError(NO_AUROC.format(c))
             ranks = np.einsum("ir,ir->r", own, rank[group], dtype=np.float64)
             # total**2 / 2 of them is the positives among themselves, whatever their scores
             out[i * BLOCK: (i + 1) * BLOCK, c] = (ranks - total**2 / 2) / pairs
@@ -60,16 +61,12 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
 
 
 def _auroc(positive: np.ndarray, negative: np.ndarray, c: int) -> float:
-    """AUROC of class c from its two kinds of scores: below how many of the one each of the other lies; few are positive."""
+    """AUROC of class c from the scores of its positives and its negatives: above how many negatives each positive lies."""
     if not (len(positive) and len(negative)):
-        raise undefined(c)
+        raise UserError(NO_AUROC.format(c))
     negative = np.sort(negative)
     below = sum(int(negative.searchsorted(positive, side).sum()) for side in ("left", "right"))
     return below / 2 / (len(positive) * len(negative))
-
-
-def undefined(c: int) -> UserError:
-    return UserError(f"class {c} has no positive or no negative: AUROC is not defined")
 
 
 def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
