@@ -173,7 +173,7 @@ def auroc(points: Sequence[Point]) -> Figure:
 @styled
 def labels(points: Sequence[Point]) -> Figure:
     """AUROC against the share of patients with labels: a row of panels per protocol, a panel per table."""
-    rows = [p.cell.row for p in points]
+    rows = [p.cell.row for p in points if p.cell.runs]
     figure = _figure(points, 1.5, rows)
     shares = sorted({p.fraction for p in points})
     for axes, panel in _panels(figure, points, sharex=True):
@@ -182,7 +182,7 @@ def labels(points: Sequence[Point]) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(shares))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.supylabel("macro AUROC", fontsize=7)
+    _ylabel(figure, "macro AUROC")
     _legend(figure, rows, f"% of the patients whose labels train ({_bands(points)})")
     return figure
 
@@ -196,7 +196,7 @@ def along(points: Sequence[Point], runs: Runs) -> Figure:
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(upper, lower))[:, 0]
     for axes, panel in _panels(top, points, sharex=True):
         _lines(axes, panel, "at")
-    top.supylabel("macro AUROC", fontsize=7)
+    _ylabel(top, "macro AUROC")
     loss, rankme = bottom.subplots(1, 2, sharex=True)
     for row in rows:
         style = _line(row, rows)
@@ -242,7 +242,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
     where = f"{len(devices)} kinds of device: times do not compare" if len(devices) > 1 else "".join(devices)
-    figure.supylabel("macro AUROC with interval", fontsize=7)
+    _ylabel(figure, "macro AUROC with interval")
     _legend(figure, rows, f"{' or '.join(sorted(of))} {unit} of pre-training ({where}; dashed: random)")
     return figure
 
@@ -440,6 +440,13 @@ def _entries(rows: Sequence[Row], width: float) -> tuple[int, float]:
     names = [_wrapped(label, 40).split("\n") for label in dict.fromkeys(row.label for row in rows)]
     columns = max(1, min(8, int(17 * width / (max((len(line) for name in names for line in name), default=1) + 7))))
     return columns, 0.13 * math.ceil(sum(map(len, names)) / columns)
+
+
+def _ylabel(figure: Figure | SubFigure, text: str) -> None:
+    """What is on the y axis of all panels, beside the first of each row."""
+    for axes in figure.axes:
+        if (place := axes.get_subplotspec()) and place.is_first_col():
+            axes.set_ylabel(text, fontsize=7)
 
 
 def _legend(figure: Figure | SubFigure, rows: Sequence[Row], title: str) -> None:
