@@ -156,11 +156,14 @@ def listed(runs: Sequence[str]) -> str:
 def recipe(config: Config) -> str:
     """A recipe's identity: the config without its seed and, of an evaluation, without what it evaluates.
 
-    From scratch is fine-tuning of what has learned nothing: one recipe, one column.
+    From scratch is fine-tuning of what has learned nothing: one recipe, one column. So are controls, whatever the order of
+    their labels: what a head learns from one order by chance moves its score by some .05, and the mean over many tells.
     """
     if protocol_of(config) == SCRATCH:
         config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
     config = {key: value for key, value in config.items() if key not in ("seed", "pretrain")}
+    if config.get("shuffle_labels"):
+        config["shuffle_labels"] = 1
     return orjson.dumps(config, option=orjson.OPT_SORT_KEYS).decode()
 
 

@@ -211,18 +211,20 @@ def test_no_table_lacks_the_random_row_and_its_command_repeats_data_and_encoder(
         "--set", "encoder.patch=10", "--set", "encoder.size=tiny"]  # fmt: skip
 
 
-def test_a_control_stands_apart_and_changes_no_name_and_no_correction(runs: Runs) -> None:
+def test_controls_stand_apart_in_one_column_and_change_no_name_and_no_correction(runs: Runs) -> None:
     for method in ("random", "mae"):
         for seed in (0, 1):
             run = runs.pretrain(method, seed)
             runs.evaluate(run, [0.5, 0.6 + seed / 10], shuffle=0)
-            runs.evaluate(run, [0.4, 0.5], shuffle=1)
+            for order, value in ((1, 0.4), (2, 0.8)):
+                runs.evaluate(run, [value, value], auroc=value, shuffle=order)
     for record in runs.made:
         if "evaluation" in record["config"]:
             record["config"]["shuffle_labels"] = record["config"]["evaluation"].pop("shuffle")
     cells = report.cells_of(runs.made, report.rows_of(runs.made))
     assert {(c.store, c.protocol) for c in cells} == {("a", "linear"), ("a, labels shuffled", "linear")}
-    own = next(c for c in cells if c.store == "a" and c.row.method == "mae")
+    own, control = (next(c for c in cells if c.store == store and c.row.method == "mae") for store in ("a", "a, labels shuffled"))
+    assert control.values == pytest.approx([0.6, 0.6])  # of two pre-trainings, each the mean over the orders
     assert own.comparison is not None
     assert own.p_holm == own.comparison.p
 
