@@ -69,6 +69,11 @@ class Cell:
         return runs_of(self.runs)[0].tolist() if self.runs else []
 
     @property
+    def mean(self) -> float:
+        """Of the values, to twelve digits: what is equal but for the order of a sum shares its rank."""
+        return round(float(np.mean(self.values)), 12)
+
+    @property
     def replicates(self) -> np.ndarray:
         """(R,) mean of the runs, per resample."""
         return runs_of(self.runs)[1].mean(0)
@@ -107,7 +112,7 @@ def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
     for c in cells:
         rows = columns.setdefault((c.store, c.protocol), {}).setdefault(c.task, {})
         if c.runs:
-            rows[c.row.label] = float(np.mean(c.values))
+            rows[c.row.label] = c.mean
     found = {}
     for (store, protocol), tasks in columns.items():
         complete = [row for row in dict.fromkeys(row for rows in tasks.values() for row in rows)

@@ -137,7 +137,7 @@ def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[str, float]:
     for column in columns:
         for c in cells_in(group, column):
             if c.runs:
-                found.setdefault(recipe(c.row.config), []).append(float(np.mean(c.values)))
+                found.setdefault(recipe(c.row.config), []).append(c.mean)
     complete = {key: values for key, values in found.items() if len(values) == len(columns)}
     ranks = stats.rankdata(-np.array(list(complete.values())), axis=0).mean(1) if complete else []
     return dict(zip(complete, map(float, ranks), strict=True))

@@ -344,6 +344,17 @@ def test_families_rank_over_the_tasks_in_which_a_row_has_runs_and_count_what_it_
     assert [name for _, name in scores_table.head] == ["pre-training", "all", "form", "rank"]
 
 
+def test_what_is_equal_but_for_the_order_of_a_sum_shares_its_rank(runs: Runs) -> None:
+    values = [0.1, 0.2, 0.3]
+    assert sum(values) != sum(reversed(values))
+    for method, here in (("mae", values), ("mtae", values[::-1])):
+        run = pretrained(runs, method, ("encoder.patch", 25))
+        for seed, value in enumerate(here):
+            evaluated(runs, run, value, seed=seed)
+    table = sheets(runs)["families"].tables[1]
+    assert [line(table, method)[-1] for method in ("mae", "mtae")] == ["1.5", "1.5"]
+
+
 def test_families_mark_another_backbone(runs: Runs) -> None:
     for method in ("jepa", "mae", "st_mem", "mtae"):
         evaluated(runs, pretrained(runs, method), 0.9)
