@@ -16,7 +16,7 @@ import orjson
 
 from bench.config import Config, canonical
 from bench.errors import UserError, unknown
-from bench.evaluation.compare import Comparison, Ranking, by_class, by_run, compare_pairs, holm, ranking, runs_of
+from bench.evaluation.compare import Comparison, by_class, by_run, compare_pairs, holm, runs_of
 from bench.evaluation.metrics import RULES, interval
 from bench.evaluation.protocols import defaults
 from bench.reading import METRICS as METRICS
@@ -104,22 +104,6 @@ class Cell:
             values = by_run(self.runs, [list(each.values()) for each in aurocs])
             for (name, n), own in zip(positives.items(), values.T.tolist(), strict=True):
                 yield name, int(n), own
-
-
-def rankings(cells: Sequence[Cell]) -> dict[str, Ranking]:
-    """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are."""
-    columns: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    for c in cells:
-        rows = columns.setdefault((c.store, c.protocol), {}).setdefault(c.task, {})
-        if c.runs:
-            rows[c.row.label] = c.mean
-    found = {}
-    for (store, protocol), tasks in columns.items():
-        complete = [row for row in dict.fromkeys(row for rows in tasks.values() for row in rows)
-                    if all(row in rows for rows in tasks.values())]
-        if len(complete) > 2 and len(tasks) > 1:
-            found[f"{protocol} on {store}"] = ranking({row: [rows[row] for rows in tasks.values()] for row in complete})
-    return found
 
 
 def footnotes(records: Sequence[Record]) -> list[str]:

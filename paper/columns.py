@@ -1,4 +1,4 @@
-"""Cells -> columns: one evaluation recipe on one task, at one checkpoint and share of the labels; and who leads in one."""
+"""Cells -> columns: one evaluation recipe on one task, at one checkpoint and share of the labels; and who leads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL, compare_pairs, holm
+from bench.evaluation.compare import LEVEL, Ranking, compare_pairs, holm, ranking
 from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
@@ -69,6 +69,24 @@ def _plain(config: Config) -> Config:
     if protocol_of(config) == SCRATCH:
         config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
     return {k: v for k, v in config.items() if k not in ("seed", "pretrain", "task", "at", "fraction")}
+
+
+def rankings(columns: Sequence[Column]) -> dict[str, Ranking]:
+    """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are.
+
+    Of last checkpoints and all labels, as the ranks in tables.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for column in columns:
+        if column.whole and not column.control:
+            means = {c.row.label: c.mean for c in column.cells if c.runs}
+            found.setdefault(f"{column.protocol} on {column.store}", []).append(means)
+    out = {}
+    for name, tasks in found.items():
+        complete = [row for row in dict.fromkeys(row for rows in tasks for row in rows) if all(row in rows for rows in tasks)]
+        if len(complete) > 2 and len(tasks) > 1:
+            out[name] = ranking({row: [rows[row] for rows in tasks] for row in complete})
+    return out
 
 
 def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:

@@ -16,8 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from bench.evaluation.compare import Ranking, welch
 from bench.plot import COLUMN, TEXT, look, save, styled
-from bench.report import RANDOM, Cell, Record, Row, pretrainings, rankings, spread
-from paper.columns import columns_of
+from bench.report import RANDOM, Cell, Record, Row, pretrainings, spread
+from paper.columns import columns_of, rankings
 from paper.families import hours_of
 
 Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
@@ -76,7 +76,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     for name, chosen, draw in figures:
         for i, page in enumerate(pages(chosen), 1):
             drawn += save(draw(page), out / (name if i == 1 else f"{name}-{i}"))
-    for i, (what, each) in enumerate(rankings(cells).items(), 1):
+    for i, (what, each) in enumerate(rankings(columns_of(cells)).items(), 1):
         drawn += save(critical_difference(each, what), out / f"ranks-{i}")
     for (store, task), pairs in pairs_of(main).items():
         name = re.sub("[^a-z0-9]+", "-", f"{store} {task}".lower()).strip("-")

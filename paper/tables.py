@@ -24,12 +24,11 @@ from bench.report import (
     Row,
     footnotes,
     leaves,
-    rankings,
     spread,
     text_of,
 )
 from paper import inventory, published, reproduction, training
-from paper.columns import Column, columns_of, score
+from paper.columns import Column, columns_of, rankings, score
 from paper.families import families, mixture_of
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill
 
@@ -142,11 +141,9 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
              "\n".join(contents(list(sections.values()), sheets)), *drawn]
     for here in sections.values():
         parts += [f"## {title(here[0])}", *section(here)]
-    whole = {f"{column.cells[0].protocol} on {column.store}" for column in columns if column.whole}
-    for i, name in enumerate(rankings(cells), 1):
-        if name in whole:
-            parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
-                      "Both tests take the tasks for independent; tasks on the same records are not."]
+    for i, name in enumerate(rankings(columns), 1):
+        parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
+                  "Both tests take the tasks for independent; tasks on the same records are not."]
     ran = {r["run_id"] for r in records if r["kind"] == "pretrain"}
     curves = ["![pre-training](figures/pretraining.png)"] if any(run in ran for row in rows for _, run in row.pretrained) else []
     parts += ["## Pre-training", *curves]

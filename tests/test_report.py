@@ -22,6 +22,7 @@ from bench import config as configs
 from bench.errors import UserError
 from bench.evaluation.compare import compare, holm
 from paper import figures
+from paper.columns import columns_of, rankings
 
 Record = dict[str, Any]
 
@@ -472,7 +473,18 @@ def test_rows_with_runs_in_every_task_are_ranked(runs: Runs, tmp_path: Path, mon
     assert "ranks-2.png" not in written
     assert "Mean ranks over tasks: linear on a" in (tmp_path / "out" / "table.md").read_text()
     cells = report.cells_of(runs.made, report.rows_of(runs.made))
-    [found] = report.rankings(cells).values()
+    [found] = rankings(columns_of(cells)).values()
+    assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
+
+
+def test_a_task_that_is_evaluated_in_more_ways_counts_in_the_ranks_once(runs: Runs) -> None:
+    for i, method in enumerate(("random", "jepa", "mae")):
+        run = runs.pretrain(method)
+        for task in ("form", "rhythm"):
+            runs.evaluate(run, [0.1], task=task, auroc=0.5 + 0.1 * i)["config"]["fraction"] = 1.0
+        runs.evaluate(run, [0.1], task="form", auroc=0.9 - 0.1 * i)["config"]["fraction"] = 0.1
+    [(name, found)] = rankings(columns_of(report.cells_of(runs.made, report.rows_of(runs.made)))).items()
+    assert name == "linear on a"
     assert (found.methods, found.ranks) == (("mae", "jepa", "random / from scratch"), (1, 2, 3))
 
 
