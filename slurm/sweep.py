@@ -1,7 +1,7 @@
 """A sweep: a YAML file -> pre-trainings and their evaluations, and a runner for this process."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bench.data.store import Store
 from bench.errors import UserError, unknown
 from bench.evaluation import run as evaluation
 from bench.pretrain import Where, build, pretrain
+from bench.report import RANDOM
 
 SCHEMA: dict[str, dict[str, type]] = {
     "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": list},
@@ -43,27 +44,26 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The spec with names of mixtures as mixtures and `evaluate` as a list; UserError naming path and what is wrong."""
+    """The spec with names of mixtures as mixtures and both sections as lists; UserError naming path and what is wrong."""
     for section in spec:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
-    first, then = (spec.get(section) for section in SCHEMA)
-    many: list[Any] = then if isinstance(then, list) else [then]
-    for section, parts in (("pretrain", [first]), ("evaluate", many)):
+    many = {section: spec.get(section) if isinstance(spec.get(section), list) else [spec.get(section)] for section in SCHEMA}
+    for section, parts in many.items():
         if not parts:
-            raise UserError(f"{path}: {section} is an empty list; name what to evaluate")
+            raise UserError(f"{path}: {section} is an empty list; name what to {section}")
         for part in parts:
             if not isinstance(part, dict):
-                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, the latter one or a list")
+                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, one of each or a list")
             check_section(part, section, path)
-    methods = spec["pretrain"]["methods"]
-    for named in (then.get("methods", []) for then in many):
+    methods = list(dict.fromkeys(name for first in many["pretrain"] for name in first["methods"]))
+    for named in (then.get("methods", []) for then in many["evaluate"]):
         for i, name in enumerate(named):
             if name not in methods:
                 raise unknown(f"method in {path}, evaluate.methods:", name, methods)
             if name in named[:i]:
                 raise UserError(f"{path}: evaluate.methods names {name} twice")
-    return {**spec, "evaluate": many}
+    return many
 
 
 def check_section(part: dict[str, Any], section: str, path: Path) -> None:
@@ -88,7 +88,7 @@ def check_section(part: dict[str, Any], section: str, path: Path) -> None:
                     raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                     f"got {overrides!r}")
     needless = {"methods"} if section == "evaluate" else set()
-    if all("data.mix" in grid for grid in part.get("grid", [{}])):
+    if all("data.mix" in grid for grid in part.get("grid") or [{}]):
         needless |= {"mix"}
     for key in sorted(keys.keys() - part.keys() - OPTIONAL - needless):
         raise UserError(f"{path}: {section} has no {key!r}")
@@ -114,22 +114,16 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     """Every run of the sweep; all configs are checked before anything runs.
 
     A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
+    `random` is a backbone of every encoder that its section trains.
     """
-    first = spec["pretrain"]
     out: dict[str, Pretraining] = {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
     checked: set[str] = set()
     follow: dict[tuple[bool, ...], list[Config]] = {}  # whether it learns, which sections are its own -> evaluations
-    for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
-        own = [method in then.get("methods", first["methods"]) for then in spec["evaluate"]]
+    for method, seed, mix, overrides in pretrainings(spec["pretrain"]):
+        own = [method in then.get("methods", [method]) for then in spec["evaluate"]]
         sections = list(itertools.compress(spec["evaluate"], own))
-        overrides = {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
-        mix = overrides.pop("data.mix", first.get("mix"))
-        if method == "random":  # untrained: no optimiser setting or mixture is part of it, yet a typo in one is a typo
-            mix = cells(first)[0].get("data.mix", mix)
-            config.load(method, overrides.items())
-            overrides = {k: v for k, v in overrides.items() if not k.startswith("optim.")}
-        elif any("at" in then for then in sections):
+        if method != RANDOM and any("at" in then for then in sections):
             overrides["checkpoints.at"] = sorted({at for then in sections for at in then.get("at", [])} - {1})
         made = pretraining_config(method, seed, mix, stores, overrides)
         run = Pretraining(config.run_id(made), made)
@@ -157,6 +151,33 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
     return list(out.values())
 
 
+def pretrainings(sections: list[dict[str, Any]]) -> Iterator[tuple[str, int, dict[str, float], dict[str, Any]]]:
+    """(method, seed, mixture, overrides) of each; random ones, untrained, have no optimiser settings and no mixture of their own."""
+    for first in sections:
+        for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
+            overrides = settings(first, method, cell)
+            mix = overrides.pop("data.mix", first.get("mix"))
+            if method != RANDOM:
+                yield method, seed, mix, overrides
+                continue
+            mix = cells(first)[0].get("data.mix", mix)
+            config.load(method, overrides.items())  # a typo is a typo
+            others = {k: v for k, v in overrides.items() if k.partition(".")[0] not in ("optim", "encoder")}
+            for encoder in encoders(first, cell):
+                yield method, seed, mix, others | {f"encoder.{key}": value for key, value in encoder.items()}
+
+
+def settings(first: dict[str, Any], method: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """What the section sets of a method's pre-training in a cell of its grid."""
+    return {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
+
+
+def encoders(first: dict[str, Any], cell: dict[str, Any]) -> list[Config]:
+    """The encoder of every method of the section in that cell, random's own first, each once."""
+    made = [config.load(method, settings(first, method, cell).items())["encoder"] for method in [RANDOM, *first["methods"]]]
+    return list({config.canonical(encoder): encoder for encoder in made}.values())
+
+
 def evaluations(sections: list[dict[str, Any]], stores: dict[str, Store], learns: bool) -> list[Config]:
     """The evaluations that follow a pre-training whose run_id is yet to be filled in.
 
@@ -180,7 +201,7 @@ def evaluations(sections: list[dict[str, Any]], stores: dict[str, Store], learns
 
 def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
     """The overrides of every cell of the section's grids: key -> one of its values."""
-    return [dict(zip(grid, values, strict=True)) for grid in section.get("grid", [{}])
+    return [dict(zip(grid, values, strict=True)) for grid in section.get("grid") or [{}]
             for values in itertools.product(*grid.values())]
 
 
@@ -248,7 +269,8 @@ def load(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
     """(every run of the sweep in path, the stores that they need)."""
     spec = read(path)
     with config.located(path):
-        mixes = [spec["pretrain"].get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(spec["pretrain"]))]
+        mixes = [mix for first in spec["pretrain"]
+                 for mix in (first.get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(first)))]
         stores = open_stores(work / "stores", {then["store"] for then in spec["evaluate"]}.union(*mixes))
         return expand(spec, stores), stores
 

@@ -245,6 +245,40 @@ def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str
             sweep.expand(sweep.checked({**spec, "evaluate": [{**one, "methods": named}]}, HERE), opened)
 
 
+def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Where]) -> None:
+    opened, one = sweep.open_stores(place("a").work / "stores", {"tiny"}), SPEC["pretrain"]
+    other = {**one, "methods": ["mae"], "per_method": {"mae": heads("mae")}, "seeds": [7], "grid": [{"optim.lr": [1e-3, 1e-2]}]}
+    both, first, second = (sweep.expand(sweep.checked({**SPEC, "pretrain": sections}, HERE), opened)
+                           for sections in ([one, other], one, [other]))
+    assert both == first + second
+    assert [(r.config["seed"], r.config["optim"]["lr"]) for r in second] == [(7, 1e-3), (7, 1e-2)]
+    with pytest.raises(UserError, match="the sweep has one run twice: jepa, seed 0"):
+        sweep.expand(sweep.checked({**SPEC, "pretrain": [one, one]}, HERE), opened)
+    for bad, words in (([], "pretrain is an empty list"), ([one, 3], "has no section 'pretrain'"),
+                       ([one, {**other, "seeds": []}], "pretrain.seeds is empty")):
+        with pytest.raises(UserError, match=words):
+            sweep.checked({**SPEC, "pretrain": bad}, HERE)
+
+
+def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Where]) -> None:
+    opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
+    assert sweep.expand(sweep.checked(changed("pretrain/grid", []), HERE), opened) == sweep.expand(sweep.checked(SPEC, HERE), opened)
+    with pytest.raises(UserError, match="pretrain has no 'mix'"):
+        sweep.checked({**SPEC, "pretrain": {**{k: v for k, v in SPEC["pretrain"].items() if k != "mix"}, "grid": []}}, HERE)
+
+
+def test_every_encoder_that_is_trained_has_its_random_backbone(place: Callable[[str], Where]) -> None:
+    opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/protocols", ["linear"])
+    del spec["evaluate"]["per_protocol"]
+    spec["pretrain"] |= {"methods": ["mae", "random", "st_mem"], "grid": [{"encoder.registers": [1, 2]}],
+                         "per_method": {m: heads(m) for m in ("mae", "st_mem")}}
+    spec["pretrain"]["set"]["encoder.patch"] = 25
+    runs = sweep.expand(sweep.checked(spec, HERE), opened)
+    of = {random: [r.config["encoder"] for r in runs if (r.config["method"]["name"] == "random") == random] for random in (True, False)}
+    assert len(of[True]) == 4 and all(of[True].count(encoder) == 1 for encoder in of[False])
+    assert {encoder["tokens"] for encoder in of[True]} == {"time", "lead-time"}
+
+
 def test_the_sweep_of_features_evaluates_backbones_of_the_mini_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "with_fingerprints", lambda made, stores: made)
     monkeypatch.setattr(sweep, "check", lambda run, stores, seen: None)
