@@ -44,8 +44,9 @@ reproduce-mini: $(STAMP)  ## results/mini again, in work/mini (stopped, it conti
 	$(VENV)/bin/ecgbench sweep run slurm/sweeps/mini.yaml --local -j $(JOBS) --threads 1 --work $(MINI) --results $(MINI)/results
 	$(VENV)/bin/ecgbench repeat results/mini $(MINI)/results
 
-readme: generated  ## the README's section of results
+readme: generated  ## the README's section of results, and the table of results/mini-tuning
 	$(VENV)/bin/python -m paper.readme $(RESULTS) $(GENERATED)/figures/auroc.svg README.md
+	$(VENV)/bin/python -m paper.tuning results/mini-tuning results/mini-tuning/README.md
 
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \

@@ -40,6 +40,7 @@ TASKS = {"all": (71, 17_418, 2_183), "diagnostic": (44, 17_084, 2_146), "subdiag
          "ST-MEM": (5, 12_957, 1_637)}  # PTB-XL 1.0.3: classes, training and validation records
 TEST, PER_RECORD = 2_198, 7  # test records; crops of 2.5 s at a stride of 1.25 s
 SEEDS, STEPS, VALIDATIONS, BATCH, CLASSES = 10, 5_000, 50, 128, 71
+PER_CLASS = 25  # records to one that a class has: PTB-XL's have 2.8 of 71 statements
 TARGETS = {"exact": 250, "cached": 1_000, "finetune": 2}  # times the published speed
 
 
@@ -70,7 +71,8 @@ class Ours:
         if there.device.type == "cpu":
             memory.keep()  # as evaluate does
         self.there, self.rows = there, np.arange(records)
-        labels = np.random.default_rng(0).integers(2, size=(records, CLASSES)).astype(np.float32)
+        place = np.add.outer(self.rows, np.arange(CLASSES))
+        labels = (place % min(PER_CLASS, records) == 0).astype(np.float32)
         split = tasks.Split(self.rows, labels)
         self.task = frozen.Visible("multi-label", [str(i) for i in range(CLASSES)], split, split)
         given = [("evaluation.precision", precision), ("evaluation.batch", min(BATCH, records))]

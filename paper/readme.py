@@ -51,13 +51,17 @@ def section(results: Path, figure: str) -> str:
 
 
 def write(results: Path, figure: Path, readme: Path) -> None:
-    text = readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"{readme} must hold the lines {BEGIN!r} and {END!r} once each, in this order")
     if not figure.is_file():
         raise UserError(f"{figure} is missing: `ecgbench report` draws it")
-    made = section(results, Path(os.path.relpath(figure, readme.parent)).as_posix())
-    write_text(readme, text.split(BEGIN)[0] + made + text.split(END)[1])
+    write_between(readme, BEGIN, section(results, Path(os.path.relpath(figure, readme.parent)).as_posix()), END)
+
+
+def write_between(page: Path, begin: str, made: str, end: str) -> None:
+    """Put `made` in the place of what stands from the mark begin to the mark end, which it holds itself."""
+    text = page.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"{page} must hold the lines {begin!r} and {end!r} once each, in this order")
+    write_text(page, text.split(begin)[0] + made + text.split(end)[1])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -48,7 +48,10 @@ def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
     for section in spec:
         if section not in SCHEMA:
             raise unknown(f"section in {path}:", section, SCHEMA)
-    many = {section: spec.get(section) if isinstance(spec.get(section), list) else [spec.get(section)] for section in SCHEMA}
+    many: dict[str, list[Any]] = {}
+    for section in SCHEMA:
+        given = spec.get(section)
+        many[section] = given if isinstance(given, list) else [given]
     for section, parts in many.items():
         if not parts:
             raise UserError(f"{path}: {section} is an empty list; name what to {section}")
@@ -152,7 +155,7 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
 
 
 def pretrainings(sections: list[dict[str, Any]]) -> Iterator[tuple[str, int, dict[str, float], dict[str, Any]]]:
-    """(method, seed, mixture, overrides) of each; random ones, untrained, have no optimiser settings and no mixture of their own."""
+    """(method, seed, mixture, overrides) of each; random ones, untrained, have no optimiser settings and the first mixture."""
     for first in sections:
         for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
             overrides = settings(first, method, cell)

@@ -46,12 +46,12 @@ def test_the_section_holds_all_frozen_tasks_and_one_of_finetuning(study: Path) -
 def test_the_rest_of_the_readme_stays(study: Path, tmp_path: Path) -> None:
     page, figure = tmp_path / "README.md", tmp_path / "drawn" / "figure.svg"
     figure.parent.mkdir()
-    with pytest.raises(UserError, match="must hold the lines"):
-        readme.write(study, figure, ROOT / "CITATION.cff")
     page.write_text(f"# Title\n\n{readme.BEGIN}\nwas here\n{readme.END}\n\nThe rest.\n")
     with pytest.raises(UserError, match=r"figure\.svg is missing"):
         readme.write(study, figure, page)
     figure.touch()
+    with pytest.raises(UserError, match="must hold the lines"):
+        readme.write(study, figure, ROOT / "CITATION.cff")
     readme.write(study, figure, page)
     once = page.read_text()
     assert once.startswith(f"# Title\n\n{readme.BEGIN}\n\n")
@@ -64,6 +64,7 @@ def test_the_rest_of_the_readme_stays(study: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["none", f"{readme.END} {readme.BEGIN}", f"{readme.BEGIN} {readme.BEGIN} {readme.END}"])
 def test_a_readme_without_its_marks_is_left_alone(study: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
+    (tmp_path / "figure.svg").touch()
     with pytest.raises(UserError, match="must hold the lines"):
         readme.write(study, tmp_path / "figure.svg", tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == text
