@@ -354,12 +354,13 @@ def pretraining(runs: Sequence[Run]) -> Figure:
             axes.set_title(name)
         for axes in grid[::columns]:
             axes.set_ylabel("loss")
-    bottom = parts[-1, 0]
-    for axes, key in zip(bottom.subplots(1, 2), ("rankme", "feature_sd"), strict=True):
+    bottom, monitored = parts[-1, 0], ("rankme", "feature_sd")
+    for axes, key in zip(bottom.subplots(1, 2), monitored, strict=True):
         _curves(axes, runs, "monitor", key)
         axes.set_title({"rankme": "RankMe", "feature_sd": "feature sd"}[key])
         axes.set_ylim(bottom=0)
-    handles = [Line2D([], [], **look(m), label=m) for m in seen]
+    handles = [Line2D([], [], **look(m), label=m) for m in seen
+               if any(r["monitor"].get(key) for _, method, r in runs if method == m for key in monitored)]
     if handles:
         bottom.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)))
     return figure

@@ -182,6 +182,8 @@ def test_each_method_has_a_loss_panel_of_its_own() -> None:
     figure = figures.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
     titles = [title(axes) for axes in figure.axes if axes.get_visible()]
     assert titles == ["jepa", "mae", "RankMe", "feature sd"]
+    (legend,) = (part.legends[0] for part in figure.subfigs if part.legends)
+    assert [text.get_text() for text in legend.get_texts()] == ["jepa", "mae"]  # what was never trained has no curve
 
 
 def test_recipes_of_one_method_differ_in_their_dashes_and_no_two_methods_share_a_look() -> None:
