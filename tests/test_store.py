@@ -165,6 +165,19 @@ def test_signals_too_large_to_hash_at_every_opening_are_hashed_when_asked(made, 
         open_store(made.folder, verify=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says which pages a process has")
+def test_checking_a_store_when_it_is_opened_keeps_none_of_its_pages(made) -> None:
+    opened = open_store(made.folder, verify=True)
+
+    def resident() -> int:
+        text = Path("/proc/self/smaps").read_text()
+        return sum(int(kb) for kb in re.findall(rf"{re.escape(str(made.folder))}/signals\.i16\n(?:.*\n)*?Rss: +(\d+) kB", text))
+
+    before = resident()
+    opened.signals.sum()
+    assert resident() > before
+
+
 def test_a_store_is_read_without_loading_or_changing_it(made) -> None:
     before = os.stat(made.folder / "signals.i16").st_mtime_ns, (made.folder / "signals.i16").read_bytes()
     made.signals[:5] = 7  # a private map: the file keeps its bytes

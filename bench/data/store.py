@@ -152,7 +152,7 @@ def short_hash(samples: np.ndarray) -> int:
 
 def damaged(store: Store) -> int | None:
     """The first record whose samples are not those that were written."""
-    signals, index = store.signals.numpy(), store.index
+    signals, index = _mapped(store.folder / "signals.i16").numpy(), store.index  # its pages are not this process's for good
 
     def wrong(first: int) -> int | None:
         for i in range(first, min(first + HASHED, len(index))):
