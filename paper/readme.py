@@ -5,7 +5,7 @@ python -m paper.readme RESULTS FIGURE README writes it between the README's two 
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,15 +53,15 @@ def section(results: Path, figure: str) -> str:
 def write(results: Path, figure: Path, readme: Path) -> None:
     if not figure.is_file():
         raise UserError(f"{figure} is missing: `ecgbench report` draws it")
-    write_between(readme, BEGIN, section(results, Path(os.path.relpath(figure, readme.parent)).as_posix()), END)
+    write_between(readme, BEGIN, lambda: section(results, Path(os.path.relpath(figure, readme.parent)).as_posix()), END)
 
 
-def write_between(page: Path, begin: str, made: str, end: str) -> None:
-    """Put `made` in the place of what stands from the mark begin to the mark end, which it holds itself."""
+def write_between(page: Path, begin: str, make: Callable[[], str], end: str) -> None:
+    """Put what `make` makes, which holds the marks itself, in the place of what stands from the mark begin to the mark end."""
     text = page.read_text()
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise UserError(f"{page} must hold the lines {begin!r} and {end!r} once each, in this order")
-    write_text(page, text.split(begin)[0] + made + text.split(end)[1])
+    write_text(page, text.split(begin)[0] + make() + text.split(end)[1])
 
 
 def main(arguments: Sequence[str]) -> None:

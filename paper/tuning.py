@@ -5,14 +5,28 @@ python -m paper.tuning RESULTS PAGE writes the table between the page's two mark
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from bench.errors import UserError
 from bench.reading import METRICS, metric_of
-from bench.report import MISSING, RANDOM, RANDOM_ROW, Record, Row, footnotes, leaves, pretrainings, read, rows_of, spread, text_of
+from bench.report import (
+    MISSING,
+    RANDOM,
+    RANDOM_ROW,
+    Record,
+    Row,
+    footnotes,
+    leaves,
+    pretrainings,
+    read,
+    recipe,
+    rows_of,
+    spread,
+    text_of,
+)
 from paper.readme import write_between
 from paper.training import number, went
 from paper.typeset import Entry, Table, markdown
@@ -21,56 +35,61 @@ BEGIN, END = "<!-- settings: written by `make readme` -->", "<!-- settings: end 
 
 
 def settings(row: Row) -> dict[str, str]:
-    """Of each setting its value, as --set takes it."""
-    return {key: text_of(value) for key, value in leaves(row.config)}
+    """Of each setting its value, as --set takes it; what all views share is one setting, without their number."""
+    found: dict[str, list[str]] = {}
+    for key, value in leaves(row.config):
+        found.setdefault(re.sub(r"^views[.][0-9]+", "views", key), []).append(text_of(value))
+    return {key: values[0] if len(set(values)) == 1 else " ".join(values) for key, values in found.items()}
 
 
-def usual(rows: Sequence[Row]) -> dict[str, str]:
-    """Of each setting the value that most of the rows have, the first of several."""
-    made = [settings(row) for row in rows]
-    keys = dict.fromkeys(key for own in made for key in own)
-    return {key: Counter(own.get(key, MISSING) for own in made).most_common(1)[0][0] for key in keys}
+def differing(own: dict[str, str], base: dict[str, str]) -> list[str]:
+    """The settings in which they differ."""
+    return [key for key in dict.fromkeys([*base, *own]) if own.get(key, MISSING) != base.get(key, MISSING)]
 
 
-def differs(row: Row, base: dict[str, str]) -> str:
-    """"optim.batch=32": what the row sets otherwise; what several views share once."""
-    own = settings(row)
-    changed = {key: own.get(key, MISSING) for key in base if own.get(key, MISSING) != base[key]}
-    return ", ".join(dict.fromkeys(f"{re.sub(r'^views[.][0-9]+', 'views', key)}={value}" for key, value in changed.items()))
+def usual(made: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The settings that differ least from all the others."""
+    return min(made, key=lambda own: sum(len(differing(own, other)) for other in made))
 
 
 def table(records: Sequence[Record]) -> Table:
-    """A block per method, a line per recipe: score on validation, its sd over heads, RankMe at the end, seconds."""
-    evaluated: dict[str, list[Record]] = {}
+    """A block per method, a line per recipe: score on validation, its sd, RankMe at the end, seconds."""
+    evaluated: dict[str, list[float]] = {}
+    kinds: dict[str, Record] = {}
     for record in records:
         if record["kind"] == "evaluate":
-            evaluated.setdefault(record["config"]["pretrain"], []).append(record)
-    every = [record for each in evaluated.values() for record in each]
-    kinds = {(r["config"]["evaluation"]["name"], r["config"]["task"], metric_of(r)) for r in every}
+            kinds.setdefault(recipe(record["config"]), record)
+            score = float(record["result"][f"validation_{metric_of(record)}"])
+            evaluated.setdefault(record["config"]["pretrain"], []).append(score)
     if len(kinds) != 1:
-        raise UserError(f"a study of settings has one protocol, task and metric, these records have {sorted(kinds) or 'none'}")
-    ((protocol, task, metric),) = kinds
+        raise UserError(f"a study of settings evaluates in one way, these records in {len(kinds)}; keep one in the folder")
+    (record,) = kinds.values()
     blocks = []
     rows = sorted(rows_of(records), key=lambda row: (row.method != RANDOM, row.method))
     for method, here in groupby(rows, key=lambda row: row.method):
-        own = list(here)
-        base, lines = usual(own), []
-        scored = [(row, [float(r["result"][f"validation_{metric}"]) for _, run in row.pretrained for r in evaluated.get(run, ())])
-                  for row in own]
-        best = max((spread(scores)[0] or 0.0 for _, scores in scored), default=0.0)
-        for row, scores in sorted(scored, key=lambda each: (bool(differs(each[0], base)), differs(each[0], base))):
-            mean, sd, _ = spread(scores)
-            made = pretrainings(row, records)
-            how, took = [went(r) for r in made], [r["result"]["seconds"] for r in made]
-            lines.append([Entry(differs(row, base) or "as most"), Entry(number(mean, 3), bold=len(own) > 1 and mean == best),
-                          Entry(number(sd, 3)), Entry(str(len(scores))),
-                          Entry(number(spread([w["rankme_end"] for w in how if "rankme_end" in w])[0], 1)),
-                          Entry(number(spread([t for t in took if t])[0], 0))])
-        blocks.append((RANDOM_ROW if method == RANDOM else method, lines))
-    head = [("", "setting"), (f"{METRICS[metric]} on validation", "mean"), (f"{METRICS[metric]} on validation", "sd"),
-            ("", "heads"), ("", "RankMe"), ("", "seconds")]
-    caption = (f"{task}, {protocol}, on the validation fold. Under each method the recipe that shares most of its settings with "
-               "the others, and what every other sets otherwise. The sd is that over heads on one backbone.")
+        own = [(row, settings(row)) for row in here]
+        base = usual([made for _, made in own])
+        varied = sorted({key for _, made in own for key in differing(made, base)})
+        lines = []
+        for row, made in sorted(own, key=lambda each: [f"{key}={each[1].get(key)}" for key in differing(each[1], base)]):
+            shown = differing(made, base) or varied
+            heads = [evaluated[run] for _, run in row.pretrained if run in evaluated]
+            mean, sd, n = spread([fmean(each) for each in heads] if len(heads) > 1 else [v for each in heads for v in each])
+            runs = pretrainings(row, records)
+            ends = [how["rankme_end"] for how in map(went, runs) if "rankme_end" in how]
+            took = [seconds for run in runs if (seconds := run["result"]["seconds"])]
+            lines.append((mean, [f"{key}={made.get(key, MISSING)}" for key in shown], made == base,
+                          [number(sd, 3), f"{n} {'runs' if len(heads) > 1 else 'heads'}", number(spread(ends)[0], 1),
+                           number(spread(took)[0], 0)]))
+        best = max((mean for mean, *_ in lines if mean is not None), default=None) if len(lines) > 1 else None
+        blocks.append((RANDOM_ROW if method == RANDOM else method, [
+            [Entry(", ".join(texts), bold=varies and len(lines) > 1), Entry(number(mean, 3), bold=best == mean is not None),
+             *map(Entry, rest)] for mean, texts, varies, rest in lines]))
+    scored = f"{METRICS[metric_of(record)]} on validation"
+    head = [("", "settings"), (scored, "mean"), (scored, "sd"), ("", "of"), ("", "RankMe"), ("", "seconds")]
+    caption = (f"{record['config']['task']}, {record['config']['evaluation']['name']}, on the validation fold. Under each method "
+               "the recipe that the others vary and the best score in bold; every other recipe by what it sets otherwise. Sd over "
+               "pre-trainings, or heads where there is one (random: each head draws its own backbone).")
     return Table("Settings", caption, head, blocks)
 
 
@@ -87,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 2:
         raise UserError("write python -m paper.tuning RESULTS PAGE")
     results, page = map(Path, arguments)
-    write_between(page, BEGIN, section(results), END)
+    write_between(page, BEGIN, lambda: section(results), END)
 
 
 if __name__ == "__main__":

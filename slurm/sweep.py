@@ -91,7 +91,7 @@ def check_section(part: dict[str, Any], section: str, path: Path) -> None:
                     raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
                                     f"got {overrides!r}")
     needless = {"methods"} if section == "evaluate" else set()
-    if all("data.mix" in grid for grid in part.get("grid") or [{}]):
+    if all("data.mix" in grid for grid in grids_of(part)):
         needless |= {"mix"}
     for key in sorted(keys.keys() - part.keys() - OPTIONAL - needless):
         raise UserError(f"{path}: {section} has no {key!r}")
@@ -132,7 +132,8 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
         run = Pretraining(config.run_id(made), made)
         if run.run_id in out:
             if made["optim"]["steps"]:
-                raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice")
+                raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice, or two "
+                                "sections have it")
             continue
         learns = made["optim"]["steps"] > 0
         if (learns, *own) not in follow:
@@ -156,6 +157,7 @@ def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
 
 def pretrainings(sections: list[dict[str, Any]]) -> Iterator[tuple[str, int, dict[str, float], dict[str, Any]]]:
     """(method, seed, mixture, overrides) of each; random ones, untrained, have no optimiser settings and the first mixture."""
+    mixes: list[Any] = [cells(first)[0].get("data.mix", first.get("mix")) for first in sections if RANDOM in first["methods"]]
     for first in sections:
         for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
             overrides = settings(first, method, cell)
@@ -163,11 +165,10 @@ def pretrainings(sections: list[dict[str, Any]]) -> Iterator[tuple[str, int, dic
             if method != RANDOM:
                 yield method, seed, mix, overrides
                 continue
-            mix = cells(first)[0].get("data.mix", mix)
             config.load(method, overrides.items())  # a typo is a typo
             others = {k: v for k, v in overrides.items() if k.partition(".")[0] not in ("optim", "encoder")}
             for encoder in encoders(first, cell):
-                yield method, seed, mix, others | {f"encoder.{key}": value for key, value in encoder.items()}
+                yield method, seed, mixes[0], others | {f"encoder.{key}": value for key, value in encoder.items()}
 
 
 def settings(first: dict[str, Any], method: str, cell: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +177,12 @@ def settings(first: dict[str, Any], method: str, cell: dict[str, Any]) -> dict[s
 
 
 def encoders(first: dict[str, Any], cell: dict[str, Any]) -> list[Config]:
-    """The encoder of every method of the section in that cell, random's own first, each once."""
-    made = [config.load(method, settings(first, method, cell).items())["encoder"] for method in [RANDOM, *first["methods"]]]
+    """The encoder of every method that the section trains in a cell of its grid, each once; random's own where it trains none."""
+    methods = [name for name in first["methods"] if name != RANDOM] or [RANDOM]
+    if own := [key for key in first.get("per_method", {}).get(RANDOM, {}) if key.startswith("encoder.") and methods != [RANDOM]]:
+        raise UserError(f"pretrain.per_method.{RANDOM} sets {own[0]}: {RANDOM} has the encoders of the other methods; "
+                        "set it for those")
+    made = [config.load(method, settings(first, method, cell).items())["encoder"] for method in methods]
     return list({config.canonical(encoder): encoder for encoder in made}.values())
 
 
@@ -202,9 +207,14 @@ def evaluations(sections: list[dict[str, Any]], stores: dict[str, Store], learns
     return list(out.values())
 
 
+def grids_of(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """The section's grids; one of one cell where it has none."""
+    return section.get("grid") or [{}]
+
+
 def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
     """The overrides of every cell of the section's grids: key -> one of its values."""
-    return [dict(zip(grid, values, strict=True)) for grid in section.get("grid") or [{}]
+    return [dict(zip(grid, values, strict=True)) for grid in grids_of(section)
             for values in itertools.product(*grid.values())]
 
 

@@ -16,7 +16,7 @@ from conftest import heads
 from corpora import noise
 
 from bench import optim, record
-from bench.config import ROOT
+from bench.config import ROOT, canonical
 from bench.errors import UserError
 from bench.evaluation import run as evaluation
 from bench.interrupt import Interrupted
@@ -252,7 +252,7 @@ def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Wh
                            for sections in ([one, other], one, [other]))
     assert both == first + second
     assert [(r.config["seed"], r.config["optim"]["lr"]) for r in second] == [(7, 1e-3), (7, 1e-2)]
-    with pytest.raises(UserError, match="the sweep has one run twice: jepa, seed 0"):
+    with pytest.raises(UserError, match="the sweep has one run twice: jepa, seed 0; .* two sections"):
         sweep.expand(sweep.checked({**SPEC, "pretrain": [one, one]}, HERE), opened)
     for bad, words in (([], "pretrain is an empty list"), ([one, 3], "has no section 'pretrain'"),
                        ([one, {**other, "seeds": []}], "pretrain.seeds is empty")):
@@ -268,16 +268,24 @@ def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Where]) -> Non
         sweep.checked({**SPEC, "pretrain": {**{k: v for k, v in SPEC["pretrain"].items() if k != "mix"}, "grid": []}}, HERE)
 
 
-def test_every_encoder_that_is_trained_has_its_random_backbone(place: Callable[[str], Where]) -> None:
+def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place: Callable[[str], Where]) -> None:
     opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/protocols", ["linear"])
     del spec["evaluate"]["per_protocol"]
-    spec["pretrain"] |= {"methods": ["mae", "random", "st_mem"], "grid": [{"encoder.registers": [1, 2]}],
-                         "per_method": {m: heads(m) for m in ("mae", "st_mem")}}
-    spec["pretrain"]["set"]["encoder.patch"] = 25
-    runs = sweep.expand(sweep.checked(spec, HERE), opened)
-    random = [r.config["encoder"] for r in runs if r.config["method"]["name"] == "random"]
-    assert len(random) == 4 and {encoder["tokens"] for encoder in random} == {"time", "lead-time"}
-    assert all(random.count(r.config["encoder"]) == 1 for r in runs)
+    one = {**spec["pretrain"], "methods": ["mae", "random", "st_mem"], "grid": [{"encoder.registers": [1, 2]}],
+           "per_method": {m: heads(m) for m in ("mae", "st_mem")}}
+    one["set"]["encoder.patch"] = 25
+
+    def encoders(*sections: dict[str, Any]) -> dict[bool, list[str]]:
+        runs = sweep.expand(sweep.checked({**spec, "pretrain": list(sections)}, HERE), opened)
+        return {random: [canonical(r.config["encoder"]) for r in runs if (r.config["method"]["name"] == "random") is random]
+                for random in (True, False)}
+
+    of = encoders(one, {**one, "methods": ["random", "mlae"], "per_method": {"mlae": heads("mlae")}})
+    assert len(of[True]) == 4 and set(of[True]) == set(of[False])
+    assert len(encoders({**one, "methods": ["random"], "grid": [], "per_method": {}})[True]) == 1
+    one["per_method"]["random"] = {"encoder.patch": 50}
+    with pytest.raises(UserError, match=r"per_method\.random sets encoder\.patch: random has the encoders of the other methods"):
+        encoders(one)
 
 
 def test_the_sweep_of_features_evaluates_backbones_of_the_mini_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

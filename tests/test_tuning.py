@@ -1,6 +1,9 @@
 """A study of settings is shown by its validation scores, each recipe by what it sets otherwise."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import Runs
@@ -38,29 +41,40 @@ def test_each_recipe_stands_with_what_it_sets_otherwise_and_the_best_on_validati
     tried(runs, "mae", [0.61], optim_lr=1, views=[{"seconds": 1.0}, {"seconds": 1.0}])
     assert [line[:4] for line in lines(tuning.section(runs.write(tmp_path / "results")))[1:]] == [
         ["*random / from scratch*", "", "", ""],
-        ["as most", "0.500", "--", "1"],
+        ["", "0.500", "--", "1 heads"],
         ["*mae*", "", "", ""],
-        ["as most", "0.700", "0.141", "2"],
-        ["optim.batch=8", "0.650", "--", "1"],
-        ["optim.lr=2", "**0.900**", "--", "1"],
-        ["views.seconds=1.0", "0.610", "--", "1"]]
+        ["**optim.batch=2, optim.lr=1, views.seconds=2.5**", "0.700", "0.141", "2 heads"],
+        ["optim.batch=8", "0.650", "--", "1 heads"],
+        ["optim.lr=2", "**0.900**", "--", "1 heads"],
+        ["views.seconds=1.0", "0.610", "--", "1 heads"]]
 
 
-def test_what_is_no_study_of_settings_is_refused(tmp_path: Path) -> None:
+def test_the_sd_is_that_over_pretrainings_where_there_are_several(tmp_path: Path) -> None:
+    runs = Runs()
+    for seed, scores in enumerate(([0.5, 0.7], [0.6, 0.8])):
+        tried(runs, "mae", scores, seed=seed)
+    assert lines(tuning.section(runs.write(tmp_path / "results")))[-1][1:4] == ["0.650", "0.071", "2 runs"]
+
+
+def test_the_recipe_that_others_vary_is_one_that_ran() -> None:
+    made = [{"lr": "1", "batch": "8"}, {"lr": "2", "batch": "4"}, {"lr": "1", "batch": "4", "clip": "1"}]
+    assert tuning.usual(made) in made
+
+
+@pytest.mark.parametrize("other", [{"task": "rhythm"}, {"seed": 5, "features": "cached"}])
+def test_records_that_were_evaluated_in_several_ways_are_refused(other: dict[str, Any], tmp_path: Path) -> None:
     runs = Runs()
     tried(runs, "mae", [0.6])
-    runs.evaluate(runs.pretrain("mae", seed=1), [0.1, 0.2], task="rhythm")
-    with pytest.raises(UserError, match="one protocol, task and metric, these records have .*rhythm"):
+    runs.evaluate(runs.made[0], [0.1, 0.2], **other)["result"]["validation_macro_auroc"] = 0.1
+    with pytest.raises(UserError, match="evaluates in one way, these records in 2"):
         tuning.section(runs.write(tmp_path / "results"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["no", "such"], [str(ROOT / "results" / "mini-tuning"), str(ROOT / "README.md")]])
-def test_a_mistake_is_one_line(arguments: list[str]) -> None:
-    with pytest.raises((UserError, OSError)) as caught:
-        tuning.main(arguments)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("arguments", [[], ["no", "such"]])
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "paper.tuning", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n"), done.stderr.startswith("paper.tuning: ")) == (2, 1, True)
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="no study of settings is here")
 def test_the_page_of_settings_says_what_the_committed_records_say() -> None:
     assert tuning.section(PAGE.parent) in PAGE.read_text(), "make readme"
