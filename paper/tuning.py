@@ -88,7 +88,7 @@ def table(records: Sequence[Record]) -> Table:
     scored = f"{METRICS[metric_of(record)]} on validation"
     head = [("", "settings"), (scored, "mean"), (scored, "sd"), ("", "of"), ("", "RankMe"), ("", "seconds")]
     caption = (f"{record['config']['task']}, {record['config']['evaluation']['name']}, on the validation fold. Under each method "
-               "the recipe that the others vary and the best score in bold; every other recipe by what it sets otherwise. Sd over "
+               "the recipe that the others vary and the best score in bold; every other recipe by what it sets otherwise. Sd of "
                "pre-trainings, or heads where there is one (random: each head draws its own backbone).")
     return Table("Settings", caption, head, blocks)
 
