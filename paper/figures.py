@@ -26,6 +26,7 @@ Pair = tuple[str, Cell, Cell]  # protocol; the cells whose difference is drawn, 
 
 HEADLINE = ("linear", "finetune")  # the protocols of arXiv 2410.13867: they come first
 DOWN, ACROSS = 2, 4  # protocols and tasks on a page; ours
+SEEN = 30  # predictions, at least, in a bin whose observed share is drawn: its standard error is at most .09; ours
 FEW = 6  # lines in a panel whose intervals can be told apart; ours
 THIN: dict[str, Any] = {"linewidth": 0.8, "markersize": 3.5, "markeredgewidth": 0.7}
 DASHES = ("-", "--", ":", "-.")  # of the recipes of one method
@@ -125,13 +126,13 @@ def timed(points: Sequence[Point], runs: Runs) -> list[Point]:
 
 
 def reliability_of(cell: Cell) -> list[tuple[float, float]]:
-    """(mean predicted probability, share observed) in each bin, of all the cell's runs together."""
+    """(mean predicted probability, share observed) in each bin of SEEN predictions or more, of all the cell's runs."""
     sums: dict[int, np.ndarray] = {}
     for run in cell.runs:
         found = run["result"].get("calibration", {"bin": [], "n": [], "predicted": [], "observed": []})
         for i, n, predicted, observed in zip(*(found[k] for k in ("bin", "n", "predicted", "observed")), strict=True):
             sums[i] = sums.get(i, np.zeros(3)) + np.array([n, n * predicted, n * observed])
-    return [(float(p / n), float(o / n)) for _, (n, p, o) in sorted(sums.items())]
+    return [(float(p / n), float(o / n)) for _, (n, p, o) in sorted(sums.items()) if n >= SEEN]
 
 
 def pairs_of(points: Sequence[Point]) -> dict[tuple[str, str], list[Pair]]:
@@ -237,7 +238,7 @@ def cost(points: Sequence[Point], runs: Runs) -> Figure:
             else:  # never trained
                 axes.axhline(p.mean, color="0.6", linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
@@ -263,7 +264,7 @@ def reliability(points: Sequence[Point]) -> Figure:
         axes.set_xlim(0, 1)
         axes.grid()
     figure.supylabel("observed minus predicted", fontsize=7)
-    _legend(figure, rows, "predicted probability (above 0: predicted too low)")
+    _legend(figure, rows, f"predicted probability (above 0: predicted too low; bins of {SEEN} predictions or more)")
     return figure
 
 

@@ -43,7 +43,8 @@ class Records:
         for (name, seed), run in self.trained.items():
             value = SKILL[method] + better + 0.01 * (2 * seed - 1)
             classes = {"rare": {"auroc": value - 0.1, "positives": 2}, "common": {"auroc": value + 0.1 * seed, "positives": 9}}
-            calibration = {"bin": [0, 2], "n": [3 - seed, 1 + seed], "predicted": [0.1, 0.9], "observed": [0.2, 0.8 + 0.1 * seed]}
+            calibration = {"bin": [0, 2], "n": [60 - 20 * seed, 20 + 20 * seed], "predicted": [0.1, 0.9],
+                           "observed": [0.2, 0.8 + 0.1 * seed]}
             if name == method:
                 self.add("evaluate", pretrain_config=run["config"], provenance={}, config={
                     "protocol": 2, "seed": seed, "pretrain": run["run_id"], "task": task, "data": {"store": "s"},
@@ -147,6 +148,17 @@ def test_reliability_pools_the_bins_of_all_runs_by_how_much_they_hold() -> None:
     [[x, y]] = lines(axes, "jepa", 2)
     assert x == pytest.approx([0.1, 0.9])
     assert y == pytest.approx([0.1, (0.8 + 2 * 0.9) / 3 - 0.9])
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(14, [0.1, 0.9]), (15, [0.1, 0.5, 0.9])])
+def test_reliability_leaves_out_bins_of_few_predictions(n: int, drawn: list[float]) -> None:
+    records = some()
+    for record in records.made:
+        if found := record["result"].get("calibration"):
+            for key, value in (("bin", 1), ("n", n), ("predicted", 0.5), ("observed", 0.0)):
+                found[key] = [found[key][0], value, found[key][1]]
+    [axes] = figures.reliability(records.points()).axes
+    assert lines(axes, "jepa", len(drawn))[0][0] == pytest.approx(drawn)
 
 
 def test_classes_draws_the_difference_of_two_methods_with_welchs_interval_over_runs() -> None:
