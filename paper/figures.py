@@ -404,9 +404,9 @@ def _wrapped(label: str, width: int = 26) -> str:
 
 
 def _figure(points: Sequence[Point], height: float, rows: Sequence[Row] = ()) -> Figure:
-    """An empty figure for panels of this height, in inches, and for the rows' legend."""
+    """An empty figure for panels of this height, in inches, and for the rows' legend, which is not to be higher than they are."""
     down, across = len({p.protocol for p in points}), len({p.table for p in points})
-    width = COLUMN if across == 1 else TEXT
+    width = COLUMN if across == 1 and _entries(rows, COLUMN)[1] <= down * height else TEXT
     return Figure(figsize=(width, down * (height + 0.45) + 0.3 + _entries(rows, width)[1]))
 
 
