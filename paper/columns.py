@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL, Ranking, compare_pairs, holm, ranking
+from bench.evaluation.compare import LEVEL, Ranking, by_class, compare_pairs, holm, ranking
 from bench.report import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
            f"runs each, p of the difference {LEVEL:g} or more after Holm's correction for all comparisons with the best)")
+RARE = 5  # positives of a class among the test records; ours
+NARROW = "intervals too narrow, p too small"  # each resample holds a positive of every class, however few there are
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ class Column:
     def control(self) -> bool:
         """Of labels that say nothing."""
         return bool(self.config.get("shuffle_labels"))
+
+    @property
+    def tested(self) -> str:
+        """On how many records its runs were tested, and how many classes are rare among them; "" without a run."""
+        run = next((c.runs[0] for c in self.cells if c.runs), None)
+        if run is None:
+            return ""
+        positives = by_class(run["result"].get("per_class", {}), "positives").values()
+        rare = sum(n < RARE for n in positives)
+        text = f"{run['result']['records']['test']:,} test records"
+        return text + (f" ({rare} of {len(positives)} classes with fewer than {RARE} positives: {NARROW})" if rare else "")
 
     @property
     def whole(self) -> bool:

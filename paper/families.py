@@ -241,8 +241,10 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
         blocks.append((family, lines))
     metric = "macro AUROC" if all(c.metric == "macro_auroc" for c in columns) else "score"
     over = " and its interval over test records" if intervals else ""
+    tested = {c.heading: c.tested for c in columns if c.tested}
+    on = "; ".join(f"{heading}: {text}" for heading, text in tested.items())
     caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}){over}. {LEADERS}. "
-               f"{MISSING}: no record yet.")
+               f"{f'{on}. ' if on else ''}{MISSING}: no record yet.")
     notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g}, Holm's correction for all of its task)"}
     head = [("", "pre-training"), *(("", heading) for heading in heads), *([("", "rank")] if ranks is not None else [])]
     return Table(f"{group.title}: {what}", caption, head, blocks, notes | dict(group.notes), fill)

@@ -39,6 +39,7 @@ mean of its evaluations; where there is one backbone alone, a run is an evaluati
 their initial weights, not in the crops that they see. "vs random": difference to the row `{RANDOM_ROW}`; where both have
 two or more runs, its 95 % interval counts the variance over test records and over runs, and p is corrected for all
 differences of its table (Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p.
+Each resample holds a positive of every class: where a class has few, intervals are too narrow and p is too small.
 `pairs.csv` compares all rows. Rows differ in all that their names say; what compares on the same terms stands in
 [families](tables/families.md).
 The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
@@ -169,7 +170,8 @@ def contents(sections: Sequence[Sequence[Column]], sheets: Sequence[Sheet]) -> I
 
 
 def section(columns: Sequence[Column]) -> Iterator[str]:
-    """A table per protocol, what fills it, and the scores along the pre-training."""
+    """On what it was tested, a table per protocol, what fills it, and the scores along the pre-training."""
+    yield from dict.fromkeys(f"{column.tested}." for column in columns if column.tested)
     for column in columns:
         if column.whole:
             yield f"### {column.protocol}"

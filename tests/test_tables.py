@@ -380,6 +380,19 @@ SPECIAL = Table("a & b", r"50 % of $x_1 #2 {y} ~ ^ \z <a> | 'q' " '"r"', [("", "
                 [("a_b|c", "x", "ecgbench x --set 'a={b: 1}'")])
 
 
+@pytest.mark.parametrize(("positives", "said"), [
+    (5, "20 test records"),
+    (4, "20 test records (1 of 2 classes with fewer than 5 positives: intervals too narrow, p too small)")])
+def test_tables_say_on_how_many_records_and_on_how_few_positives_they_rest(
+        runs: Runs, tmp_path: Path, fast: None, positives: int, said: str) -> None:
+    made = evaluated(runs, pretrained(runs), 0.9, tested=20)
+    made["result"]["per_class"] = {"rare": {"auroc": 0.9, "positives": positives}, "common": {"auroc": 0.9, "positives": 9}}
+    caption = sheets(runs)["families"].tables[1].caption
+    assert f" all: {said}. " in caption
+    markdown, _ = tables(runs, tmp_path)
+    assert f"\n\n{said}.\n\n" in markdown
+
+
 def test_latex_escapes_what_it_would_take_for_its_own() -> None:
     text = typeset.latex(Sheet("special", [SPECIAL], []))
     assert r"50 \% of \$x\_\allowbreak{}1 \#2 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z" in text
