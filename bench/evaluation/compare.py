@@ -143,7 +143,8 @@ def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndar
     divided by its number of runs, plus what two runs share through the test records: covariances of the replicates
     of different runs, of each method minus those across methods. (A run's own variance over resamples is in the
     variance over runs already.) Degrees of freedom by Satterthwaite, each method with a variance of its own: ours.
-    Runs count as independent across methods though they share seeds, which at worst makes the test careful.
+    Runs count as independent across methods though they share seeds, which at worst makes the test careful. Where a
+    class has few positives it is not careful enough: one positive alone is in every resample, as if no other could be.
     """
     return _differences([Runs.of(points_a, replicates_a), Runs.of(points_b, replicates_b)], [(0, 1)])[0]
 
