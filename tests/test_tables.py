@@ -374,12 +374,6 @@ def test_families_show_the_last_checkpoint_and_label_fractions_in_a_table_of_the
     assert line(parts, "jepa") == ["0.100 (--)", "1.000 (--)"]
 
 
-SPECIAL = Table("a & b", r"50 % of $x_1 #2 {y} ~ ^ \z <a> | 'q' " '"r"', [("", "m_1"), ("a|b", "x"), ("a|b", "y")],
-                [("st_mem & co", [[Entry("a_b|c"), Entry("--"), Entry("-0.5", True, "*", "[-1, --]")]])],
-                {"*": "p < .05"},
-                [("a_b|c", "x", "ecgbench x --set 'a={b: 1}'")])
-
-
 @pytest.mark.parametrize(("positives", "said"), [
     (5, "20 test records"),
     (4, "20 test records (1 of 2 classes with fewer than 5 positives: intervals too narrow, p too small)")])
@@ -391,6 +385,12 @@ def test_tables_say_on_how_many_records_and_on_how_few_positives_they_rest(
     assert f" all: {said}. " in caption
     markdown, _ = tables(runs, tmp_path)
     assert f"\n\n{said}.\n\n" in markdown
+
+
+SPECIAL = Table("a & b", r"50 % of $x_1 #2 {y} ~ ^ \z <a> | 'q' " '"r"', [("", "m_1"), ("a|b", "x"), ("a|b", "y")],
+                [("st_mem & co", [[Entry("a_b|c"), Entry("--"), Entry("-0.5", True, "*", "[-1, --]")]])],
+                {"*": "p < .05"},
+                [("a_b|c", "x", "ecgbench x --set 'a={b: 1}'")])
 
 
 def test_latex_escapes_what_it_would_take_for_its_own() -> None:
