@@ -171,10 +171,10 @@ def server_time(folder: Path) -> float:
     return now
 
 
-def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[str] = ()) -> Plan:
+def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[str] = (), spread: int = 1) -> Plan:
     """What `submit` submits: runs in a state of SUBMITTED or `also`; pre-trainings come before their evaluations.
 
-    largest: how many tasks an array may have.
+    largest: how many tasks an array may have; spread: how many tasks evaluations of a kind make at least, if there are so many.
     """
     made, wanted = Plan(), {*SUBMITTED, *also}
     first: dict[str, list[Config]] = {}
@@ -208,11 +208,12 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
             else:
                 free.setdefault(kind, []).append(unit)
     for kind, every in sorted(free.items()):
-        for packs in chunks(list(chunks(every, cluster.asked[kind].pack)), largest):
+        pack = min(cluster.asked[kind].pack, max(1, len(every) // spread))
+        for packs in chunks(list(chunks(every, pack)), largest):
             made.arrays.append(Array(kind, dict(enumerate(packs))))
     for (kind, after), tasks in bound.items():
         most = max(map(len, tasks.values()))
-        pack = max(cluster.asked[kind].pack, -(-most // ARRAYS))
+        pack = max(min(cluster.asked[kind].pack, most * len(tasks) // spread), -(-most // ARRAYS))
         for start in range(0, most, pack):
             part = {index: every[start : start + pack] for index, every in tasks.items() if every[start:]}
             made.arrays.append(Array(kind, part, after))

@@ -147,6 +147,23 @@ def test_evaluations_of_finished_pretrainings_are_packed_across_them(shared: Sha
     assert not any("--dependency" in option for option in queue.calls[0])
 
 
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
+def test_the_evaluations_left_of_a_local_sweep_are_work_for_all_its_jobs(shared: Shared, finished: bool, jobs: int) -> None:
+    runs = graph(shared)
+    for run in runs.values():
+        if finished and not run.pretrain:
+            finish(shared, run.name)
+    plan.look(runs, shared, None)
+    left: dict[str, list[config.Config]] = {}
+    for run in runs.values():
+        if run.pretrain:
+            left.setdefault(run.pretrain, []).append(run.config)
+    made = [array for array in plan.arrays(runs, submit.local(1), 1000, spread=jobs).arrays if array.kind == "evaluate"]
+    assert sum(array.runs() for array in made) == sum(map(len, left.values()))
+    assert sum(len(array.tasks) for array in made) >= min(jobs, sum(len(plan.units(some)) for some in left.values()))
+
+
 def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
         shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     queue, runs = Queue(monkeypatch), graph(shared)
