@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.cli.data import synth
 from bench.cli.options import WORK, Device, Results, Threads, Work, app, where
@@ -60,7 +60,7 @@ def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
     from bench.repeat import repeated
 
     found, *alone = repeated(first, second, lambda line: print(f"ecgbench: {line}", file=sys.stderr))
-    table = Table("", "in both", "bit for bit", "mean difference", "largest", "sd over runs")
+    table = Table(Column(no_wrap=True), "in both", "bit for bit", "differ by (mean)", "at most", "sd over runs")
     for each in found:
         numbers = ("-" if x is None else f"{x:.2g}" for x in (each.mean, each.largest, each.sd))
         table.add_row(each.kind, f"{each.both:,}", f"{each.equal:,}", *numbers)
