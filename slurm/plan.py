@@ -171,10 +171,10 @@ def server_time(folder: Path) -> float:
     return now
 
 
-def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[str] = (), spread: int = 1) -> Plan:
+def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[str] = (), at_once: int = 1) -> Plan:
     """What `submit` submits: runs in a state of SUBMITTED or `also`; pre-trainings come before their evaluations.
 
-    largest: how many tasks an array may have; spread: how many tasks evaluations of a kind make at least, if there are so many.
+    largest: how many tasks an array may have; at_once: how many tasks run at a time, as far as is known.
     """
     made, wanted = Plan(), {*SUBMITTED, *also}
     first: dict[str, list[Config]] = {}
@@ -208,16 +208,22 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
             else:
                 free.setdefault(kind, []).append(unit)
     for kind, every in sorted(free.items()):
-        pack = min(cluster.asked[kind].pack, max(1, len(every) // spread))
+        pack = share(len(every), cluster.asked[kind].pack, at_once)
         for packs in chunks(list(chunks(every, pack)), largest):
             made.arrays.append(Array(kind, dict(enumerate(packs))))
     for (kind, after), tasks in bound.items():
         most = max(map(len, tasks.values()))
-        pack = max(min(cluster.asked[kind].pack, most * len(tasks) // spread), -(-most // ARRAYS))
+        pack = max(share(most * len(tasks), cluster.asked[kind].pack, at_once), -(-most // ARRAYS))
         for start in range(0, most, pack):
             part = {index: every[start : start + pack] for index, every in tasks.items() if every[start:]}
             made.arrays.append(Array(kind, part, after))
     return made
+
+
+def share(units: int, pack: int, at_once: int) -> int:
+    """How many units make a task, pack or fewer, so that tasks that run at_once at a time end together."""
+    rounds = -(-units // (pack * at_once))
+    return -(-units // (rounds * at_once))
 
 
 def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

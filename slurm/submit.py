@@ -159,7 +159,7 @@ def run_here(runs: dict[str, Run], shared: Shared, sweep: str, jobs: int, cpus: 
     record.check_writable(shared.results)
     cluster = local(cpus)
     plan.look(runs, shared, None)
-    made = plan.arrays(runs, cluster, len(runs) or 1, spread=jobs)
+    made = plan.arrays(runs, cluster, len(runs) or 1, at_once=jobs)
     code = snapshot.take(shared.folder / "code")
     env = {k: v for k, v in os.environ.items() if k != METHODS and not k.startswith("SLURM_")}
     env["PYTHONPATH"] = str(code.absolute())

@@ -148,20 +148,28 @@ def test_evaluations_of_finished_pretrainings_are_packed_across_them(shared: Sha
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
-def test_the_evaluations_left_of_a_local_sweep_are_work_for_all_its_jobs(shared: Shared, finished: bool, jobs: int) -> None:
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_evaluations_of_a_local_sweep_are_work_for_all_its_jobs(shared: Shared, finished: bool, jobs: int) -> None:
     runs = graph(shared)
     for run in runs.values():
         if finished and not run.pretrain:
             finish(shared, run.name)
     plan.look(runs, shared, None)
-    left: dict[str, list[config.Config]] = {}
-    for run in runs.values():
-        if run.pretrain:
-            left.setdefault(run.pretrain, []).append(run.config)
-    made = [array for array in plan.arrays(runs, submit.local(1), 1000, spread=jobs).arrays if array.kind == "evaluate"]
-    assert sum(array.runs() for array in made) == sum(map(len, left.values()))
-    assert sum(len(array.tasks) for array in made) >= min(jobs, sum(len(plan.units(some)) for some in left.values()))
+    made = [array for array in plan.arrays(runs, submit.local(1), 1000, at_once=jobs).arrays if array.kind == "evaluate"]
+    assert sum(array.runs() for array in made) == sum(bool(run.pretrain) for run in runs.values())
+    tasks = [units for array in made for units in array.tasks.values()]
+    assert max(map(len, tasks)) <= -(-sum(map(len, tasks)) // jobs)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 7])
+@pytest.mark.parametrize("pack", [1, 4, 20])
+def test_packs_are_no_more_rounds_than_they_must_be_and_end_together(pack: int, jobs: int) -> None:
+    for units in range(1, 100):
+        size = plan.share(units, pack, jobs)
+        tasks = list(map(len, plan.chunks([None] * units, size)))
+        rounds = -(-len(tasks) // jobs)
+        assert 1 <= max(tasks) == size <= pack and rounds <= -(-units // (pack * jobs))
+        assert rounds * size < units / jobs + rounds  # as long as if all were shared evenly
 
 
 def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
