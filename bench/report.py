@@ -307,7 +307,7 @@ def cells_of(records: Sequence[Record], rows: Sequence[Row], rule: str = "ours")
 def column(store: str, task: str, label: str, options: str, runs: list[Record], rows: Sequence[Row]) -> list[Cell]:
     """The cells of one evaluation recipe, one per row; `runs` are all its records."""
     cells, randoms = [], dict[str, Cell]()
-    seeds = sorted({r["config"]["seed"] for r in runs}) or [0]
+    asked = {(r["pretrain_config"]["method"]["name"] == RANDOM, r["config"]["seed"]) for r in runs} or {(True, 0)}
     metric = metric_of(runs[0]) if runs else "macro_auroc"
     by_backbone: dict[str, list[Record]] = {}
     for record in runs:
@@ -318,6 +318,7 @@ def column(store: str, task: str, label: str, options: str, runs: list[Record], 
         if row.method == RANDOM:
             own = re.sub(r" --at \S+", "", options.replace(f"--protocol {FINETUNE} ", f"--protocol {SCRATCH} "))
         if not filled and not (row.method == RANDOM and f"--protocol {AFTER_LINEAR} " in options):  # nothing to start from
+            seeds = sorted({n for untrained, n in asked if untrained == (row.method == RANDOM)} or {n for _, n in asked})
             commands = [f"ecgbench evaluate {run} {own} --seed {n}" for _, run in row.pretrained for n in seeds] or [
                 f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"]
         cells.append(Cell(store, task, row, label, sorted(filled, key=lambda r: r["run_id"]), commands, metric=metric))

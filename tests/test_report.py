@@ -281,6 +281,17 @@ def test_what_fills_the_random_rows_of_fine_tuning_is_scratch_or_nothing(runs: R
     assert commands["finetune-after-linear"] == ""
 
 
+def test_what_fills_a_row_has_the_seeds_of_the_rows_beside_it_and_not_those_of_from_scratch(
+        runs: Runs, tmp_path: Path, fast: None) -> None:
+    random, jepa, mae = (runs.pretrain(method) for method in ("random", "jepa", "mae"))
+    for seed in (0, 1, 2):
+        runs.evaluate(random, [0.1], seed, protocol="scratch")
+    runs.evaluate(jepa, [0.2], protocol="finetune")
+    _, cells = tables(runs, tmp_path)
+    [command] = [c["command"] for c in cells if c["method"] == "mae"]
+    assert re.findall(r"ecgbench evaluate (\w+) .*?--seed (\d)", command) == [(mae["run_id"], "0")]
+
+
 def test_pretraining_without_any_evaluation_has_a_row_and_a_command(runs: Runs, tmp_path: Path, fast: None) -> None:
     run = runs.pretrain("random")
     _, [cell] = tables(runs, tmp_path)
