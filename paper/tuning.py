@@ -47,9 +47,10 @@ def differing(own: dict[str, str], base: dict[str, str]) -> list[str]:
     return [key for key in dict.fromkeys([*base, *own]) if own.get(key, MISSING) != base.get(key, MISSING)]
 
 
-def usual(made: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The settings that differ least from all the others."""
-    return min(made, key=lambda own: sum(len(differing(own, other)) for other in made))
+def usual(made: Sequence[dict[str, str]]) -> dict[str, str] | None:
+    """The settings that differ least from all the others; nothing where several do."""
+    apart = [sum(len(differing(own, other)) for other in made) for own in made]
+    return made[apart.index(min(apart))] if apart.count(min(apart)) == 1 else None
 
 
 def table(records: Sequence[Record]) -> Table:
@@ -69,27 +70,29 @@ def table(records: Sequence[Record]) -> Table:
     for method, here in groupby(rows, key=lambda row: row.method):
         own = [(row, settings(row)) for row in here]
         base = usual([made for _, made in own])
-        varied = sorted({key for _, made in own for key in differing(made, base)})
+        varied = sorted({key for _, made in own for key in differing(made, base or own[0][1])})
+        told = []
+        for row, made in own:
+            shown = (differing(made, base) if base else []) or varied
+            told.append((made != base, [f"{key}={made.get(key, MISSING)}" for key in shown], row))
         lines = []
-        for row, made in sorted(own, key=lambda each: [f"{key}={each[1].get(key)}" for key in differing(each[1], base)]):
-            shown = differing(made, base) or varied
+        for other, texts, row in sorted(told, key=lambda each: each[:2]):
             heads = [evaluated[run] for _, run in row.pretrained if run in evaluated]
             mean, sd, n = spread([fmean(each) for each in heads] if len(heads) > 1 else [v for each in heads for v in each])
             runs = pretrainings(row, records)
             ends = [how["rankme_end"] for how in map(went, runs) if "rankme_end" in how]
             took = [seconds for run in runs if (seconds := run["result"]["seconds"])]
-            lines.append((mean, [f"{key}={made.get(key, MISSING)}" for key in shown], made == base,
-                          [number(sd, 3), f"{n} {'runs' if len(heads) > 1 else 'heads'}", number(spread(ends)[0], 1),
-                           number(spread(took)[0], 0)]))
+            lines.append((mean, texts, other, [number(sd, 3), f"{n} {'runs' if len(heads) > 1 else 'heads'}",
+                                               number(spread(ends)[0], 1), number(spread(took)[0], 0)]))
         best = max((mean for mean, *_ in lines if mean is not None), default=None) if len(lines) > 1 else None
         blocks.append((RANDOM_ROW if method == RANDOM else method, [
-            [Entry(", ".join(texts), bold=varies and len(lines) > 1), Entry(number(mean, 3), bold=best == mean is not None),
-             *map(Entry, rest)] for mean, texts, varies, rest in lines]))
+            [Entry(", ".join(texts), bold=len(lines) > 1 and not other), Entry(number(mean, 3), bold=best == mean is not None),
+             *map(Entry, rest)] for mean, texts, other, rest in lines]))
     scored = f"{METRICS[metric_of(record)]} on validation"
     head = [("", "settings"), (scored, "mean"), (scored, "sd"), ("", "of"), ("", "RankMe"), ("", "seconds")]
     caption = (f"{record['config']['task']}, {record['config']['evaluation']['name']}, on the validation fold. Under each method "
-               "the recipe that the others vary and the best score in bold; every other recipe by what it sets otherwise. Sd of "
-               "pre-trainings, or heads where there is one (random: each head draws its own backbone).")
+               "the recipe that the others vary, if there is one, and the best score in bold; every other recipe by what it sets "
+               "otherwise. Sd of pre-trainings, or heads where there is one (random: each head draws its own backbone).")
     return Table("Settings", caption, head, blocks)
 
 
