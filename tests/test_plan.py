@@ -148,7 +148,7 @@ def test_evaluations_of_finished_pretrainings_are_packed_across_them(shared: Sha
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("jobs", [1, 2, 3])
+@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
 def test_the_evaluations_of_a_local_sweep_are_work_for_all_its_jobs(shared: Shared, finished: bool, jobs: int) -> None:
     runs = graph(shared)
     for run in runs.values():
