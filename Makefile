@@ -3,18 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-RESULTS ?= results/mini
+RESULTS ?= results
 BUILD ?= paper/build
-GENERATED ?= paper/generated/$(notdir $(RESULTS))
-MINI ?= work/mini
-JOBS ?= $(shell nproc)
+GENERATED ?= paper/build/generated
 
 LATEX := latexmk texlive-latex-recommended lmodern
 
-.PHONY: demo test test-slurm lint benchmark generated reproduce-mini readme paper latex clean
+.PHONY: demo test test-slurm lint benchmark generated paper latex clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
-	$(VENV)/bin/ecgbench demo
+	$(VENV)/bin/ecgssl demo
 
 test: $(STAMP)  ## the tests, in under 5 minutes
 	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
@@ -30,23 +28,9 @@ lint: $(STAMP)
 benchmark: $(STAMP)  ## add ARGS="--published PATH" to measure beside the published implementation
 	$(VENV)/bin/python benchmarks/run.py $(ARGS)
 
-generated: $(STAMP)  ## tables, figures and the text's numbers, from the records in RESULTS (results/mini) into GENERATED
-	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgbench report --results $(RESULTS) --out $(GENERATED); \
+generated: $(STAMP)  ## tables, figures and the text's numbers, from the results in RESULTS (results) into GENERATED
+	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgssl report --results $(RESULTS) --out $(GENERATED); \
 		else echo "$(RESULTS) holds no record: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
-
-reproduce-mini: $(STAMP)  ## results/mini again, in work/mini (stopped, it continues there), DATA: see results/mini/README.md
-	@ls results/mini/*.json > /dev/null
-	@for name in ptb-xl-mini unlabelled-1024; do for file in signals.npy records.csv; do test -f "$(DATA)/$$name/$$file" || { \
-		echo "$(DATA)/$$name/$$file is missing; write make reproduce-mini DATA=FOLDER, see results/mini/README.md" >&2; exit 2; }; done; \
-		[ -d $(MINI)/stores/$$name ] || { mkdir -p $(MINI)/arrays/$$name && cp tests/fixtures/$$name.yaml $(MINI)/arrays/$$name/dataset.yaml && \
-		ln -sfn "$(abspath $(DATA))/$$name/signals.npy" "$(abspath $(DATA))/$$name/records.csv" $(MINI)/arrays/$$name && \
-		$(VENV)/bin/ecgbench data prepare array --from $(MINI)/arrays/$$name --work $(MINI); } || exit; done
-	$(VENV)/bin/ecgbench sweep run slurm/sweeps/mini.yaml --local -j $(JOBS) --threads 1 --work $(MINI) --results $(MINI)/results
-	$(VENV)/bin/ecgbench repeat results/mini $(MINI)/results
-
-readme: generated  ## the README's section of results, and the table of results/mini-tuning
-	$(VENV)/bin/python -m paper.readme $(RESULTS) $(GENERATED)/figures/auroc.svg README.md
-	$(VENV)/bin/python -m paper.tuning results/mini-tuning results/mini-tuning/README.md
 
 paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \

@@ -12,13 +12,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import config, method, pretrain
-from bench.config import ROOT, Config
+from bench import method
+from bench.core.errors import UserError
+from bench.core.files import write_text
+from bench.core.rng import seeded
 from bench.data import views
 from bench.data.signal import LEADS
-from bench.errors import UserError
-from bench.files import write_text
-from bench.rng import seeded
+from bench.runs import config
+from bench.runs.config import ROOT, Config
+from bench.training import trainer as pretrain
 
 HEAD = ("family", "about", "source", "differs", "cost", "expected")
 RECORDS = 2  # of the batch whose operations are counted; ours
@@ -71,7 +73,7 @@ def origins(name: str, overrides: Iterable[str]) -> Iterator[tuple[str, Any, str
         if any(key == g or key.startswith(f"{g}.") for g in given):
             yield key, value, "--set"
         else:
-            yield key, value, _name(path) if _has(own, key) else "bench/base.yaml"
+            yield key, value, _name(path) if _has(own, key) else "bench/runs/base.yaml"
     for parameter in inspect.signature(type(built(made)).__init__).parameters.values():
         key = f"method.{parameter.name}"
         if parameter.default is not parameter.empty and parameter.name not in made["method"]:
@@ -148,5 +150,5 @@ YAML = '''\
 method: {name: $name, noise: 0.5}   # noise: sd, in sd of the lead
 views:                              # what forward() receives; augmentations: bench/data/views.py
   - {seconds: 10.0}
-# Any key of bench/base.yaml may follow, e.g. optim: {lr: 3e-4}; all else is the same for every method.
+# Any key of bench/runs/base.yaml may follow, e.g. optim: {lr: 3e-4}; all else is the same for every method.
 '''

@@ -12,10 +12,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from bench.config import ROOT, method_files
-from bench.errors import UserError, unknown
-from bench.rng import Rng
-from bench.vit import Encoder
+from bench.core.errors import UserError, unknown
+from bench.core.rng import Rng
+from bench.encoders.vit import Encoder
+from bench.runs.config import ROOT, method_files
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Method(nn.Module, abc.ABC):
 
 
 class Imported(Method):
-    """A backbone that was trained elsewhere (bench/published.py): it is evaluated, never trained here."""
+    """A backbone that was trained elsewhere (bench/backbones/importing.py): it is evaluated, never trained here."""
 
     def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        raise UserError("an imported backbone is not pre-trained; `ecgbench evaluate` takes it as it is")
+        raise UserError("an imported backbone is not pre-trained; `ecgssl evaluate` takes it as it is")
 
 
 def _module(name: str | None) -> ModuleType:

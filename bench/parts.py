@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.rng import Rng
+from bench.encoders.vit import NORM_EPS, Block, Encoder, Size, initialise_, positions, take
 from bench.method import Method, Step
-from bench.rng import Rng
-from bench.vit import NORM_EPS, Block, Encoder, Size, initialise_, positions, take
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from bench import record
 from bench.evaluation import metrics
+from bench.runs import results as record
 
 RECORDS, CLASSES, SEEDS = 2198, 71, 10  # PTB-XL 1.0.3, fold 10, task `all`
 

@@ -22,15 +22,16 @@ import wfdb
 from rich.console import Console
 from rich.table import Table
 
-from bench import memory, record
+from bench.core import memory
+from bench.core.errors import UserError
+from bench.core.files import sha256, write_text
+from bench.data.corpora import open_source
+from bench.data.ingest.prepare import prepare
 from bench.data.loader import Loader
-from bench.data.prepare import prepare
-from bench.data.ptbxl_layout import write_ptbxl
 from bench.data.signal import LEADS, fill_gaps, resample
-from bench.data.sources import open_source
 from bench.data.store import FILES, FORMAT, INDEX, fingerprint, open_store
-from bench.errors import UserError
-from bench.files import sha256, write_text
+from bench.data.synthetic.ptbxl_layout import write_ptbxl
+from bench.runs import results as record
 
 SECTIONS = ("prepare", "transform", "scale", "reads")
 SAMPLES, BATCH = 5000, 2048

@@ -21,18 +21,21 @@ from published import Published
 from rich.console import Console
 from rich.table import Table
 
-from bench import memory, optim, record, vit
 from bench.cli.options import where
+from bench.core import memory
+from bench.core.errors import UserError, unknown
+from bench.core.files import write_text
+from bench.data.corpora import Recording, Source
+from bench.data.ingest.prepare import prepare
 from bench.data.loader import Crops
-from bench.data.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.sources import Recording, Source
 from bench.data.store import Store
-from bench.errors import UserError, unknown
+from bench.encoders import vit
 from bench.evaluation import finetune, frozen, heads, tasks
-from bench.evaluation.run import config_for
-from bench.files import write_text
-from bench.pretrain import Where
+from bench.evaluation.runner import config_for
+from bench.runs import results as record
+from bench.training import optim
+from bench.training.trainer import Where
 
 RATE_HZ, SECONDS = 500, 10
 TASKS = {"all": (71, 17_418, 2_183), "diagnostic": (44, 17_084, 2_146), "subdiagnostic": (23, 17_084, 2_146),

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import optim, pretrain, vit
-from bench.config import Config
+from bench.core.rng import seeded
 from bench.data import views
 from bench.data.loader import Loader
 from bench.data.store import Store
+from bench.encoders import vit
 from bench.parts import block_split
-from bench.rng import seeded
+from bench.runs.config import Config
+from bench.training import optim
+from bench.training import trainer as pretrain
 from methods.jepa import JEPA
 
 PARTS = ("data", "masks", "target encoder", "encoder", "predictor", "backward", "optimiser", "EMA")
@@ -70,7 +72,7 @@ class Clock:
 
 def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tensor, keep: float, taken: int,
          clock: Clock) -> Tensor:
-    """One step of bench.pretrain with JEPA.forward taken apart, in place; gives its loss."""
+    """One step of bench.training.trainer with JEPA.forward taken apart, in place; gives its loss."""
     settings, n = config["optim"], x.shape[2] // config["encoder"]["patch"]
     optim.schedule_(optimiser, taken, settings)
     at = pretrain.step_at(config["seed"], taken, settings["steps"], x.device, len(x))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 WARM = 2  # batches of a loader before the clock starts: one of each published worker
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bench import config, report
+from bench.core.files import write_text
 from bench.evaluation.protocols import defaults
-from bench.files import write_text
+from bench.report import aggregate as report
+from bench.runs import config
 from paper import tables
 
 TARGETS = {"seconds": 30.0, "memory_mb": 2048.0}  # of reading and tables together, of 100,000 records

@@ -23,17 +23,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import config, memory, optim, record, vit
 from bench.cli.options import where
+from bench.core import memory
+from bench.core.errors import UserError, unknown
+from bench.core.files import write_text
+from bench.core.rng import seeded
+from bench.data.corpora import Recording, Source
+from bench.data.ingest.prepare import prepare
 from bench.data.loader import PREFETCH, Loader
-from bench.data.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.sources import Recording, Source
 from bench.data.store import Store
-from bench.errors import UserError, unknown
-from bench.files import write_text
+from bench.encoders import vit
 from bench.parts import block_split
-from bench.rng import seeded
+from bench.runs import config
+from bench.runs import results as record
+from bench.training import optim
 
 RATE_HZ, PATCH, BLOCK = 500, 25, 10  # published configurations
 WORKERS = 2  # of the published loader

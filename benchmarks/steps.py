@@ -21,19 +21,25 @@ from jepa_step import now, peak
 from rich.console import Console
 from rich.table import Table
 
-from bench import catalogue, config, memory, optim, pretrain, record, vit
+from bench import catalogue
 from bench.cli.options import where
+from bench.core import memory
+from bench.core.errors import UserError, unknown
+from bench.core.files import write_text
+from bench.core.rng import seeded
 from bench.data import views
 from bench.data.signal import LEADS
-from bench.errors import UserError, unknown
-from bench.files import write_text
-from bench.rng import seeded
+from bench.encoders import vit
+from bench.runs import config
+from bench.runs import results as record
+from bench.training import optim
+from bench.training import trainer as pretrain
 
 SIDES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of the square matrices whose product may be the peak
 
 
 def one(name: str, size: str, batch: int, precision: str, compiled: bool, device: torch.device, steps: int) -> dict[str, Any]:
-    """Steps of bench.pretrain on a batch at hand, views included; the first three warm up."""
+    """Steps of bench.training.trainer on a batch at hand, views included; the first three warm up."""
     made = config.load(name, [("encoder.size", size), ("optim.batch", batch), ("optim.precision", precision)])
     settings, data = made["optim"], made["data"]
     if device.type == "cpu":

@@ -12,11 +12,12 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from bench.data.prepare import prepare
+from bench import sweeps as sweep
+from bench.core.files import write_text
+from bench.data.corpora import open_source
+from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.sources import open_source
-from bench.files import write_text
-from slurm import cluster, commands, cost, lease, plan, status, submit, sweep
+from slurm import cluster, commands, cost, lease, plan, status, submit
 from slurm.commands import Task
 from slurm.plan import Run
 from slurm.shared import Shared

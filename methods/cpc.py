@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.method import Method
 from bench.parts import needs_tokens
 

@@ -6,10 +6,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.encoders.vit import take
 from bench.method import Method
 from bench.parts import MaskedDecoder, block_split, ema_, frozen_copy
-from bench.vit import take
 
 
 class Data2Vec(Method):

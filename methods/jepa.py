@@ -4,9 +4,9 @@ import math
 
 import torch
 
+from bench.encoders.vit import take
 from bench.method import Method
 from bench.parts import MaskedDecoder, block_split, ema_, frozen_copy
-from bench.vit import take
 
 
 class JEPA(Method):

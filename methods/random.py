@@ -1,6 +1,6 @@
 """No pre-training: the row that every table needs (a random backbone is a strong baseline, arXiv 2602.17531)."""
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.method import Method
 
 

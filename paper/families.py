@@ -9,16 +9,29 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bench import config as configs
 from bench.catalogue import header
-from bench.config import Config, canonical
-from bench.evaluation.compare import LEVEL
-from bench.report import MISSING, RANDOM, RANDOM_ROW, Cell, Record, Row, backbone, labelled, leaves, recipe, spread, text_of
+from bench.report.aggregate import (
+    MISSING,
+    RANDOM,
+    RANDOM_ROW,
+    Cell,
+    Record,
+    Row,
+    backbone,
+    labelled,
+    leaves,
+    recipe,
+    spread,
+    text_of,
+)
+from bench.report.statistics import LEVEL
+from bench.runs import config as configs
+from bench.runs.config import Config, canonical
 from paper.columns import LEADERS, Column, leaders, numbers, runs_in, score
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
 
-SWEEP = "ecgbench sweep run slurm/sweeps/families.yaml"
+SWEEP = "ecgssl sweep run slurm/sweeps/families.yaml"
 SAME = ("encoder.size", "data.rate_hz", "data.mix", "optim.steps", "optim.batch")  # of the rows of a group
 FAMILIES = ("none", "joint-embedding predictive", "invariance-based", "generative")  # order of the blocks
 DIFFERS = "*"  # mark: from the random row

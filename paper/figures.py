@@ -14,9 +14,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from bench.evaluation.compare import Ranking, welch
-from bench.plot import COLUMN, TEXT, look, save, styled
-from bench.report import RANDOM, Cell, Record, Row, pretrainings, spread
+from bench.plot.drawing import COLUMN, TEXT, look, save, styled
+from bench.report.aggregate import RANDOM, Cell, Record, Row, pretrainings, spread
+from bench.report.statistics import Ranking, welch
 from paper.columns import columns_of, rankings
 from paper.families import hours_of
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from bench import config as configs
-from bench import vit
-from bench.data.sources import Corpus, modules
-from bench.report import MISSING, Record
+from bench.data.corpora import Corpus, modules
+from bench.encoders import vit
+from bench.report.aggregate import MISSING, Record
+from bench.runs import config as configs
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
 
@@ -17,7 +17,7 @@ PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.1
 
 def sizes() -> Sheet:
     """Parameters of the backbones, counted on this code's, beside the published counts."""
-    base = configs.read_yaml(configs.ROOT / "bench" / "base.yaml")["encoder"]
+    base = configs.read_yaml(configs.ROOT / "bench" / "runs" / "base.yaml")["encoder"]
     data, lines = [], []
     for name, size in vit.SIZES.items():
         with torch.device("meta"):
@@ -50,7 +50,7 @@ def corpora(records: Sequence[Record]) -> Sheet:
         for store, version, count in sorted(used.get(corpus.name, ())):
             data.append({"corpus": corpus.name, "version": version, "store": store, "records": count, **paper})
         if corpus.name not in used:
-            command = f"ecgbench data prepare {corpus.name} --from data/{corpus.name}"
+            command = f"ecgssl data prepare {corpus.name} --from data/{corpus.name}"
             data.append({"corpus": corpus.name, **paper, "command": command})
             fill.append((corpus.name, "records", command))
     own = {line["corpus"]: line["records"] for line in data if line.get("store") == line["corpus"]}

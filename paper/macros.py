@@ -26,16 +26,28 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import config as configs
 from bench.catalogue import header
-from bench.config import ROOT, canonical
-from bench.data.sources import modules
-from bench.errors import UserError
-from bench.evaluation.compare import LEVEL, compare_pairs, holm
+from bench.core.errors import UserError
+from bench.core.files import write_text
+from bench.data.corpora import modules
+from bench.encoders.vit import SIZES
 from bench.evaluation.protocols import defaults, protocols
-from bench.files import write_text
-from bench.report import FINETUNE, RANDOM, SCRATCH, Cell, Record, Row, external, leaves, pretrainings, protocol_of, spread
-from bench.vit import SIZES
+from bench.report.aggregate import (
+    FINETUNE,
+    RANDOM,
+    SCRATCH,
+    Cell,
+    Record,
+    Row,
+    external,
+    leaves,
+    pretrainings,
+    protocol_of,
+    spread,
+)
+from bench.report.statistics import LEVEL, compare_pairs, holm
+from bench.runs import config as configs
+from bench.runs.config import ROOT, canonical
 from paper.columns import columns_of
 from paper.published import TASKS, facts, ours_of
 from paper.typeset import tex
@@ -107,7 +119,7 @@ def possible() -> Iterator[tuple[str, ...]]:
 
 def known() -> Iterator[Number]:
     """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
-    yield from settings((), configs.read_yaml(ROOT / "bench" / "base.yaml"))
+    yield from settings((), configs.read_yaml(ROOT / "bench" / "runs" / "base.yaml"))
     for protocol in protocols():
         yield from settings((protocol,), defaults(protocol)["evaluation"])
     families: Counter[str] = Counter()

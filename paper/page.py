@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.config import ROOT, Config, canonical, load, methods, mixture_name, read_yaml
-from bench.errors import UserError
-from bench.evaluation.compare import compare_pairs, holm
+from bench.core.errors import UserError
+from bench.core.files import replacing, write_text
 from bench.evaluation.metrics import RULES, interval
-from bench.files import replacing, write_text
-from bench.report import (
+from bench.report.aggregate import (
     FIRST,
     METRICS,
     OTHER_SCORES,
@@ -35,6 +33,8 @@ from bench.report import (
     spread,
     text_of,
 )
+from bench.report.statistics import compare_pairs, holm
+from bench.runs.config import ROOT, Config, canonical, load, methods, mixture_name, read_yaml
 from paper.columns import Column, columns_of
 from paper.families import mixture_of
 
@@ -66,7 +66,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     """
     for path in pictures:
         if path.suffix not in (".svg", ".png"):
-            raise UserError(f"--picture {path} must end in .svg or .png; `ecgbench data plot STORE ID --out ecg.svg` makes one")
+            raise UserError(f"--picture {path} must end in .svg or .png; `ecgssl data plot STORE ID --out ecg.svg` makes one")
         if not path.is_file():
             raise UserError(f"--picture {path} does not exist")
     columns = columns_of(cells)
@@ -277,8 +277,8 @@ def rerun(config: Config) -> str:
     name, mix = config["method"]["name"], config["data"]["mix"]
     if "imported" in config["method"]:
         saw = (f"--saw {shlex.quote(store)}" for store in sorted(mix) or ["unknown"])
-        return " ".join(["ecgbench import FILE --as", shlex.quote(name), *saw])
-    default = load(name) if name in methods() else read_yaml(ROOT / "bench" / "base.yaml")
+        return " ".join(["ecgssl import FILE --as", shlex.quote(name), *saw])
+    default = load(name) if name in methods() else read_yaml(ROOT / "bench" / "runs" / "base.yaml")
     before = dict(leaves(without(default, {"data": "mix"})))
     settings = [(key, value) for key, value in sorted(leaves(without(config, {"data": "mix"})))
                 if not key.startswith("views.") and key not in ("protocol", "method.name") and before.get(key, ...) != value]
@@ -287,7 +287,7 @@ def rerun(config: Config) -> str:
     stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
     if len(mix) > 1 and (known := mixture_name(mix)):
         stores = [f"--mix {known}"]
-    return " ".join(["ecgbench pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
+    return " ".join(["ecgssl pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
 
 
 def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:
@@ -295,7 +295,7 @@ def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:
     parts = ["<h1>Figures</h1>"]
     own = [path for path in drawn if path.suffix == ".svg"]
     if own:
-        parts.append("<p>Made from the records by <code>ecgbench report</code>, which writes each as PNG and PDF, too.</p>")
+        parts.append("<p>Made from the records by <code>ecgssl report</code>, which writes each as PNG and PDF, too.</p>")
     for path in own:
         copy(path, out / "figures" / path.name)
         word, _, rest = path.stem.partition("-")

@@ -6,20 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench import config as configs
-from bench.config import Config
 from bench.evaluation.protocols import defaults
-from bench.report import (
-    AFTER_LINEAR,
-    FINETUNE,
-    RANDOM,
-    SCRATCH,
-    Cell,
-    Row,
-    external,
-    leaves,
-    protocol_of,
-)
+from bench.report.aggregate import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH, Cell, Row, external, leaves, protocol_of
+from bench.runs import config as configs
+from bench.runs.config import Config
 from paper.columns import Column
 
 LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500
@@ -153,9 +143,9 @@ class Ours:
             data = [f"--mix {mix}"] if mix else [f"--store {STORE}"]
             sets = [f"--set encoder.size={size}", f"--set encoder.init={AS_PUBLISHED['encoder.init']}",
                     *([f"--set optim.batch={BATCH[size]}"] if size == "b" and mix else [])]
-            return " ".join([f"ecgbench pretrain {method}", *data, *sets])
+            return " ".join([f"ecgssl pretrain {method}", *data, *sets])
         wanted = " ".join(f"--protocol {p}" for p in protocols)
-        return f"ecgbench evaluate {row.pretrained[0][1]} --store {STORE} --task {task} {wanted} --seeds {RUNS}"
+        return f"ecgssl evaluate {row.pretrained[0][1]} --store {STORE} --task {task} {wanted} --seeds {RUNS}"
 
 
 def ours_of(columns: Sequence[Column], rows: Sequence[Row]) -> Ours:

@@ -6,8 +6,8 @@ from typing import Any
 
 from scipy import stats
 
-from bench.evaluation.compare import LEVEL, welch
-from bench.report import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
+from bench.report.aggregate import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
+from bench.report.statistics import LEVEL, welch
 from paper.columns import LEADERS, leaders, numbers, runs_in, score
 from paper.published import DATA, LINEAR, RUNS, SINGLE, SIZES, TASKS, Fact, Ours, Place, facts
 from paper.typeset import Entry, Sheet, Table

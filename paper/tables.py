@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bench.evaluation.compare import by_run, compare_pairs, holm
+from bench.core.files import replacing, write_text
 from bench.evaluation.metrics import RULES
-from bench.files import replacing, write_text
-from bench.report import (
+from bench.report.aggregate import (
     METRICS,
     MISSING,
     OTHER_SCORES,
@@ -27,6 +26,7 @@ from bench.report import (
     spread,
     text_of,
 )
+from bench.report.statistics import by_run, compare_pairs, holm
 from paper import inventory, published, reproduction, training
 from paper.columns import Column, columns_of, rankings, score
 from paper.families import families, mixture_of
@@ -138,7 +138,7 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
     for column in columns:
         sections.setdefault((column.store, column.task), []).append(column)
     drawn = ["![AUROC](figures/auroc.png)"] if any(c.metric == "macro_auroc" for c in cells) else []
-    parts = ["# ecgbench report", NOTE.format(low, high, f"{count:,}"),
+    parts = ["# ecgssl report", NOTE.format(low, high, f"{count:,}"),
              "\n".join(contents(list(sections.values()), sheets)), *drawn]
     for here in sections.values():
         parts += [f"## {title(here[0])}", *section(here)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from bench.report import MISSING, RANDOM, Record, Row, pretraining_options, pretrainings, spread
+from bench.report.aggregate import MISSING, RANDOM, Record, Row, pretraining_options, pretrainings, spread
 from paper.families import SWEEP, groups_of
 from paper.typeset import Entry, Sheet, Table
 
@@ -24,7 +24,7 @@ def training(rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
             for row in those:
                 if row.method != RANDOM:
                     found = means([went(record) for record in pretrainings(row, records)])
-                    missing = "" if found["runs"] else f"ecgbench pretrain {row.method} {pretraining_options(row.config)}"
+                    missing = "" if found["runs"] else f"ecgssl pretrain {row.method} {pretraining_options(row.config)}"
                     fill += [(group.name(row), "all", missing)] if missing else []
                     data.append({"group": group.title, "family": family, "row": group.name(row), **found,
                                  "run_ids": " ".join(run for _, run in row.pretrained) or None, "command": missing or None})

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import config, vit
-from bench.config import ROOT, Config
-from bench.errors import UserError, unknown
+from bench.core.errors import UserError, unknown
+from bench.encoders import vit
 from bench.evaluation.protocols import protocols
+from bench.runs import config
+from bench.runs.config import ROOT, Config
 from slurm.lease import BEAT_SECONDS
 
 FOLDER = ROOT / "slurm" / "clusters"

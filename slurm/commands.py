@@ -5,7 +5,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 PREFIX = "ecg-"  # of the names of our jobs; what follows is the submission's token
 WAIT_SECONDS = 120  # for a controller that is slow; ours

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import record
-from bench.config import Config, canonical
-from bench.errors import UserError
-from bench.files import read_json
+from bench.core.errors import UserError
+from bench.core.files import read_json
+from bench.runs import results as record
+from bench.runs.config import Config, canonical
 from slurm.cluster import Cluster
 from slurm.plan import Run
 
@@ -81,7 +81,7 @@ def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str,
 
 
 def others(results: Path, runs: dict[str, Run]) -> Iterable[dict[str, Any]]:
-    """Records of runs outside the sweep, the newest; what is no record is left to `ecgbench report`."""
+    """Records of runs outside the sweep, the newest; what is no record is left to `ecgssl report`."""
     if not results.is_dir():
         return
     files = [f for f in os.scandir(results) if f.name.endswith(".json") and f.name.removesuffix(".json") not in runs]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
-from bench.files import write_text
+from bench.core.errors import UserError
+from bench.core.files import write_text
 
 BEAT_SECONDS = 15.0  # ours; times MISSED it is longer than NFS clients trust what they remember of a folder (60 s)
 MISSED = 8  # beats; ours

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import Config, run_id
-from bench.evaluation import run as evaluation
+from bench.evaluation import runner as evaluation
+from bench.runs.config import Config, run_id
+from bench.sweeps import Pretraining
 from slurm import commands, lease
 from slurm.cluster import Cluster
 from slurm.commands import Task
 from slurm.shared import Shared, last_line, last_words, parked
-from slurm.sweep import Pretraining
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
 TURN = "its turn in its job"

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench import config, record
-from bench.files import write_text
+from bench.core.files import write_text
+from bench.runs import config
+from bench.runs import results as record
 
 PARTS = ("bench", "methods", "slurm")
 SUFFIXES = (".py", ".yaml", ".csv")

@@ -33,7 +33,7 @@ class Progress:
 
 
 def progress(run: Run) -> Progress | None:
-    """How far a run, or the group of evaluations that it is in, is: from its log's last line about it (bench/progress.py)."""
+    """How far a run, or the group of evaluations that it is in, is: from its log's last line about it ."""
     named = f"(?:{run.name}|evaluations of {run.pretrain})" if run.pretrain else run.name
     lines = re.findall(rf"{named}: (\d+)/(\d+), \d+ s(?:, (\d+) s left)?", tail(run.log, TAIL_BYTES) if run.log else "")
     if not lines:

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bench import record
-from bench.config import METHODS, run_id
-from bench.errors import UserError
-from bench.files import write_text
+from bench.core.errors import UserError
+from bench.core.files import write_text
+from bench.runs import results as record
+from bench.runs.config import METHODS, run_id
 from slurm import commands, lease, plan, snapshot
 from slurm.cluster import Asked, Cluster
 from slurm.commands import Task

@@ -19,16 +19,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import record
-from bench.config import Config, run_id
-from bench.errors import UserError
-from bench.files import read_json
+from bench.core.errors import UserError
+from bench.core.files import read_json
+from bench.runs import results as record
+from bench.runs.config import Config, run_id
 from slurm import commands, lease
 from slurm.shared import Shared, last_words, parked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the worker itself needs none of it
-    from bench.distributed import World
-    from bench.pretrain import Where
+    from bench.core.processes import World
+    from bench.training.trainer import Where
 
 STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 SAVE_SECONDS = 90  # that a child may take to save when it is asked to stop; ours
@@ -210,7 +210,7 @@ def requeue(job: str) -> None:
             say("requeued")
             return
         time.sleep(REQUEUE_SECONDS)
-    say("not requeued: the controller does not answer; `ecgbench sweep submit` will submit what is missing")
+    say("not requeued: the controller does not answer; `ecgssl sweep submit` will submit what is missing")
 
 
 def say(text: str) -> None:
@@ -221,9 +221,9 @@ def perform(folder: Path, index: int, names: list[str]) -> int:
     """Run these runs of a task, in this process; what fails leaves its reason, and the next one follows."""
     import torch
 
-    from bench import distributed
-    from bench.interrupt import Interrupted
-    from bench.pretrain import Where
+    from bench.core import processes as distributed
+    from bench.core.interrupt import Interrupted
+    from bench.training.trainer import Where
 
     about = read_json(folder / "submission.json", "submission")
     worker = Worker(folder, index)
@@ -259,9 +259,9 @@ def perform(folder: Path, index: int, names: list[str]) -> int:
 
 def perform_unit(configs: list[Config], where: "Where", world: "World") -> None:
     """Run a pre-training, or evaluations together, on the stores submitted with; UserError where one has changed since."""
-    from bench import pretrain
     from bench.data.store import open_by_name
-    from bench.evaluation import run as evaluation
+    from bench.evaluation import runner as evaluation
+    from bench.training import trainer as pretrain
 
     data = configs[0]["data"]
     wanted = data["fingerprints"] if "mix" in data else {data["store"]: data["fingerprint"]}

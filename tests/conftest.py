@@ -10,19 +10,22 @@ import pytest
 import torch
 import yaml
 
-from bench import config, pretrain, report, vit
-from bench.config import Config
-from bench.data.prepare import prepare
+from bench.data.corpora import open_source
+from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.sources import open_source
 from bench.data.store import Store
-from bench.pretrain import Where
+from bench.encoders import vit
+from bench.report import aggregate as report
+from bench.runs import config
+from bench.runs.config import Config
+from bench.sweeps import with_fingerprints
+from bench.training import trainer as pretrain
+from bench.training.trainer import Where
 from paper import figures, macros, tables
-from slurm.sweep import with_fingerprints
 
 torch.set_num_threads(1)
 
-SHARED = Path(os.environ.get("ECGBENCH_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.get("ECGSSL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 NANO = vit.Size(16, 2, 2)  # small enough for thousands of steps in a test
 
 
@@ -30,7 +33,7 @@ NANO = vit.Size(16, 2, 2)  # small enough for thousands of steps in a test
 def shared() -> Path:
     """Folder of real ECG and golden values; tests that need it are skipped where it is absent."""
     if not (SHARED / "golden").is_dir():
-        pytest.skip(f"no real data: {SHARED} does not exist (set ECGBENCH_SHARED)")
+        pytest.skip(f"no real data: {SHARED} does not exist (set ECGSSL_SHARED)")
     return SHARED
 
 
@@ -99,7 +102,7 @@ def heads(method: str) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of 40 synthetic records in PTB-XL's layout; not to be changed (copy what a test changes)."""
-    from bench.data.ptbxl_layout import write_ptbxl
+    from bench.data.synthetic.ptbxl_layout import write_ptbxl
 
     folder = tmp_path_factory.mktemp("corpus") / "ptb-xl"
     write_ptbxl(folder, records=40, seed=0)
@@ -107,7 +110,7 @@ def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
-    """The files of `ecgbench report --allow`."""
+    """The files of `ecgssl report --allow`."""
     records, skipped = report.read(results)
     assert not skipped
     rows = report.rows_of(records)

@@ -9,9 +9,9 @@ import pandas as pd
 import wfdb
 import yaml
 
-from bench.data.prepare import prepare
+from bench.data.corpora import Recording, Source
+from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.sources import Recording, Source
 from bench.data.store import Store
 
 

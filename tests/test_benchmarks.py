@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import config, pretrain, vit
-from bench.optim import adamw
+from bench.encoders import vit
+from bench.runs import config
+from bench.training import trainer as pretrain
+from bench.training.optim import adamw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import ROOT
+from bench.runs.config import ROOT
 
 FILES = sorted(p for top in ("bench", "methods", "slurm", "paper") for p in (ROOT / top).rglob("*.py"))
 OURS = ("bench", "methods", "slurm", "paper")
 CLI = ROOT / "bench" / "cli"
 ARROWS = {  # folder -> what of ours it may import
     "bench": ("bench",), "slurm": ("bench", "slurm"), "paper": ("bench", "paper"),
-    "methods": ("bench.method", "bench.vit", "bench.parts", "bench.errors"),
+    "methods": ("bench.method", "bench.encoders.vit", "bench.parts", "bench.core.errors"),
 }
 ONLY = {"wfdb": ("bench/data",), "h5py": ("bench/data",), "submitit": ("slurm",),
-        "matplotlib": ("bench/plot.py", "paper")}
+        "matplotlib": ("bench/plot/drawing.py", "paper")}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -64,7 +64,7 @@ def test_a_method_is_one_py_and_one_yaml() -> None:
 
 def test_bench_names_no_method_module() -> None:
     """A method is reached by its name alone; `random` is the one that stands for no method."""
-    from bench.config import methods
+    from bench.runs.config import methods
 
     for path in FILES:
         if path.is_relative_to(ROOT / "bench") and path.parent != CLI:

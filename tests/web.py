@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from email.utils import formatdate
 
-from bench.data.sources import Corpus, PhysioNet, Zenodo
+from bench.data.corpora import Corpus, PhysioNet, Zenodo
 
 TREE = {  # a small PhysioNet project at two rates, like PTB-XL
     "LICENSE.txt": b"free\n", "RECORDS": b"a\nb\n", "table.csv": b"id\n1\n2\n3\n", "example.py": b"pass\n", "empty.csv": b"",

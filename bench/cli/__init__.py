@@ -1,26 +1,26 @@
-"""The `ecgbench` command: what ties the parts together."""
+"""The `ecgssl` command: what ties the parts together."""
 
 import signal
 import sys
 from importlib import import_module
 
 from bench.cli.options import app
-from bench.errors import UserError
+from bench.core.errors import UserError
 
-for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports"):  # the order of `ecgbench --help`
+for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports"):  # the order of `ecgssl --help`
     import_module(f"bench.cli.{part}")
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a signal that a run obeyed its own exit code."""
-    from bench.interrupt import Interrupted
+    from bench.core.interrupt import Interrupted
 
     try:
         app()
     except UserError as error:
         fail(" ".join(str(error).split()))
     except Interrupted as stop:
-        print(f"ecgbench: {stop}", file=sys.stderr)
+        print(f"ecgssl: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
@@ -30,5 +30,5 @@ def main() -> None:
 
 
 def fail(text: str) -> None:
-    print(f"ecgbench: {text}", file=sys.stderr)
+    print(f"ecgssl: {text}", file=sys.stderr)
     sys.exit(2)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, where
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 LISTED = 20  # refused records that are printed; ours
 
@@ -21,7 +21,7 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
                    name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
                    work: Work = WORK) -> None:
     """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
-    from bench import published
+    from bench.backbones import importing as published
     from bench.data.store import open_by_name
 
     if published.UNKNOWN in saw and len(saw) > 1:
@@ -31,9 +31,9 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
     if stores is None:
         print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its records say so.",
               file=sys.stderr)
-    print(f"run {run}. Next: ecgbench evaluate {run} --protocol linear --task TASK --store STORE")
+    print(f"run {run}. Next: ecgssl evaluate {run} --protocol linear --task TASK --store STORE")
     if evaluation:
-        print(f"its classifier: ecgbench predict --run {evaluation} --from RECORDS --out p.csv")
+        print(f"its classifier: ecgssl predict --run {evaluation} --from RECORDS --out p.csv")
 
 
 @app.command()
@@ -41,7 +41,7 @@ def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-tra
            folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
            work: Work = WORK, results: Results = Path("results")) -> None:
     """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
-    from bench import backbone
+    from bench.backbones import exporting as backbone
 
     backbone.export(backbone.of_run(work, run), folder, backbone.read_records(results))
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
@@ -54,14 +54,16 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that read records."
 
 
 @app.command()
-def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgbench export`, or a "
+def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgssl export`, or a "
                                              "run_id.")],
           place: Records, out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")],
           resample: Resample = False, workers: Workers = 2, work: Work = WORK, device: Device = "auto",
           threads: Threads = 0) -> None:
     """Embed ECG records: the mean of a backbone's tokens, over 2.5 s crops every 1.25 s. Bad records are listed."""
-    from bench import apply, backbone, progress
-    from bench.data.records import open_records
+    from bench.backbones import apply
+    from bench.backbones import exporting as backbone
+    from bench.core import progress
+    from bench.data.ingest.records import open_records
 
     apply.check_out(out, (".npz", ".parquet"))
     chosen = where(work, work, device, threads, 10.0).device
@@ -73,24 +75,24 @@ def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", he
 
 
 @app.command()
-def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.")],
         second: Annotated[Path, typer.Argument(help="Another, of the same records by another backbone.")]) -> None:
     """How alike two backbones see the same records: debiased linear CKA, 1 alike up to rotation, 0 unrelated."""
-    from bench import apply
+    from bench.backbones import apply
 
     value, n = apply.similarity(first, second)
     print(f"CKA {value:.4f} on {n:,} records that both files hold")
 
 
 @app.command("map")
-def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `ecgbench embed`.")],
+def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.")],
                 store: Annotated[str, typer.Option(help="Store that has the records' labels.")],
                 task: Annotated[str, typer.Option(help="A task of it: records with one label are coloured.")] = "superdiagnostic",
-                by: Annotated[str, typer.Option(help="pca, or umap (pip install 'ecgbench[umap]').")] = "pca",
+                by: Annotated[str, typer.Option(help="pca, or umap (pip install 'ecg-ssl-bench[umap]').")] = "pca",
                 out: Picture = Path("map.png"), work: Work = WORK) -> None:
     """Draw a 2-D map of embeddings, coloured by class."""
-    from bench import pictures
     from bench.data.store import open_by_name
+    from bench.plot import pictures
 
     print(pictures.embedding_map(embeddings, open_by_name(work / "stores", store), task, out, by))
 
@@ -102,8 +104,9 @@ def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", 
             workers: Workers = 2, work: Work = WORK, results: Results = Path("results"), device: Device = "auto",
             threads: Threads = 0) -> None:
     """Probability of each of an evaluation's classes, with its threshold, for ECG records. Bad records are listed."""
-    from bench import apply, progress
-    from bench.data.records import open_records
+    from bench.backbones import apply
+    from bench.core import progress
+    from bench.data.ingest.records import open_records
 
     apply.check_out(out, (".csv",))
     chosen = where(work, results, device, threads, 10.0).device

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bench.cli.options import WORK, Work, data_app
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 @data_app.command()
@@ -17,12 +17,12 @@ def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must n
           records: Annotated[int, typer.Option(min=1, help="Number of 10 s records.")] = 600,
           seed: int = 0) -> None:
     """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
-    from bench import progress
-    from bench.data.ptbxl_layout import write_ptbxl
+    from bench.core import progress
+    from bench.data.synthetic.ptbxl_layout import write_ptbxl
 
     with progress.bar("synthetic ECG", records) as bar:
         write_ptbxl(folder, records=records, seed=seed, progress=lambda done, total: bar(done, ""))
-    print(f"{folder}: {records} records. Next: ecgbench data prepare ptb-xl --from {folder} --rate-hz 100")
+    print(f"{folder}: {records} records. Next: ecgssl data prepare ptb-xl --from {folder} --rate-hz 100")
 
 
 @data_app.command("list")
@@ -32,7 +32,7 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Everythin
     import json
     from dataclasses import asdict
 
-    from bench.data.sources import modules
+    from bench.data.corpora import modules
 
     corpora = [m.CORPUS for _, m in sorted(modules().items())]
     if as_json:
@@ -50,7 +50,7 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Everythin
 
 
 @data_app.command()
-def download(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`.")],
+def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.")],
              folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to put it; made if need be.")],
              subset: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N records and the tables "
                                                         "only (Zenodo: the first N files).")] = None,
@@ -60,21 +60,21 @@ def download(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list
                                                         "e.g. https://physionet-open.s3.amazonaws.com, or of "
                                                         "https://zenodo.org/api.")] = None) -> None:
     """Download a corpus as it is published, every checksum verified. Stopped, it continues inside the file."""
-    from bench.data.download import download as fetch
-    from bench.data.sources import modules
-    from bench.errors import unknown
+    from bench.core.errors import unknown
+    from bench.data.corpora import modules
+    from bench.data.ingest.download import download as fetch
 
     known = modules()
     if corpus not in known:
         raise unknown("corpus", corpus, known)
     files = fetch(known[corpus].CORPUS, folder, subset=subset, dry_run=dry_run, parallel=parallel, mirror=mirror)
     if not dry_run:
-        print(f"{folder}: {files:,} files, every checksum right. Next: ecgbench data prepare {corpus} --from {folder}"
+        print(f"{folder}: {files:,} files, every checksum right. Next: ecgssl data prepare {corpus} --from {folder}"
               + (" --skip-bad, as its tables list records that are not here" if subset else ""))
 
 
 @data_app.command()
-def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`; array for your own data.")],
+def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; array for your own data.")],
             folder: Annotated[Path, typer.Option("--from", help="Where the corpus lies.")],
             name: Annotated[str | None, typer.Option("--to", metavar="STORE", help="Name of the store, if not the "
                                                                                    "corpus's own.")] = None,
@@ -91,9 +91,9 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`
                                                              "this store holds. May be repeated.")] = None,
             work: Work = WORK) -> None:
     """Turn a corpus into a store: one int16 file, statistics, labels, checksums. Stopped, it continues."""
-    from bench import progress
-    from bench.data import prepare as preparing
-    from bench.data.sources import open_source
+    from bench.core import progress
+    from bench.data.corpora import open_source
+    from bench.data.ingest import prepare as preparing
     from bench.data.store import open_by_name
 
     stores = work / "stores"
@@ -110,7 +110,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgbench data list`
 
 def show_report(store: Any) -> None:
     """What became of the records, as prepare.json has it."""
-    from bench.files import read_json
+    from bench.core.files import read_json
 
     path = store.folder / "prepare.json"
     report = read_json(path, f"store {store.name}")
@@ -151,8 +151,8 @@ def info(store: Annotated[str, typer.Argument(help="Name of a store in the work 
          out: Annotated[Path | None, typer.Option(help="Draw the labels per fold, too: .png, .svg or .pdf.")] = None,
          work: Work = WORK) -> None:
     """Check a store and say what it holds: statistics, labels per fold, what became of the corpus's records."""
-    from bench import pictures
     from bench.data.store import open_by_name
+    from bench.plot import pictures
 
     opened = open_by_name(work / "stores", store)
     show(opened)
@@ -179,7 +179,7 @@ def show(store: Any) -> None:
 
 def show_labels(store: Any) -> None:
     """Records per class and fold, a table per task."""
-    from bench.data.challenge import snomed_names
+    from bench.data.corpora.challenge import snomed_names
 
     for task in store.manifest["tasks"]:
         if store.kind(task) == "regression":
@@ -202,8 +202,8 @@ def plot_command(store: Annotated[str, typer.Argument(help="Name of a store, or 
                  out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
                  work: Work = WORK) -> None:
     """Draw records on ECG paper, or one's augmented views."""
-    from bench import pictures
     from bench.data.store import open_by_name
+    from bench.plot import pictures
 
     if store.endswith(".hea"):
         if records or views:

@@ -15,7 +15,8 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
     """List the methods that can be pre-trained, with what they cost beside jepa."""
     if context.invoked_subcommand:
         return
-    from bench import catalogue, config
+    from bench import catalogue
+    from bench.runs import config
 
     given = overrides or []
     jepa = catalogue.gflop(config.load("jepa", given))
@@ -28,15 +29,16 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
                       f"{parameters / 1e6:.1f} M", f"{catalogue.gflop(made) / jepa:.2f}")
     Console().print(table)
     print(f"Parameters: trained in pre-training. Cost: floating-point operations of a step, jepa = 1 ({jepa:.2f} GFLOP a "
-          f"record). `ecgbench methods show NAME` has the settings.")
+          f"record). `ecgssl methods show NAME` has the settings.")
 
 
 @methods_app.command("show")
-def methods_show(name: Annotated[str, typer.Argument(help="See `ecgbench methods`.")], overrides: Set = None,
+def methods_show(name: Annotated[str, typer.Argument(help="See `ecgssl methods`.")], overrides: Set = None,
                  outside: Methods = None) -> None:
     """Print a method's whole config and the file that each value comes from."""
-    from bench import catalogue, config
-    from bench.errors import unknown
+    from bench import catalogue
+    from bench.core.errors import unknown
+    from bench.runs import config
 
     files = config.method_files()
     if name not in files:
@@ -54,20 +56,22 @@ def methods_new(name: Annotated[str, typer.Argument(help="Lower-case letters, di
                 folder: Annotated[Path, typer.Option("--to", help="Folder for the two files; outside the repository, give "
                                   "it to --methods afterwards.")] = Path("methods"), outside: Methods = None) -> None:
     """Write the two files of a new method: commented, working, yours to change."""
-    from bench import catalogue, config
+    from bench import catalogue
+    from bench.runs import config
 
     for path in catalogue.new(name, folder):
         print(path)
     option = "" if folder.resolve() == config.ROOT / "methods" else f" --methods {folder}"
-    print(f"Next: ecgbench pretrain {name} --store STORE{option}")
+    print(f"Next: ecgssl pretrain {name} --store STORE{option}")
 
 
 @methods_app.command("see")
-def methods_see(name: Annotated[str, typer.Argument(help="See `ecgbench methods`.")], store: Pictured, record_id: Record = None,
+def methods_see(name: Annotated[str, typer.Argument(help="See `ecgssl methods`.")], store: Pictured, record_id: Record = None,
                 out: Picture = Path("see.png"), overrides: Set = None, work: Work = WORK, outside: Methods = None) -> None:
     """Draw what a method's encoder sees of a record: its views, its masks, drawn by the method itself."""
-    from bench import config, pictures
     from bench.data.store import open_by_name
+    from bench.plot import pictures
+    from bench.runs import config
 
     opened = open_by_name(work / "stores", store)
     made = config.load(name, [("data.rate_hz", opened.rate_hz), *(overrides or [])])

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
-WORK = Path(os.environ.get("ECGBENCH_WORK", "work"))
+WORK = Path(os.environ.get("ECGSSL_WORK", "work"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,7 +23,7 @@ app.add_typer(methods_app, name="methods")
 app.add_typer(runs_app, name="runs")
 app.add_typer(sweep_app, name="sweep")
 
-Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGBENCH_WORK].")]
+Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGSSL_WORK].")]
 Results = Annotated[Path, typer.Option(help="Folder of the records, one small JSON file per finished run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
                                                "optim.steps=1000. May be repeated.")]
@@ -33,7 +33,7 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.
 
 
 def _also(folder: Path | None) -> Path | None:
-    from bench.config import METHODS
+    from bench.runs.config import METHODS
 
     if folder:
         before = os.environ.get(METHODS, "").split(os.pathsep)
@@ -42,7 +42,7 @@ def _also(folder: Path | None) -> Path | None:
 
 
 Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callback=_also, help="Folder of methods outside "
-                                              "the repository, in addition [env: ECGBENCH_METHODS].")]
+                                              "the repository, in addition [env: ECGSSL_METHODS].")]
 Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
 Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")]
@@ -53,7 +53,7 @@ def where(work: Path, results: Path, device: str, threads: int, minutes: float, 
     """The Where of a command's options; sets torch's threads."""
     import torch
 
-    from bench.pretrain import Where
+    from bench.training.trainer import Where
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

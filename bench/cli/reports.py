@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from bench.cli.data import synth
 from bench.cli.options import WORK, Device, Results, Threads, Work, app, where
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 @app.command()
@@ -22,13 +22,13 @@ def report(results: Results = Path("results"),
            allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
                                                "code, meet: a footnote says so.")] = False,
            table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
-                                                      "columns: bench.report.frame_of.")] = None,
+                                                      "columns: bench.report.aggregate.frame_of.")] = None,
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
-                                                               "`ecgbench data plot` makes it; again for more.")] = None) -> None:
+                                                               "`ecgssl data plot` makes it; again for more.")] = None) -> None:
     """Make tables, figures and a page from records alone. What is no record is named and skipped; the exit code then is 1."""
-    from bench import report as reporting
-    from bench.files import write_text
+    from bench.core.files import write_text
+    from bench.report import aggregate as reporting
     from paper import figures, macros, page, tables
 
     if pictures and not html:
@@ -37,7 +37,7 @@ def report(results: Results = Path("results"),
         raise UserError(f"--out {out} is the folder of the records, which holds nothing else; choose another")
     records, skipped = reporting.read(results)
     for line in skipped:
-        print(f"ecgbench: skipped: {line}", file=sys.stderr)
+        print(f"ecgssl: skipped: {line}", file=sys.stderr)
     if not allow:
         reporting.refuse(reporting.footnotes(records))
     if table:
@@ -57,9 +57,9 @@ def report(results: Results = Path("results"),
 def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
            second: Annotated[Path, typer.Argument(help="Those of the same sweep, run again, here or elsewhere.")]) -> None:
     """How near a second run of a sweep came to the first; exit code 1 where one has runs that the other lacks."""
-    from bench.repeat import repeated
+    from bench.report.reproduction import repeated
 
-    found, *alone = repeated(first, second, lambda line: print(f"ecgbench: {line}", file=sys.stderr))
+    found, *alone = repeated(first, second, lambda line: print(f"ecgssl: {line}", file=sys.stderr))
     table = Table(Column(no_wrap=True), "in both", "bit for bit", "differ by (mean)", "at most", "sd over runs")
     for each in found:
         numbers = ("-" if x is None else f"{x:.2g}" for x in (each.mean, each.largest, each.sd))
@@ -76,12 +76,13 @@ def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
 @app.command()
 def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
     """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
-    from bench import config, pictures
-    from bench.data import prepare as preparing
-    from bench.data.sources import open_source
+    from bench import sweeps as sweep
+    from bench.data.corpora import open_source
+    from bench.data.ingest import prepare as preparing
     from bench.data.store import open_by_name
-    from bench.reading import read
-    from slurm import sweep
+    from bench.plot import pictures
+    from bench.runs import config
+    from bench.runs.reading import read
 
     corpus, results, out = work / "synthetic-ptb-xl", work / "results", work / "report"
     if not corpus.exists():

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli.options import WORK, Methods, Picture, Pictured, Record, Work, runs_app
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 @runs_app.command("plot")
@@ -16,7 +16,7 @@ def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tra
               out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("runs.png"),
               work: Work = WORK) -> None:
     """Draw what pre-trainings have logged, side by side: loss, RankMe, feature sd, gradient norm, speed, ..."""
-    from bench import pictures
+    from bench.plot import pictures
 
     print(pictures.runs(work, runs, out))
 
@@ -25,8 +25,8 @@ def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tra
 def runs_see(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")], store: Pictured,
              record_id: Record = None, out: Picture = Path("see.png"), work: Work = WORK, outside: Methods = None) -> None:
     """Draw what a pre-training's encoder sees of a record and, of masked autoencoders, how it reconstructs the rest."""
-    from bench import pictures
     from bench.data.store import open_by_name
+    from bench.plot import pictures
 
     print(pictures.see_run(open_by_name(work / "stores", store), record_id, out, work, run))
 
@@ -37,7 +37,7 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
     """Show where pre-trainings began and where they are: loss, feature sd, RankMe; and what a step costs."""
     from statistics import median
 
-    from bench.pretrain import logged
+    from bench.training.trainer import logged
 
     table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
     for name in runs:
@@ -57,13 +57,13 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
 def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
                      out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
                                     ] = Path("tensorboard"), work: Work = WORK) -> None:
-    """Write what pre-trainings have logged for TensorBoard (pip install 'ecgbench[tensorboard]')."""
-    from bench.pretrain import logged
+    """Write what pre-trainings have logged for TensorBoard (pip install 'ecg-ssl-bench[tensorboard]')."""
+    from bench.training.trainer import logged
 
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("TensorBoard is not installed; pip install 'ecgbench[tensorboard]'") from None
+        raise UserError("TensorBoard is not installed; pip install 'ecg-ssl-bench[tensorboard]'") from None
     for name in runs:
         with SummaryWriter(str(out / name)) as writer:
             for line in logged(work, name)[1]:
@@ -75,17 +75,17 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
 
 @runs_app.command("wandb")
 def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
-               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecgbench",
+               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecgssl",
                offline: Annotated[bool, typer.Option("--offline", help="Send nothing: write it below --out, for `wandb sync`.")
                                   ] = False,
                out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
-    """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecgbench[wandb]')."""
-    from bench.pretrain import logged
+    """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecg-ssl-bench[wandb]')."""
+    from bench.training.trainer import logged
 
     try:
         import wandb
     except ImportError:
-        raise UserError("Weights & Biases is not installed; pip install 'ecgbench[wandb]'") from None
+        raise UserError("Weights & Biases is not installed; pip install 'ecg-ssl-bench[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
     for name in runs:
         made, lines = logged(work, name)

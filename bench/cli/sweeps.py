@@ -10,21 +10,22 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli.options import WORK, Device, Methods, Minutes, Results, Threads, Work, sweep_app, where
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 Spec = Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/sweeps/demo.yaml.")]
 ClusterFile = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="One of slurm/clusters, or a YAML file like "
                                                  "them.")]
 SweepWork = Annotated[Path | None, typer.Option("--work", help="Folder for stores, checkpoints, logs; else the cluster "
-                                                "file's, else [env: ECGBENCH_WORK].")]
+                                                "file's, else [env: ECGSSL_WORK].")]
 SweepResults = Annotated[Path | None, typer.Option("--results", help="Folder of the records; else the cluster file's, else "
                                                    "results.")]
 
 
 def _sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | None) -> tuple[Any, Any, Any]:
     """(runs of the sweep, what its jobs share, the cluster or None)."""
+    from bench import sweeps as sweep
     from slurm import cluster as clusters
-    from slurm import plan, sweep
+    from slurm import plan
     from slurm.shared import Shared
 
     where = clusters.read(clusters.find(cluster)) if cluster else None
@@ -41,7 +42,7 @@ def _looked(runs: Any, shared: Any) -> Any:
         queue = commands.queue()
     except UserError as error:
         queue = None
-        print(f"ecgbench: without the queue: {error}", file=sys.stderr)
+        print(f"ecgssl: without the queue: {error}", file=sys.stderr)
     plan.look(runs, shared, queue)
 
 
@@ -49,7 +50,7 @@ def _must_hold(runs: Any, name: str, spec: Path) -> None:
     if name not in runs:
         near = difflib.get_close_matches(name, runs, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no run {name!r} in {spec}{hint}; `ecgbench sweep status {spec}` lists them")
+        raise UserError(f"no run {name!r} in {spec}{hint}; `ecgssl sweep status {spec}` lists them")
 
 
 def _submitted(made: Any, runs: Any) -> None:
@@ -140,7 +141,7 @@ def sweep_status(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None
 
     from rich.live import Live
 
-    from bench.files import write_text
+    from bench.core.files import write_text
     from slurm import status
 
     runs, shared, _ = _sweep(spec, cluster, work, results)
@@ -205,7 +206,8 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
               jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Of --local: how many at a time.")] = 1,
               outside: Methods = None) -> None:
     """Run a sweep on this machine; whatever has a record is skipped, so interrupting and repeating it is safe."""
-    from slurm import plan, status, submit, sweep
+    from bench import sweeps as sweep
+    from slurm import plan, status, submit
 
     if local:
         runs, shared, _ = _sweep(spec, None, work, results)
@@ -216,4 +218,4 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
             sys.exit(1)
     else:
         sweep.run(spec, where(work, results, device, threads, save_minutes))
-    print(f"done. Next: ecgbench report --results {results}")
+    print(f"done. Next: ecgssl report --results {results}")

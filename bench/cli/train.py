@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import WORK, Device, Methods, Minutes, Results, Set, Threads, Work, app, where
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 @app.command()
-def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.")],
+def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")],
              chosen: Annotated[list[str] | None, typer.Option("--store", metavar="NAME[=WEIGHT]", help="Store to "
                                                               "pre-train on; repeat it, with weights, for a mixture.")
                                ] = None,
@@ -28,11 +28,12 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
     """
     import torch
 
-    from bench import config, distributed
+    from bench import sweeps as sweep
+    from bench.core import processes as distributed
+    from bench.core.errors import unknown
     from bench.data.loader import PLACES
-    from bench.errors import unknown
-    from bench.pretrain import pretrain as run
-    from slurm import sweep
+    from bench.runs import config
+    from bench.training.trainer import pretrain as run
 
     if place not in PLACES:
         raise unknown("--place", place, PLACES)
@@ -59,13 +60,13 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgbench methods`.
     if not world.first:
         return
     print(f"run {name}: {results / name}.json\n"
-          f"Next: ecgbench evaluate {name} --protocol linear --task TASK --store STORE")
+          f"Next: ecgssl evaluate {name} --protocol linear --task TASK --store STORE")
 
 
 @app.command()
 def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
              store: Annotated[str, typer.Option(help="Store with labels.")],
-             tasks: Annotated[list[str], typer.Option("--task", help="A task of it, see `ecgbench data info`; TASK-single: the "
+             tasks: Annotated[list[str], typer.Option("--task", help="A task of it, see `ecgssl data info`; TASK-single: the "
                                                       "records of it that have one label. May be repeated.")
                               ] = ["superdiagnostic"],  # noqa: B006
              protocols: Annotated[list[str], typer.Option("--protocol", help="linear, linear-mean, knn, finetune, "
@@ -85,10 +86,10 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
 
     Give all tasks, frozen protocols and seeds at once: their heads train together, in one pass over the records.
     """
-    from bench import record
+    from bench.core.files import read_json
     from bench.data.store import open_by_name
-    from bench.evaluation import run as evaluation
-    from bench.files import read_json
+    from bench.evaluation import runner as evaluation
+    from bench.runs import results as record
 
     opened = open_by_name(work / "stores", store)
     other = open_by_name(work / "stores", external) if external else None

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.data.store import Store, eligible
-from bench.errors import UserError
 
 KINDS = {"samples": "the same samples", "records": "the same record_id of the same corpus", "patients": "the same patient"}
 NAMED = 5  # ids that an error names; ours
@@ -46,4 +46,4 @@ def check(seen: dict[str, Tensor], store: Store, rows: np.ndarray, what: str) ->
             raise UserError(
                 f"{len(leaked):,} of the {len(rows):,} {what} records of store {store.name} were in the pre-training data "
                 f"({KINDS[kind]}): {', '.join(ids)}{', ...' if len(leaked) > NAMED else ''}. Pre-train without them: "
-                + (f"`ecgbench data prepare --not-in {store.name}` leaves them out" if kind == "samples" else "by data.folds"))
+                + (f"`ecgssl data prepare --not-in {store.name}` leaves them out" if kind == "samples" else "by data.folds"))

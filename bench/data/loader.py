@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.data import leak
 from bench.data.signal import LEADS
 from bench.data.store import Store, eligible
-from bench.errors import UserError
 
 CLIP = 5.0  # standard deviations (arXiv 2410.13867)
 PREFETCH = 2  # batches gathered ahead; ours
@@ -102,7 +102,7 @@ def whole(file: int | None, out: np.ndarray, at: int) -> None:
     while view:
         got = os.preadv(file, [view], at)
         if not got:
-            raise UserError("a store's signals.i16 ends before its last record; `ecgbench data verify` it")
+            raise UserError("a store's signals.i16 ends before its last record; `ecgssl data verify` it")
         view, at = view[got:], at + got
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import fft
 from scipy import signal as dsp
 
-from bench.errors import UserError, unknown
+from bench.core.errors import UserError, unknown
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")  # the order of every store
 EINTHOVEN = 0.05  # sd of I + III - II, in sd of II; up to 0.01 in 575 records of the corpora, 0.5 in LUDB's headers; ours

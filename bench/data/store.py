@@ -22,10 +22,10 @@ import pandas as pd
 import torch
 import xxhash
 
-from bench.config import canonical
+from bench.core.errors import UserError
+from bench.core.files import read_json, sha256
 from bench.data.signal import LEADS
-from bench.errors import UserError
-from bench.files import read_json, sha256
+from bench.runs.config import canonical
 
 FORMAT = 3
 FILES = ("signals.i16", "index.npy", "records.csv", "prepare.json")
@@ -108,7 +108,7 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
     the signals are no larger than HASH_AT_OPEN.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; `ecgbench data prepare` makes a store")
+        raise UserError(f"{folder} is not a folder; `ecgssl data prepare` makes a store")
     if not (folder / "manifest.json").is_file():
         raise UserError(f"{folder} is no complete store: manifest.json is missing; prepare it again")
     manifest = read_json(folder / "manifest.json", f"store {folder.name}")
@@ -178,7 +178,7 @@ def open_by_name(stores: Path, name: str, verify: bool | None = None) -> Store:
     if not (stores / name).is_dir() or Path(name).name != name or name.startswith(".") or not name:
         known = sorted(p.parent.name for p in stores.glob("*/manifest.json") if not p.parent.name.startswith("."))
         raise UserError(f"no store {name!r} in {stores}. Known: {', '.join(known) or 'none'}; "
-                        f"`ecgbench data prepare` makes one")
+                        f"`ecgssl data prepare` makes one")
     store = open_store(stores / name, verify)
     if store.name != name:
         raise UserError(f"{store.folder} holds the store {store.name!r}: rename the folder back to that")

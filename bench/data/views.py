@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.errors import UserError, unknown
-from bench.rng import Rng
+from bench.core.errors import UserError, unknown
+from bench.core.rng import Rng
 
 
 def _between(rng: Rng, low: float, high: float, *shape: int) -> Tensor:

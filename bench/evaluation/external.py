@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.core.errors import UserError
 from bench.data import leak
 from bench.data.store import Store
-from bench.errors import UserError
 from bench.evaluation import tasks
 from bench.evaluation.tasks import SINGLE, Split, Task
 

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import checkpoint, optim, progress
-from bench.checkpoint import Checkpoint
-from bench.config import Config, run_id
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.core.interrupt import Interrupted
 from bench.data.loader import Crops
-from bench.errors import UserError
 from bench.evaluation import heads
 from bench.evaluation.crops import Epochs, grid, places
 from bench.evaluation.frozen import Visible, chunk
-from bench.interrupt import Interrupted
-from bench.pretrain import Where
+from bench.runs.config import Config, run_id
+from bench.training import checkpoint, optim
+from bench.training.checkpoint import Checkpoint
+from bench.training.trainer import Where
 
 DROPOUT = 103  # stream of random numbers drawn from an evaluation's seed
 

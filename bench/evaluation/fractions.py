@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 SEED = 20110905  # ours; one for all methods and seeds, so that all train on the same records
 BINS = 10  # equally large ones, in which the values of a regression lie; ours

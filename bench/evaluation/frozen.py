@@ -22,18 +22,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import checkpoint, optim, progress
-from bench.checkpoint import Checkpoint
-from bench.config import Config, canonical, run_id
+from bench.core import progress
+from bench.core.files import named
+from bench.core.interrupt import Interrupted
 from bench.data.loader import Crops
+from bench.encoders.vit import Encoder
 from bench.evaluation import heads, tasks
 from bench.evaluation.crops import Epochs, average, grid, places
 from bench.evaluation.diagnostics import diagnose
 from bench.evaluation.tasks import Split
-from bench.files import named
-from bench.interrupt import Interrupted
-from bench.pretrain import Where
-from bench.vit import Encoder
+from bench.runs.config import Config, canonical, run_id
+from bench.training import checkpoint, optim
+from bench.training.checkpoint import Checkpoint
+from bench.training.trainer import Where
 
 SEQUENCE = 0  # the seed of the crops that all heads train on; ours
 WEIGHTS = 100  # stream of random numbers drawn from an evaluation's seed

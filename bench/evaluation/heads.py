@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import optim
-from bench.errors import unknown
+from bench.core.errors import unknown
+from bench.encoders.vit import Encoder
 from bench.evaluation.crops import average
-from bench.vit import Encoder
+from bench.training import optim
 
 
 class Attend(torch.autograd.Function):

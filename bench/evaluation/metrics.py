@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import poisson
 
-from bench.errors import UserError, unknown
+from bench.core.errors import UserError, unknown
 
 RESAMPLES = 1000  # ours
 SEED = 20241014  # fixed: every model on the same labels sees the same resamples, so differences are paired

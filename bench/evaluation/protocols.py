@@ -3,8 +3,8 @@
 import functools
 from pathlib import Path
 
-from bench.config import Config, merge, read_yaml
-from bench.errors import unknown
+from bench.core.errors import unknown
+from bench.runs.config import Config, merge, read_yaml
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.evaluation.metrics import RESAMPLES, SEED
 
 PERCENTILES = (2.5, 97.5)  # ours, as for AUROC

@@ -12,8 +12,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.core.errors import UserError, unknown
 from bench.data.store import Store
-from bench.errors import UserError, unknown
 from bench.evaluation import fractions, metrics, regression
 
 METRIC = {"multi-label": "macro_auroc", "single-label": "macro_auroc", "regression": "r2"}  # by kind

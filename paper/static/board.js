@@ -243,8 +243,8 @@
         .sort((a, b) => a - b);
       const consecutive = seeds.every((seed, i) => seed === seeds[0] + i);
       return consecutive
-        ? [`ecgbench evaluate ${id} ${options[option]} --seed ${seeds[0]}${seeds.length > 1 ? ` --seeds ${seeds.length}` : ""}`]
-        : of(id).map((run) => `ecgbench evaluate ${id} ${options[run[3]]} --seed ${run[2]}`);
+        ? [`ecgssl evaluate ${id} ${options[option]} --seed ${seeds[0]}${seeds.length > 1 ? ` --seeds ${seeds.length}` : ""}`]
+        : of(id).map((run) => `ecgssl evaluate ${id} ${options[run[3]]} --seed ${run[2]}`);
     });
     const [mean, sd, low, high] = line.score;
     return [

@@ -43,7 +43,7 @@
   };
 
   const list = () => {
-    document.title = "Runs | ecgbench";
+    document.title = "Runs | ecgssl";
     const lines = rows.flatMap((row) => row.runs.map(([id, seed]) => ({ id, seed, row })));
     const table = el("div");
     box.replaceChildren(el("h1", {}, "Runs"), table);
@@ -116,7 +116,7 @@
       return;
     }
     page.clearCharts();
-    document.title = `${found.label}, seed ${found.seed} | ecgbench`;
+    document.title = `${found.label}, seed ${found.seed} | ecgssl`;
     const curves = el("div", { class: "curves" });
     const drawn = { ...found.monitor, ...found.curves };
     const own = (part, key) => found[part] && key in found[part] && key !== "step";
@@ -205,7 +205,7 @@
         `${of.metric} ${within([line.scores.score, ...line.interval], 4)} on ${line.records} test records. Evaluation `,
         el("code", {}, line.id),
       ),
-      page.command(`ecgbench evaluate ${id} ${of.options} --seed ${line.seed}`),
+      page.command(`ecgssl evaluate ${id} ${of.options} --seed ${line.seed}`),
     );
     if (of.classes.length) {
       const classes = of.classes.map((each, i) => ({

@@ -1,0 +1,111 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bench.core.errors import UserError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what flock says on a shared file system without locks
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file to write: it takes path's place once written and synced, or leaves no trace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (named(path),
+          tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f):
+        try:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+            os.chmod(f.name, 0o644)
+            os.replace(f.name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f.name)
+            raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name path where it names no file: one of a full disk does not."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        cause.filename = cause.filename or str(path)
+        raise cause from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as f:
+        f.write(text.encode())
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in path; UserError naming `what` when there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what}: {path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{what}: {path} is damaged (not JSON)") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{what}: {path} is damaged (not a JSON object)")
+    return value
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+HELD: set[IO[str]] = set()  # lock files of this process; a forked worker that outlived it would go on holding them
+os.register_at_fork(after_in_child=lambda: [f.close() for f in HELD])
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold path as a lock file while the block runs; UserError naming the process that holds it already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            f.seek(0)
+            holder = re.fullmatch(r"(\d+) on ([\w.-]+)\n", f.read(300))
+            who = f"pid {holder[1]} on {holder[2]}" if holder else "pid unknown"
+            raise UserError(f"{what} is being worked on by another process ({who}); wait for it or stop it") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # there, a sweep's lease alone guards the run (slurm/lease.py)
+                raise
+        f.truncate(0)
+        f.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        f.flush()
+        HELD.add(f)
+        try:
+            yield
+        finally:
+            HELD.discard(f)

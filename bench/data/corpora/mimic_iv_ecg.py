@@ -1,0 +1,54 @@
+"""MIMIC-IV-ECG, Diagnostic Electrocardiogram Matched Subset (Gow et al. 2023; doi 10.13026/4nqg-sb35).
+
+aVF stands before aVL in its files: leads are found by their names. The paper used every record.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.core.errors import UserError
+from bench.data.corpora import Corpus, PhysioNet, Recording, Refused, Source, published_table, whole_numbers
+from bench.data.ingest import wfdb_file
+
+CORPUS = Corpus(
+    "mimic-iv-ecg", "MIMIC-IV-ECG", "1.0", "ODbL 1.0",
+    "Gow et al. 2023, PhysioNet (doi 10.13026/4nqg-sb35)", "https://doi.org/10.13026/4nqg-sb35",
+    "record_list.csv, files/p*/p*/s*/*.hea + .dat: WFDB format 16", (500,),
+    leads=("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"),
+    scale=0.005,  # the files' own step: 200 per mV
+    records=800_035, seconds=8_000_350, labels="none", patients="subject_id",
+    download=PhysioNet("mimic-iv-ecg", "1.0", size_gb=90.4))
+
+PATH = r"[\w-]+(?:/[\w-]+)*"  # no dot, so none that climbs
+
+
+def open_source(folder: Path, rate_hz: int | None) -> Source:
+    """The corpus in folder; only record_list.csv is read."""
+    path = folder / "record_list.csv"
+    table = published_table(path, ("subject_id", "study_id", "path"), "MIMIC-IV-ECG")
+    strange = ~table.path.str.fullmatch(PATH)
+    if strange.any():
+        row = int(strange.to_numpy().argmax())
+        raise UserError(f"{path}: path {table.path.iloc[row][:80]!r} in row {row + 1} is not one of files/p.../p.../s.../...")
+    records = pd.DataFrame({
+        "record_id": whole_numbers(table.study_id, path).astype(str),
+        "patient_id": whole_numbers(table.subject_id, path).astype(str),
+        "fold": 0,
+        "path": table.path,
+    })
+    twice = records.record_id[records.record_id.duplicated()]
+    if len(twice):
+        raise UserError(f"{path}: study_id {twice.iloc[0]} occurs twice")
+    return Source(
+        name=CORPUS.name, version=CORPUS.version, rate_hz=500, units=CORPUS.units, scale=CORPUS.scale, records=records,
+        tasks={}, read=functools.partial(read_record, folder))
+
+
+def read_record(folder: Path, row: Any) -> Recording:
+    name = f"p{row.patient_id}/s{row.record_id}/{row.record_id}"
+    if not row.path.endswith(f"/{name}"):  # never another record's samples
+        raise Refused("other file name", f"record_list.csv names its file {row.path!r:.80}; MIMIC-IV-ECG's ends in {name!r}")
+    return wfdb_file.read(f"{folder}/{row.path}.hea")

@@ -1,0 +1,418 @@
+"""Evaluations: a backbone, a protocol, a task and a seed each -> predictions and a record; many of them at once."""
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.core import memory
+from bench.core.errors import UserError, unknown
+from bench.core.files import locked, read_json, replacing, write_text
+from bench.core.interrupt import Interrupted, watched
+from bench.data import leak
+from bench.data.loader import Crops
+from bench.data.store import Store
+from bench.encoders import vit
+from bench.evaluation import external as external_set
+from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
+from bench.evaluation.frozen import WEIGHTS, Visible
+from bench.evaluation.protocols import defaults
+from bench.evaluation.tasks import Task
+from bench.runs import results as record
+from bench.runs.config import Config, canonical, merge, override, parse, run_id
+from bench.training import checkpoint, optim
+from bench.training.checkpoint import Checkpoint
+from bench.training.trainer import Where, build, folder_of, kept_name, peak_memory_mb
+
+Weights = dict[str, Tensor]
+KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
+FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name")  # by config_for; --set does not
+TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
+
+
+def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
+               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
+    """The config of an evaluation; overrides as in bench.runs.config, but of what is FILLED in."""
+    overrides = list(overrides)
+    given = {item.partition("=")[0].strip() if isinstance(item, str) else item[0] for item in overrides}
+    for key in sorted(given):
+        if any(key == filled or key.startswith(f"{filled}.") for filled in FILLED):
+            raise UserError(f"{key} is filled in and cannot be set; name the protocol, task, store and seed that you want")
+    default = defaults(protocol)
+    config = merge(default, {
+        "seed": seed, "pretrain": pretrain, "task": task,
+        "data": {"store": store.name, "fingerprint": store.fingerprint}})
+    config = override(config, overrides)
+    if external:
+        config["external"] = {"store": external.name, "fingerprint": external.fingerprint}
+    folds = config["folds"]
+    if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
+        raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
+    if not set(folds["train"]).isdisjoint(folds["validation"]):
+        raise UserError("folds.train overlaps folds.validation: what chooses must not have been trained on")
+    if not 0 < config["at"] <= 1:
+        raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
+    if not 0 < config["fraction"] <= 1:
+        raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
+    if config["shuffle_labels"] < 0:
+        raise UserError(f"shuffle_labels must be 0 (no) or the number of an order, 1 or more, got {config['shuffle_labels']}")
+    if config["seed"] < 0:
+        raise UserError(f"seed must be 0 or more, got {config['seed']}")
+    for section in ("evaluation", "after"):
+        for key in ("lr", "weight_decay") if config[section] else ():  # what is constant by default stays so
+            if default[section][key] == default[section][f"final_{key}"] and f"{section}.final_{key}" not in given:
+                config[section][f"final_{key}"] = config[section][key]
+        if config[section]:
+            check_settings(config[section], section)
+    first = config["after"]
+    if first and not (first["frozen"] and first["head"] == config["evaluation"]["head"]):
+        raise UserError(f"{protocol} starts from the head of its linear evaluation: after.frozen must be true and after.head "
+                        f"{config['evaluation']['head']}, got {first['frozen']} and {first['head']}")
+    return config
+
+
+def of_linear(overrides: Iterable[str | tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
+    pairs = [(item.partition("=")[0].strip(), parse(item.partition("=")[2], item)) if isinstance(item, str) else item
+             for item in overrides]
+    return [(f"after.{key.removeprefix('evaluation.')}", value) for key, value in pairs if key.startswith("evaluation.")]
+
+
+def seeds_of(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int]:
+    """Those of the seeds that differ in anything: the neighbours of a backbone that has learned are always the same."""
+    return seeds[:1] if protocol == "knn" and learned else seeds
+
+
+def check_settings(settings: dict[str, Any], section: str) -> None:
+    """UserError for a value that cannot be, naming its key."""
+    def numbers(values: Any, least: float, *kinds: type) -> bool:
+        return all(type(v) in kinds and v >= least for v in values)
+
+    if settings["head"] not in (known := (*heads.HEADS, "neighbours")):
+        raise unknown(f"{section}.head", settings["head"], known)
+    tries, near = settings["grid"], settings["neighbours"]
+    for key, holds, needed in (
+            ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
+            ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]),
+             "two numbers in [0, 1)"),
+            ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
+            ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
+            ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
+             f"between 1 and {section}.steps ({settings['steps']})"),
+            ("patience", settings["patience"] >= settings["validate_every"],
+             f"{section}.validate_every ({settings['validate_every']}) or more"),
+            ("final_lr", settings["final_lr"] <= settings["lr"], f"at most {section}.lr ({settings['lr']}); set both"),
+            ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
+             f"less than {section}.steps ({settings['steps']})"),
+            ("stride_seconds", settings["stride_seconds"] > 0, "positive"),
+            ("crop_seconds", settings["crop_seconds"] > 0, "positive"),
+            ("average", settings["average"] in ("logits", "probabilities"), "logits or probabilities"),
+            ("precision", settings["precision"] in ("float32", "bfloat16"), "float32 or bfloat16"),
+            ("features", settings["features"] in ("exact", "cached"), "exact or cached"),
+            ("features", settings["frozen"] or settings["features"] == "exact", "exact where the backbone trains, too"),
+            ("dropout", not settings["frozen"] or settings["dropout"] == 0, "0 where the backbone is frozen"),
+            ("head", settings["frozen"] or settings["head"] != "neighbours", "one that trains where the backbone does"),
+            ("grid", settings["frozen"] or not any(tries.values()), "empty where the backbone trains, too"),
+            ("grid.lr", numbers(tries["lr"], 1e-30, int, float), "a list of positive numbers"),
+            ("grid.weight_decay", numbers(tries["weight_decay"], 0, int, float), "a list of numbers, 0 or more"),
+            ("neighbours.k", near["k"] and numbers(near["k"], 1, int), "a list of numbers of records, 1 or more"),
+            ("neighbours.temperature", near["temperature"] > 0, "positive")):
+        if not holds:
+            value: Any = settings
+            for part in key.split("."):
+                value = value[part]
+            raise UserError(f"{section}.{key} must be {needed}, got {value!r}")
+
+
+def linear_of(config: Config) -> Config:
+    """The config of the linear evaluation that a finetune-after-linear starts from: its name is a part of the other's."""
+    return {**config, "evaluation": config["after"], "after": {}}
+
+
+def groups(configs: Sequence[Config]) -> list[list[Config]]:
+    """What evaluate runs together: all heads on one frozen backbone that read the same crops; what fine-tunes is alone.
+
+    In the order to run them: a finetune-after-linear comes after its linear evaluation.
+    """
+    found: dict[str, dict[str, Config]] = {}
+    for config in configs:
+        settings, name = config["evaluation"], run_id(config)
+        shared = {k: config[k] for k in ("pretrain", "at", "data", "external")} | {
+            "train": config["folds"]["train"]} | {k: settings[k] for k in TOGETHER}
+        found.setdefault(canonical(shared) if settings["frozen"] else name, {})[name] = config
+    return sorted((list(group.values()) for group in found.values()), key=lambda group: not group[0]["evaluation"]["frozen"])
+
+
+def evaluate(configs: Sequence[Config], store: Store, where: Where, external: Store | None = None) -> list[str]:
+    """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
+
+    Killed, the same call continues where it stood, and ends with the same weights, predictions and scores.
+    """
+    first = [linear_of(c) for c in configs if c["after"] and not record.exists(where.results, run_id(c))]
+    for group in groups([*first, *configs]):
+        if all(record.exists(where.results, run_id(c)) for c in group):
+            continue
+        record.check_writable(where.results)
+        source = folder_of(where.work, group[0]["pretrain"]) / kept_name(group[0]["at"])
+        trained = load(source, group[0])
+        seeds = sorted({c["seed"] for c in group})
+        # nothing learned: the weights are drawn from the evaluation's seed, so that seeds are backbones
+        for part in [[c for c in group if c["seed"] == s] for s in seeds] if trained.meta["step"] == 0 else [group]:
+            together(part, trained, source.parent / "evaluations", store, external, where)
+    return [run_id(c) for c in configs]
+
+
+def has_learned(work: Path, run: str) -> bool:
+    """Whether the pre-training takes steps; True where it is not known."""
+    path = folder_of(work, run) / "config.json"
+    return not path.is_file() or bool(read_json(path, f"run {run}")["optim"]["steps"])
+
+
+def load(source: Path, config: Config) -> Checkpoint:
+    """The backbone's checkpoint; UserError where there is none, or where the protocol does not go with it."""
+    if not source.is_file():
+        raise UserError(f"no finished pre-training {config['pretrain']!r}: {source} does not exist; "
+                        f"`ecgssl pretrain` makes it" + ("" if config["at"] == 1 else ", with its share among the "
+                                                           "checkpoints.at of its config"))
+    trained = checkpoint.load(source)
+    if not {"config", "step", "rate_hz"} <= set(trained.meta):
+        raise UserError(f"{source} is no checkpoint of a pre-training; remove it and run the pre-training again")
+    check_protocol(config, trained.meta["step"] > 0)
+    return trained
+
+
+def check_protocol(config: Config, learned: bool) -> None:
+    """UserError where the protocol asks for a backbone that has learned something, or for one that has not."""
+    name, run = config["evaluation"]["name"], config["pretrain"]
+    if name == "scratch" and learned:
+        raise UserError(f"scratch draws all weights anew: it goes with the pre-training `random`, {run} is none; write finetune")
+    if not config["evaluation"]["frozen"] and name != "scratch" and not learned:
+        raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")
+
+
+def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
+             where: Where) -> None:
+    """Run one group; records are written at its end, and what it keeps on the way is removed after the last of them."""
+    names = {run_id(c): c for c in configs}
+    key = "group-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
+    folder = evaluations / (key if len(names) > 1 else next(iter(names)))
+    with contextlib.ExitStack() as held:
+        for name in sorted(names):
+            held.enter_context(locked(evaluations / name / "lock", f"evaluation {name}"))
+        wanted = [name for name in names if not record.exists(where.results, name)]
+        for name in wanted:
+            held.enter_context(record.reason_kept(evaluations / name))
+        if not wanted:
+            return
+        checkpoint.forget_partial(folder, *(evaluations / name for name in wanted))
+        state = saved_state(folder / "state.pt")
+        if state and not set(wanted) <= set(state.meta["members"]):
+            state = None
+        members = [names[name] for name in (state.meta["members"] if state else wanted)]
+        origin, about = record.provenance(where.device), trained.meta
+        read: dict[str, Task] = {}  # seeds and heads of one task share it
+        opened = {}
+        for c in members:
+            about_data = canonical({k: v for k, v in c.items() if k not in ("seed", "after", "evaluation")})
+            if about_data not in read:
+                read[about_data] = open_task(c, about["config"], store, external)
+                check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, read[about_data], store)
+            opened[run_id(c)] = read[about_data]
+        for name in wanted:
+            write_text(evaluations / name / "config.json", json.dumps(names[name], indent=1, sort_keys=True))
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(names) > 1:
+            write_text(folder / "members.json", json.dumps(sorted(names)))
+        began = time.monotonic()
+        with watched() as asked:
+            for config, p_validation, p_test, result, weights in run(
+                    members, opened, trained, store, state, folder, where, asked):
+                name = run_id(config)
+                if name not in wanted:
+                    continue
+                task = opened[name]
+                keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
+                    "config": config, "pretrain_config": about["config"], "classes": task.classes,
+                    "kind": task.kind, "moments": task.moments, "rate_hz": store.rate_hz, "mean": store.mean.tolist(),
+                    "sd": store.sd.tolist(), **{key: store.manifest[key] for key in ("leads", "units")}}))
+                record.write(where.results, {
+                    "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
+                    "saw": about["saw"], "provenance": origin, "result": {
+                        **scores(task, p_validation, p_test), "task": task.facts,
+                        "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
+                        **result, "seconds": time.monotonic() - began, "together": len(members),
+                        "peak_memory_mb": peak_memory_mb(where.device),
+                        "normalisation": {"mean": store.mean.tolist(), "sd": store.sd.tolist(),
+                                          "units": store.manifest["units"]}}})
+                wanted.remove(name)
+                if wanted and (signum := asked()):
+                    raise Interrupted(signum, f"all but {len(wanted)} of {len(members)} evaluations")
+        (folder / "state.pt").unlink(missing_ok=True)  # of knn there is none
+        forget(evaluations, where)
+        if signum := asked():
+            raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
+
+
+def forget(evaluations: Path, where: Where) -> None:
+    """Remove what groups kept on their way once all of their members have a record, also in groups that have changed."""
+    for path in evaluations.glob("group-*/members.json"):
+        with contextlib.suppress(OSError, ValueError):  # another process is there
+            if all(record.exists(where.results, name) for name in json.loads(path.read_text())):
+                shutil.rmtree(path.parent)
+
+
+def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
+    """The encoder that a finished pre-training yields.
+
+    One of zero steps holds nothing learned: its weights are drawn from the evaluation's seed, so that the sd over
+    seeds of a random backbone is over backbones.
+    """
+    config = trained.meta["config"]
+    encoder = vit.build({**config["encoder"], "dropout": dropout})
+    if trained.meta["step"] == 0:
+        return encoder
+    model = build(config)  # the method knows which of its encoders is evaluated
+    model.load_state_dict({k.removeprefix("model/"): v for k, v in trained.tensors.items() if k.startswith("model/")})
+    encoder.load_state_dict(model.backbone().state_dict())
+    return encoder
+
+
+def open_task(config: Config, pretrained: Config, store: Store, external: Store | None = None) -> Task:
+    """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
+    settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
+    if rate_hz != store.rate_hz:
+        raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at {rate_hz} Hz; "
+                        f"prepare the store at that rate")
+    if config["data"] != {"store": store.name, "fingerprint": store.fingerprint}:
+        raise UserError(f"the config is of store {config['data']['store']!r}, not of the {store.name} that was opened")
+    samples = round(settings["crop_seconds"] * store.rate_hz)
+    for key in ("crop_seconds", "stride_seconds"):
+        if round(settings[key] * store.rate_hz) < 1:
+            raise UserError(f"evaluation.{key} of {settings[key]} s is less than one sample at {store.rate_hz} Hz")
+    if settings["head"] == "register" and not pretrained["encoder"]["registers"]:
+        raise UserError(f"evaluation.head register needs a register token, the backbone has none "
+                        f"({config['evaluation']['name']}); --set evaluation.head=attentive or mean")
+    if samples % patch:
+        raise UserError(f"evaluation.crop_seconds of {settings['crop_seconds']} s at {store.rate_hz} Hz does not "
+                        f"divide into the backbone's patches of {patch} samples")
+    if (config["external"]["fingerprint"], config["external"]["store"]) != (
+            (external.fingerprint, external.name) if external else ("", "")):
+        raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
+                        f"`ecgssl evaluate --external STORE`, it fills in the key")
+    folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
+    task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
+                      fraction=config["fraction"])
+    if config["shuffle_labels"]:
+        task = tasks.shuffled(task, config["shuffle_labels"])
+    return external_set.load(task, config["task"], store, external, shortest=samples) if external else task
+
+
+def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
+    """UserError when pre-training saw a record, or a patient, of the validation or test folds, or of the external store."""
+    if task.tested_on:
+        leak.check(seen, store, task.validation.rows, "validation")
+        leak.check(seen, task.tested_on, task.test.rows, "external test")
+    else:
+        leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
+
+
+def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
+        folder: Path, where: Where, asked: Callable[[], int]) -> Iterator[tuple[Config, np.ndarray, np.ndarray, Config, Weights]]:
+    """(config, validation and test probabilities (n, C), what the record says of the choice, chosen weights) of each.
+
+    What trains and chooses is given each task without its test fold, whose records are read only after it has ended.
+    """
+    settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
+    samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
+    optim.warn_if_slow(device, settings["precision"])
+    if device.type == "cpu":
+        memory.keep()
+    torch.manual_seed(optim.derive(seed, WEIGHTS))
+    encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
+    tested_on = next(iter(opened.values())).tested_on
+    test_crops = Crops(tested_on, samples, device) if tested_on else crops
+    visible = {name: Visible(task.kind, task.classes, task.train, task.validation, task.moments)
+               for name, task in opened.items()}
+    if not settings["frozen"]:
+        (config,), (task,), (seen,) = configs, opened.values(), visible.values()
+        torch.manual_seed(optim.derive(seed, WEIGHTS, 1))
+        model = heads.Classifier(encoder, heads.build(settings["head"], encoder, len(task.classes)), False).to(device)
+        if config["after"]:
+            model.head.load_state_dict(linear_weights(linear_of(config), folder.parent, where))
+        result = finetune.fit(config, seen, model, crops, stride, state, folder, where, asked)
+        p_validation, p_test = (finetune.predict(model, seen, split.rows, of, stride, settings)
+                                for split, of in ((task.validation, crops), (task.test, test_crops)))
+        yield config, p_validation, p_test, result, model.state_dict()
+        return
+    rows = np.flatnonzero(np.isin(store.index["fold"], configs[0]["folds"]["train"]) & (store.index["length"] >= samples))
+    reader = frozen.Reader(encoder, crops, stride, settings, folder, asked)
+    lost: list[str] = []
+    outcomes = frozen.fit(configs, visible, reader, rows, state, folder, where)
+    reader.crops = test_crops
+    test = reader.keep(frozen.union(task.test for task in opened.values()), "test crops")
+    for outcome in outcomes:
+        p_tests = outcome.predict(test, opened[run_id(outcome.configs[0])].test.rows)
+        for s, config in enumerate(outcome.configs):
+            if outcome.lost[s]:
+                lost.append(outcome.lost[s])
+                continue
+            weights = {f"head.{k}": v for k, v in outcome.weights[s].items()}
+            yield config, outcome.p_validation[s], p_tests[s], outcome.results[s], weights
+    if lost:  # the others have their records
+        raise UserError("; ".join(lost))
+
+
+def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
+    """The head that a linear evaluation chose."""
+    name = run_id(config)
+    path = evaluations / name / KEPT
+    if not path.is_file():
+        raise UserError(f"{path} is missing, though the linear evaluation {name} has a record; remove "
+                        f"{record.path(where.results, name)} to run it again")
+    return {k.removeprefix("head."): v for k, v in checkpoint.load(path).tensors.items()}
+
+
+def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_test: np.ndarray, weights: Checkpoint) -> None:
+    """Write predictions.npz and, where something has trained, weights.pt: the chosen head, the encoder if that trained, and
+    what makes crops of a signal."""
+    arrays: dict[str, Any] = {"classes": np.array(task.classes), "scored": np.array(task.scored)}
+    for part, split, p, of in (("validation", task.validation, p_validation, store),
+                               ("test", task.test, p_test[:, task.columns], task.tested_on or store)):
+        arrays |= {f"y_{part}": split.labels if task.kind == "regression" else split.labels.astype(np.uint8),
+                   f"p_{part}": p, f"record_id_{part}": of.records.record_id.to_numpy(str)[split.rows]}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    if weights.tensors:
+        checkpoint.save(folder / KEPT, weights)
+    with replacing(folder / "predictions.npz") as f:
+        f.write(buffer.getvalue())
+
+
+def scores(task: Task, p_validation: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
+    """The score fields of a record's result, from predictions (n, C) of all classes."""
+    if task.kind == "regression":
+        return regression.summary(task.test.labels, p_test)
+    y_validation, p_validation, p_test = (a[:, task.columns] for a in (task.validation.labels, p_validation, p_test))
+    return {"metric": "macro_auroc", **metrics.summary(task.scored, y_validation, p_validation, task.test.labels, p_test)}
+
+
+def saved_state(path: Path) -> Checkpoint | None:
+    """Where an interrupted evaluation stood; None when there is nothing that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return checkpoint.load(path)
+    except UserError as error:
+        print(f"{error}; starting again", file=sys.stderr)
+        path.unlink()
+        return None

@@ -1,0 +1,195 @@
+"""Is one method better than another: over other test records, and over other runs of both?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bench.core.errors import UserError
+from bench.runs.reading import Classes, Record
+
+LEVEL = 0.05  # of every test and interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first method's mean score (macro AUROC, R2) minus the second's."""
+
+    difference: float
+    lower: float  # of its 95 % interval
+    upper: float
+    p: float  # two-sided, that it is 0
+    sd_records: float  # of the difference, over test sets; the same for every number of runs
+    sd_runs: float  # over runs, each method's divided by the root of how many it has
+    runs: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """More than two methods over several tasks (Demsar 2006, JMLR 7:1-30).
+
+    Both tests take tasks for independent; where they share records, as PTB-XL's do, they find too much.
+    """
+
+    methods: tuple[str, ...]  # the best first
+    ranks: tuple[float, ...]  # of each, mean over tasks; 1 is best, equal ones share the mean of their ranks
+    tasks: int
+    p: float  # Friedman's test that all methods rank alike: chi squared, an approximation for few tasks
+    critical_difference: float  # Nemenyi's, at LEVEL: mean ranks closer than this are not told apart
+
+    @property
+    def groups(self) -> list[tuple[int, int]]:
+        """(first, last) of every largest set of two or more methods, neighbours in rank, that are not told apart."""
+        last = [max(j for j, rank in enumerate(self.ranks) if rank - first <= self.critical_difference)
+                for first in self.ranks]
+        return [(i, j) for i, j in enumerate(last) if j > i and (not i or j > last[i - 1])]
+
+
+def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
+    """What `difference` says of the runs of two methods, records of evaluations of one task.
+
+    A method's runs are its pre-trainings, each the mean of its evaluations; where all its evaluations are of one
+    backbone, its runs are these, and the comparison says nothing of other backbones of the method.
+    UserError where records differ in task, data, classes or resamples, or a method has one run alone.
+    """
+    return compare_pairs([a, b], [(0, 1)])[0]
+
+
+def compare_pairs(methods: Sequence[Sequence[Record]], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """The comparison of each pair of methods, given by their numbers; see `compare`."""
+    if not pairs:
+        return []
+    first = methods[0][0]
+    terms = _terms(first)
+    for other in (record for records in methods for record in records):
+        for (what, value), expected in zip((own := _terms(other)).items(), terms.values(), strict=True):
+            if value != expected:
+                raise UserError(f"{first['run_id']} and {other['run_id']} do not compare, {what} differs: "
+                                f"{expected!s:.200} and {own[what]!s:.200}")
+    return _differences([Runs.of(*runs_of(records)) for records in methods], pairs)
+
+
+def _terms(record: Record) -> dict[str, Any]:
+    """What two records must share to be compared."""
+    config, result = record["config"], record["result"]
+    return {**{key: config[key] for key in ("protocol", "task", "data")}, "folds.test": config["folds"]["test"],
+            "external": config.get("external"), "metric": result.get("metric"),
+            "the number of test records": result["records"]["test"],
+            "classes": by_class(result.get("per_class", {}), "positives"), "bootstrap": result["bootstrap"]}
+
+
+def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
+    """{class: its score}, classes sorted, of a record's per_class."""
+    if isinstance(per_class, Classes):
+        return per_class.positives if score == "positives" else dict(
+            zip(per_class.positives, per_class.scores[score].tolist(), strict=True))
+    return {name: each[score] for name, each in sorted(per_class.items())}
+
+
+def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) scores and (k, R) replicates of a method's k runs."""
+    return (by_run(records, [r["result"][r["result"].get("metric", "macro_auroc")] for r in records]),
+            by_run(records, [r["result"]["replicates"] for r in records]))
+
+
+def by_run(records: Sequence[Record], values: Sequence[Any]) -> np.ndarray:
+    """(n, ...) values of n records -> (k, ...) means of their k runs, see `compare`."""
+    names = [r["config"]["pretrain"] for r in records]
+    if len(set(names)) == 1:
+        names = [r["run_id"] for r in records]
+    same = np.array(names) == np.array(list(dict.fromkeys(names)))[:, None]
+    return same / same.sum(1, keepdims=True) @ np.array(values)
+
+
+def welch(a: tuple[float, int], b: tuple[float, int]) -> float:
+    """Half the width of the interval of the difference of two means; of each the standard deviation, and of how many."""
+    parts = [(sd**2 / n, n - 1) for sd, n in (a, b)]
+    total = sum(v for v, _ in parts)
+    return total**0.5 * float(stats.t.isf(LEVEL / 2, total**2 / sum(v**2 / df for v, df in parts))) if total else 0.0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a comparison reads of a method's runs."""
+
+    count: int
+    mean: float
+    variance: float  # of their scores
+    replicates: np.ndarray  # (R,) their mean on each resample, less its mean over resamples
+    shared: float  # covariance of two runs over resamples, mean of all pairs
+
+    @classmethod
+    def of(cls, points: np.ndarray, replicates: np.ndarray) -> "Runs":
+        """(k,) scores and (k, R) the same on each resample; UserError where there are fewer than two of either."""
+        k, resamples = replicates.shape
+        if k < 2 or resamples < 2:
+            raise UserError(f"a method with {k} runs and {resamples} resamples: two of each are needed to know how they vary; "
+                            f"add seeds")
+        centred = replicates - replicates.mean(1, keepdims=True)
+        mean = centred.mean(0)
+        own = np.square(centred).sum() / (resamples - 1)
+        shared = (k**2 * (mean @ mean) / (resamples - 1) - own) / (k * (k - 1))
+        return cls(k, float(points.mean()), float(points.var(ddof=1)), mean, float(shared))
+
+
+def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndarray, replicates_b: np.ndarray) -> Comparison:
+    """The comparison of two methods by the scores (k,) of their runs and (k, R) the same on R shared resamples.
+
+    Runs and test records are both a sample: the analysis of readers and cases in radiology, with runs as readers
+    that belong to one method and read the same cases (Obuchowski & Rockette 1995, doi 10.1080/03610919508813243;
+    Hillis 2014, doi 10.1002/sim.5926). The variance of the difference is the variance over runs, each method's
+    divided by its number of runs, plus what two runs share through the test records: covariances of the replicates
+    of different runs, of each method minus those across methods. (A run's own variance over resamples is in the
+    variance over runs already.) Degrees of freedom by Satterthwaite, each method with a variance of its own: ours.
+    Runs count as independent across methods though they share seeds, which at worst makes the test careful. Where a
+    class has few positives it is not careful enough: one positive alone is in every resample, as if no other could be.
+    """
+    return _differences([Runs.of(points_a, replicates_a), Runs.of(points_b, replicates_b)], [(0, 1)])[0]
+
+
+def _differences(methods: Sequence[Runs], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    a, b = np.array(pairs).T
+    count, mean, variance, shared = (np.array([getattr(m, key) for m in methods], np.float64)
+                                     for key in ("count", "mean", "variance", "shared"))
+    # one dot product per pair: its last digit does not depend on which other pairs there are
+    across = np.array([methods[i].replicates @ methods[j].replicates for i, j in pairs]) / (len(methods[0].replicates) - 1)
+    records = np.maximum(shared[a] + shared[b] - 2 * across, 0)
+    each = variance / count
+    runs = each[a] + each[b]
+    found, se = mean[a] - mean[b], np.sqrt(records + runs)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (records + runs) ** 2 / (each[a] ** 2 / (count[a] - 1) + each[b] ** 2 / (count[b] - 1))
+        freedom[runs == 0] = np.inf
+        p = np.where(se > 0, 2 * stats.t.sf(abs(found) / se, freedom), found == 0)
+    half = se * stats.t.isf(LEVEL / 2, freedom)
+    columns = (c.tolist() for c in (found, found - half, found + half, p, np.sqrt(records), np.sqrt(runs)))
+    return [Comparison(difference, lower, upper, p, sd_records, sd_runs, (methods[i].count, methods[j].count))
+            for difference, lower, upper, p, sd_records, sd_runs, (i, j) in zip(*columns, pairs, strict=True)]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values -> p values corrected for how many there are (Holm 1979), in the same order."""
+    order = np.argsort(p, kind="stable")
+    raised = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate(raised), 1)
+    return out.tolist()
+
+
+def ranking(scores: Mapping[str, Sequence[float]]) -> Ranking:
+    """The ranking of three or more methods by their scores on two or more tasks, the same tasks in the same order."""
+    lengths = {len(values) for values in scores.values()}
+    if len(scores) < 3 or len(lengths) > 1 or min(lengths) < 2 or not np.isfinite(list(scores.values())).all():
+        raise UserError(f"a ranking needs 3 or more methods with finite scores on the same 2 or more tasks, got methods "
+                        f"{', '.join(scores) or 'none'} with {' or '.join(map(str, sorted(lengths)))} scores")
+    each = stats.rankdata(-np.array(list(scores.values()), np.float64), axis=0).T
+    n, k = each.shape
+    ranks = each.mean(0)
+    spread = np.square(each - (k + 1) / 2).sum()
+    chi2 = n**2 * (k - 1) * np.square(ranks - (k + 1) / 2).sum() / spread if spread else 0.0
+    q = stats.studentized_range.isf(LEVEL, k, np.inf) / 2**0.5
+    order = np.argsort(ranks, kind="stable")
+    return Ranking(tuple(list(scores)[i] for i in order), tuple(ranks[order].tolist()), n, float(stats.chi2.sf(chi2, k - 1)),
+                   float(q * (k * (k + 1) / (6 * n)) ** 0.5))

@@ -1,0 +1,108 @@
+"""Checkpoints: atomic to write, safe to read, the same bytes for the same state."""
+
+import json
+import pickle
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.errors import UserError
+from bench.core.files import replacing
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Flat named tensors, and everything else as one JSON-able dict: config, statistics, leads, rate, units."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write path whole or not at all.
+
+    A flat, sorted dict of tensors and one text: pickle then has no shared object to refer back to, so equal
+    states are equal bytes, whatever path led to them.
+    """
+    tensors = {k: checkpoint.tensors[k].detach().cpu().contiguous().clone() for k in sorted(checkpoint.tensors)}
+    text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
+    with replacing(path) as f:
+        torch.save({"meta": text, "tensors": tensors}, f)
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in path; UserError when it is none."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f"checksum of {broken}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(type(content).__name__)
+        meta = json.loads(content["meta"])
+        version = meta.pop("format")
+        tensors = dict(content["tensors"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError,
+            zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no checkpoint of ecgssl, or is damaged ({type(error).__name__})") from None
+    if version != FORMAT:
+        raise UserError(f"{path} has checkpoint format {version!r}, this version reads {FORMAT}")
+    return Checkpoint(tensors, meta)
+
+
+def forget_partial(*folders: Path) -> None:
+    """Remove what a killed process left half written; for the holder of the lock."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
+def flatten(module: nn.Module, optimiser: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """Weights, buffers and, where there is an optimiser, its state as flat named tensors."""
+    out = {f"model/{k}": v for k, v in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        for key, value in (optimiser.state if optimiser else {}).get(parameter, {}).items():
+            out[f"optimiser/{name}/{key}"] = value
+    return out
+
+
+def restore_(module: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of flatten, in place."""
+    module.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    optimiser.state.clear()
+    for name, parameter in module.named_parameters():
+        prefix = f"optimiser/{name}/"
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if state:  # `step` stays where AdamW keeps it: on the CPU unless the optimiser is fused
+            fused = optimiser.defaults.get("fused")
+            optimiser.state[parameter] = {
+                k: v.clone() if k == "step" and not fused else v.to(parameter.device, copy=True)
+                for k, v in state.items()}
+
+
+def fill_(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Give the module these weights, as float32; UserError naming the first that is missing, too many or of another shape.
+
+    The module may lie on the meta device: the tensors become its own.
+    """
+    own = module.state_dict()
+    for key in sorted(own.keys() | tensors.keys()):
+        if key not in tensors:
+            raise UserError(f"{what} lacks {key}")
+        if key not in own:
+            raise UserError(f"{what} holds {key}, which its config does not speak of")
+        if tensors[key].shape != own[key].shape:
+            raise UserError(f"{what}: {key} has shape {tuple(tensors[key].shape)}, by its config {tuple(own[key].shape)}")
+        if not tensors[key].is_floating_point() or not tensors[key].isfinite().all():
+            raise UserError(f"{what}: {key} holds values that are no finite numbers")
+    module.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)

@@ -1,0 +1,208 @@
+"""An exported backbone needs nothing but its folder, and computes what the pre-trained one computes."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+from bench import method
+from bench.backbones import exporting as backbone
+from bench.core import files
+from bench.core.errors import UserError
+from bench.data.loader import Crops
+from bench.data.store import Store
+from bench.encoders import vit
+from bench.evaluation import runner as evaluation
+from bench.runs.config import Config
+from bench.training import checkpoint
+from bench.training import trainer as pretrain
+from bench.training.trainer import Where, folder_of
+
+FILES = {"model.safetensors", "config.json", "README.md"}
+
+
+@pytest.fixture
+def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+
+
+@pytest.fixture
+def exported(run: str, where: Where, tmp_path: Path) -> Path:
+    backbone.export(backbone.of_run(where.work, run), tmp_path / "out", [])
+    return tmp_path / "out"
+
+
+def test_the_code_of_the_model_card_runs_in_the_folder_and_without_the_method(
+        exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {p.name for p in exported.iterdir()} == FILES
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    assert code and len(code[1].splitlines()) == 3
+    monkeypatch.chdir(exported)
+    monkeypatch.delitem(vit.SIZES, "nano")
+    monkeypatch.setattr(method, "build", lambda *_: pytest.fail("a method was built"))
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    assert str(tuple(names["tokens"].shape)) in code[1]
+    assert names["tokens"].shape == (1, 40, 16)
+
+
+def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Where, tmp_path: Path) -> None:
+    run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    trained = backbone.of_run(where.work, run)
+    backbone.export(trained, tmp_path / "out", [])
+    x = torch.randn(2, 12, 3 * trained.encoder.patch)
+    tokens = bench.load_backbone(tmp_path / "out")(x)
+    assert tokens.shape == (2, 36, 16)
+    assert torch.equal(tokens, trained(x))
+
+
+def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_trained_on(
+        exported: Path, run: str, tiny: Store, where: Where) -> None:
+    trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
+    crops = Crops(tiny, 250, torch.device("cpu"))
+    rows, start = torch.arange(5), torch.arange(0, 100, 20)
+    raw = torch.stack([torch.from_numpy(tiny.signal(i)[:, s: s + 250]) for i, s in zip(rows, start, strict=True)])
+    made = bench.load_backbone(str(exported))
+    with torch.no_grad():
+        expected = evaluation.backbone(trained, 0, 0.0).eval()(crops.normalise(crops.raw(rows, start)), registers=True)
+        assert (made(raw, registers=True) - expected).abs().max() < 1e-5
+        assert (made(raw) - expected[:, 1:]).abs().max() < 1e-5
+        assert (made.embed(raw) - expected[:, 1:].mean(1)).abs().max() < 1e-5
+        far = raw.clone()
+        far[:, 3, 7] = 1e6
+        assert made(far).isfinite().all()  # clipped
+    assert (made.rate_hz, made.units) == (100, "mV")
+    assert not made.training and not any(p.requires_grad for p in made.parameters())
+
+
+def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exported: Path, run: str, where: Where,
+                                                                           tmp_path: Path) -> None:
+    made = backbone.of_run(where.work, run)
+    backbone.export(made, tmp_path / "again", [])
+    assert all((exported / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in FILES)
+    with pytest.raises(UserError, match="is not empty; remove it"):
+        backbone.export(made, exported, [])
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    (tmp_path / "project" / "main.py").write_text("")
+    with pytest.raises(UserError, match="is not empty"):
+        backbone.export(made, tmp_path / "project", [])
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stop_before", ["model.safetensors", "README.md", "config.json"])
+def test_an_export_that_is_killed_is_no_backbone_and_can_be_repeated(
+        run: str, where: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_before: str) -> None:
+    made = backbone.of_run(where.work, run)
+    replacing = files.replacing
+
+    def killed(path: Path) -> Any:
+        if path.name == stop_before:
+            path.parent.mkdir(exist_ok=True)
+            (path.parent / f".{path.name}.x.tmp").write_text("half")
+            raise KeyboardInterrupt
+        return replacing(path)
+
+    with monkeypatch.context() as m:
+        m.setattr(files, "replacing", killed)
+        m.setattr(backbone, "replacing", killed)
+        with pytest.raises(KeyboardInterrupt):
+            backbone.export(made, tmp_path / "out", [])
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        backbone.load(tmp_path / "out")
+    backbone.export(made, tmp_path / "out", [])
+    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
+    backbone.load(tmp_path / "out")
+
+
+def about(**changes: Any) -> Callable[[Path], Any]:
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+    return spoil
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-7] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (flip, r"model\.safetensors is damaged"),
+    (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is damaged"),
+    (lambda folder: (folder / "config.json").write_text("{}"), "has format None, this version reads 1"),
+    (about(format=2), "has format 2, this version reads 1"),
+    (about(rate_hz="100"), "rate_hz must be int, it is '100'"),
+    (about(leads=["I"]), "its leads are 'I', not I, II"),
+    (about(encoder={"size": "16x2"}), "is no exported backbone, or is damaged"),
+    (about(encoder={"size": "16x2x2", "patch": 10}), "has shape"),
+    (about(sd=[1.0] * 3), "is no exported backbone, or is damaged"),
+    (about(mean=["x"] * 12), "is no exported backbone, or is damaged"),
+])
+def test_a_damaged_export_is_one_line(exported: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(exported)
+    with pytest.raises(UserError, match=message) as caught:
+        backbone.load(exported)
+    assert "\n" not in str(caught.value)
+
+
+def test_ecg_of_another_form_is_refused(exported: Path) -> None:
+    made = backbone.load(exported)
+    for shape in ((12, 250), (1, 8, 250), (1, 250, 12)):
+        with pytest.raises(UserError, match=r"\(records, 12 leads, samples\) is needed: I, II, .* in mV at 100 Hz"):
+            made(torch.zeros(shape))
+    with pytest.raises(UserError, match="does not divide into patches of 25"):
+        made(torch.zeros(1, 12, 260))
+
+
+def meta(**stores: tuple[float, float, str]) -> dict[str, Any]:
+    mix = dict(zip(stores, (0.75, 0.25), strict=False))
+    return {"run_id": "0" * 12, "config": {"data": {"mix": mix}}, "stores": {
+        name: {"mean": [mean] * 12, "sd": [sd] * 12, "units": units} for name, (mean, sd, units) in stores.items()}}
+
+
+def test_new_records_are_normalised_by_the_mixture_of_several_stores() -> None:
+    mean, sd, units, words = backbone.statistics(meta(a=(1.0, 2.0, "mV"), b=(-3.0, 1.0, "mV")))
+    both = np.array([3 * [1 - 2, 1 + 2], [-3 - 1, -3 + 1]], dtype=object).sum()  # three of a, one of b
+    assert (mean[0], sd[0]) == pytest.approx((np.mean(both), np.std(both)))
+    assert (len(mean), units, words) == (12, "mV", "of the mixture of a (0.75), b (0.25)")
+    assert backbone.statistics(meta(a=(1.0, 2.0, "sd")))[:3] == ([1.0] * 12, [2.0] * 12, "sd")
+    with pytest.raises(UserError, match="was pre-trained on records in mV and sd"):
+        backbone.statistics(meta(a=(1.0, 2.0, "mV"), b=(0.0, 1.0, "sd")))
+
+
+def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: str, where: Where) -> None:
+    made = backbone.of_run(where.work, run)
+    made.about["saw"] = {"ptb-xl": {"source": "ptb-xl", "version": "1.0.3", "records": 17418}}
+    result = {"macro_auroc": 0.91234, "interval": [0.9, 0.95]}
+    records = [{"kind": "evaluate", "run_id": str(seed) * 12, "result": result, "config": {
+        "pretrain": of, "data": {"store": "ptb-xl"}, "task": "all", "at": 1.0, "seed": seed,
+        "evaluation": {"name": "linear"}}}
+        for of, seed in (("other", 3), (run, 2), (run, 1))]
+    text = backbone.card(made, [*records, {"kind": "pretrain", "run_id": run}])
+    assert "| ptb-xl | ptb-xl | 1.0.3 | 17418 | CC BY 4.0 |" in text
+    lines = [line for line in text.splitlines() if "0.9123 [0.9000, 0.9500]" in line]
+    assert [line.split(" | ")[4] for line in lines] == ["1", "2"]
+    assert "3" * 12 not in text
+
+
+def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure: Callable[..., Config], tiny: Store,
+                                                                       run: str, where: Where) -> None:
+    random = pretrain.pretrain(configure("random"), [tiny], where)
+    with pytest.raises(UserError, match="has learned nothing"):
+        backbone.of_run(where.work, random)
+    for name in ("0" * 12, "../runs/x", ""):
+        with pytest.raises(UserError, match=f"no finished pre-training {name!r} in .* Known: .*{run}"):
+            backbone.of_run(where.work, name)
+    checkpoint.save(folder_of(where.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
+    with pytest.raises(UserError, match=r"final\.pt is no checkpoint of a pre-training"):
+        backbone.of_run(where.work, run)

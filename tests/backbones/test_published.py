@@ -1,0 +1,360 @@
+"""A checkpoint of the published implementation computes here what it computes there, whatever its config says."""
+
+import hashlib
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import corpora
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import method
+from bench.backbones import apply
+from bench.backbones import exporting as backbone
+from bench.backbones import importing as published
+from bench.core.errors import UserError
+from bench.core.files import locked
+from bench.data.signal import LEADS
+from bench.data.store import Store
+from bench.encoders import vit
+from bench.evaluation import runner as evaluation
+from bench.runs import results as record
+from bench.training import checkpoint
+from bench.training.trainer import Where, folder_of
+
+CONFIG: dict[str, Any] = {
+    "sampling_frequency": 100, "channels": [lead.upper() for lead in LEADS], "channel_size": 500, "patch_size": 25,
+    "dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 4.0, "qkv_bias": False, "dropout": 0.0, "attn_dropout": 0.0,
+    "num_registers": 1, "bias": False, "norm_eps": 1e-6, "layer_scale_eps": 0.0, "steps": 100, "batch_size": 8,
+    "datasets": {"mine": 1.0}}
+HEAD = {"num_classes": 3, "use_register": True, "attn_pooling": True, "frozen": True, "crop_duration": 2.5,
+        "crop_stride": 1.25}
+
+
+def model(config: dict[str, Any], head: dict[str, Any] | None = None) -> dict[str, Tensor]:
+    """Random weights in the published names: of a pre-training's target encoder, or of a classifier."""
+    d, hidden, c = config["dim"], int(config["dim"] * config["mlp_ratio"]), len(config["channels"])
+    part = "encoder" if head else "target_encoder"
+    linear = {"patch_embed.proj": ((d, c, config["patch_size"]), config["bias"])}
+    norms = ["norm"]
+    out: dict[str, Tensor] = {}
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return 0.3 * torch.randn(*shape, generator=rng)
+
+    for i in range(config["depth"]):
+        at = f"blocks.{i}"
+        linear |= {f"{at}.attn.qkv": ((3 * d, d), config["qkv_bias"]), f"{at}.attn.proj": ((d, d), config["bias"]),
+                   f"{at}.mlp.fc1": ((hidden, d), config["bias"]), f"{at}.mlp.fc2": ((d, hidden), config["bias"])}
+        norms += [f"{at}.norm1", f"{at}.norm2"]
+        if config["layer_scale_eps"]:
+            out |= {f"{part}.{at}.{ls}.weight": draw(d) for ls in ("attn_ls", "mlp_ls")}
+    for norm in norms:
+        out |= {f"{part}.{norm}.weight": 1 + draw(d)} | ({f"{part}.{norm}.bias": draw(d)} if config["bias"] else {})
+    named = {f"{part}.{name}": value for name, value in linear.items()}
+    if config["num_registers"]:
+        out[f"{part}.registers"] = draw(1, config["num_registers"], d)
+    if head and head["attn_pooling"]:
+        named |= {f"attn_pool.cross_attention_block.{k}": v for k, v in {
+            "q": ((d, d), config["qkv_bias"]), "kv": ((2 * d, d), config["qkv_bias"]),
+            "proj": ((head["num_classes"], d), config["bias"])}.items()}
+        out["attn_pool.query_token"] = draw(1, 1, d)
+    elif head:
+        named["fc"] = ((head["num_classes"], d), config["bias"])
+    for name, (shape, bias) in named.items():
+        out |= {f"{name}.weight": draw(*shape)} | ({f"{name}.bias": draw(shape[0])} if bias else {})
+    return out
+
+
+def naive(w: dict[str, Tensor], config: dict[str, Any], x: Tensor, part: str, head: dict[str, Any] | None = None) -> Tensor:
+    """(C, T) normalised, leads in the config's order -> (R + N, D) tokens, or logits: the published forward pass."""
+    d, heads = config["dim"], config["num_heads"]
+
+    def linear(name: str, h: Tensor) -> Tensor:
+        return h @ w[f"{name}.weight"].flatten(1).T + w.get(f"{name}.bias", torch.zeros(()))
+
+    def norm(name: str, h: Tensor) -> Tensor:
+        return F.layer_norm(h, (d,), w[f"{name}.weight"], w.get(f"{name}.bias"), config["norm_eps"])
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        size = d // heads
+        return torch.cat([(q[:, i: i + size] @ k[:, i: i + size].T / math.sqrt(size)).softmax(1) @ v[:, i: i + size]
+                          for i in range(0, d, size)], 1)
+
+    patches = torch.stack([p.flatten() for p in x.split(config["patch_size"], 1)])
+    angle = torch.arange(len(patches))[:, None] / 10_000 ** (torch.arange(0, d, 2) / d)
+    h = linear(f"{part}.patch_embed.proj", patches) + torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+    h = torch.cat([w[f"{part}.registers"][0], h]) if config["num_registers"] else h
+    for i in range(config["depth"]):
+        at = f"{part}.blocks.{i}"
+        mixed = linear(f"{at}.attn.proj", attention(*linear(f"{at}.attn.qkv", norm(f"{at}.norm1", h)).split(d, 1)))
+        h = h + w.get(f"{at}.attn_ls.weight", torch.ones(())) * mixed
+        mixed = linear(f"{at}.mlp.fc2", F.gelu(linear(f"{at}.mlp.fc1", norm(f"{at}.norm2", h))))
+        h = h + w.get(f"{at}.mlp_ls.weight", torch.ones(())) * mixed
+    h = norm(f"{part}.norm", h)
+    if not head:
+        return h
+    if not head["attn_pooling"]:
+        return linear("fc", h[0])
+    pool = "attn_pool.cross_attention_block"
+    q = linear(f"{pool}.q", w["attn_pool.query_token"][0])
+    return linear(f"{pool}.proj", attention(q, *linear(f"{pool}.kv", h).split(d, 1)))[0]
+
+
+def write(path: Path, head: dict[str, Any] | None = None, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file of the published form, with CONFIG changed; its weights and config."""
+    config = {**CONFIG, **changes}
+    weights = model(config, head)
+    rng = torch.Generator().manual_seed(1)
+    more = {"eval_config": head, "task": "form", "preprocess": {
+        "mean": 0.1 * torch.randn(12, generator=rng), "std": 0.5 + torch.rand(12, generator=rng)}} if head else {"step": 50}
+    torch.save({"model": weights, "config": config, **more}, path)
+    return weights, config
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "as published": {}, "layer scale": {"layer_scale_eps": 0.1}, "biases": {"bias": True}, "qkv biases": {"qkv_bias": True},
+    "all biases": {"bias": True, "qkv_bias": True}, "three registers": {"num_registers": 3},
+    "no register": {"num_registers": 0},
+    "wide": {"dim": 24, "depth": 1, "num_heads": 3, "mlp_ratio": 2.5, "norm_eps": 1e-3},
+    "250 Hz, patches of 10": {"sampling_frequency": 250, "patch_size": 10, "channel_size": 2500},
+    "other order of leads": {"channels": list(reversed(LEADS))},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_tokens_are_those_of_the_published_forward_pass(tmp_path: Path, name: str) -> None:
+    weights, config = write(tmp_path / "x.pt", **SHAPES[name])
+    given = published.read(tmp_path / "x.pt")
+    made = published.encoder(given.config, given.weights["target_encoder"], "x")
+    x = torch.randn(2, 12, 4 * config["patch_size"])
+    theirs = x.flip(1) if name == "other order of leads" else x
+    expected = torch.stack([naive(weights, config, row, "target_encoder") for row in theirs])
+    with torch.no_grad():
+        assert (made(x, registers=True) - expected).abs().max() < 1e-5
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("pooling", [True, False])
+def test_an_imported_classifier_gives_the_published_logits(tmp_path: Path, name: str, pooling: bool) -> None:
+    registers = SHAPES[name].get("num_registers", 1)
+    head = {**HEAD, "attn_pooling": pooling, "use_register": bool(registers)}
+    weights, config = write(tmp_path / "x.pt", head, **SHAPES[name])
+    if not registers and not pooling:
+        with pytest.raises(UserError, match="a head with use_register false"):
+            published.import_(tmp_path / "x.pt", tmp_path, "x", None)
+        assert not (tmp_path / "runs").exists()
+        return
+    _, name_of_head = published.import_(tmp_path / "x.pt", tmp_path, "x", None)
+    made = apply.open_classifier(tmp_path, tmp_path, name_of_head)
+    mv = torch.randn(2, 12, 4 * config["patch_size"])
+    mean, std = (torch.load(tmp_path / "x.pt", weights_only=True)["preprocess"][k][:, None] for k in ("mean", "std"))
+    x = ((mv - mean) / std).clamp(-5, 5)  # normalised before the leads are put into the encoder's order
+    theirs = x.flip(1) if name == "other order of leads" else x
+    expected = torch.stack([naive(weights, config, row, "encoder", head) for row in theirs])
+    with torch.no_grad():
+        assert (made(mv) - expected).abs().max() < 1e-5
+    assert expected.std() > 0.01
+
+
+def test_the_golden_classifier_gives_its_logits_once_imported(shared: Path, tmp_path: Path) -> None:
+    _, name = published.import_(shared / "golden" / "reference_a_linear.pt", tmp_path, "published", None)
+    made = apply.open_classifier(tmp_path, tmp_path, name)
+    with np.load(shared / "golden" / "reference_a_io.npz") as io, torch.no_grad():
+        x, logits = torch.from_numpy(io["crop"]), torch.from_numpy(io["logits"])  # its preprocess: mean 0, std 1
+        assert x.abs().max() < 5
+        assert (made(x) - logits).abs().max() < 1e-5
+
+
+def test_a_golden_file_holds_no_tensor_that_is_lost(shared: Path) -> None:
+    for file, parts in (("pretrain", {"encoder", "target_encoder", "predictor"}), ("linear", {"encoder", "head"})):
+        path = shared / "golden" / f"reference_a_{file}.pt"
+        given = published.read(path)
+        assert given.weights.keys() == parts
+        raw = torch.load(path, weights_only=True)["model"]
+        assert sum(v.numel() for w in given.weights.values() for v in w.values()) == sum(v.numel() for v in raw.values())
+
+
+def test_a_published_size_gets_its_name_and_so_its_random_row() -> None:
+    xs = published.encoder_settings({**CONFIG, "dim": 192, "depth": 8, "num_heads": 4})
+    assert xs == {"size": "xs", "tokens": "time", "patch": 25, "registers": 1, "init": "trunc_normal", "dropout": 0.0,
+                  "layer_scale": 0.0}
+    assert published.encoder_settings(CONFIG)["size"] == "16x2x2"
+
+
+def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a.pt")
+    run, head = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+    assert head == ""
+    first = (folder_of(tmp_path, run) / "final.pt").read_bytes()
+    torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), "optimizer": {}}, tmp_path / "b.pt")
+    assert published.import_(tmp_path / "b.pt", tmp_path, "x", None)[0] == run
+    assert (folder_of(tmp_path, run) / "final.pt").read_bytes() == first
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    content["model"]["target_encoder.norm.weight"][3] += 1e-6
+    torch.save(content, tmp_path / "c.pt")
+    write(tmp_path / "d.pt", norm_eps=1e-5)
+    names = {run, published.import_(tmp_path / "a.pt", tmp_path, "y", None)[0]}
+    names |= {published.import_(tmp_path / f"{f}.pt", tmp_path, "x", None)[0] for f in "cd"}
+    assert len(names) == 4
+
+
+def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    write(tmp_path / "a.pt")
+    run, _ = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+    with locked(folder_of(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
+        published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+
+
+# what it saw
+
+
+def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_what_it_saw_is_unknown(
+        tmp_path: Path, tiny: Store, where: Where) -> None:
+    write(tmp_path / "x.pt", num_registers=2, qkv_bias=True)
+    run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", None)
+    made = evaluation.config_for("linear", "pitch", run, tiny, 0, [
+        "evaluation.steps=2", "evaluation.batch=4", "evaluation.validate_every=2", "evaluation.patience=2"])
+    (name,) = evaluation.evaluate([made], tiny, where)
+    content = json.loads(record.path(where.results, name).read_text())
+    assert content["saw"] == {"mine": {"source": "mine", "version": "unknown", "records": None}}
+    assert content["pretrain_config"]["method"]["name"] == "theirs"
+    assert content["pretrain_config"]["method"]["saw"] == "unknown"
+    with pytest.raises(UserError, match="does not say how its input was normalised: import it again, with --saw STORE"):
+        backbone.of_run(where.work, run)
+
+
+def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: Path, tiny: Store, where: Where) -> None:
+    write(tmp_path / "x.pt")
+    copy = np.stack([np.rint(tiny.signal(i) * 1000).astype(np.int16) for i in (71, 72, 79)])
+    leaky = corpora.store(tmp_path / "stores", copy, name="copy")
+    run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", [leaky])
+    with pytest.raises(UserError, match=r"3 of the 16 validation and test records .* were in the pre-training data"):
+        check(where, run, tiny)
+    allowed, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", [tiny])  # its training folds
+    check(where, allowed, tiny)
+    meta = checkpoint.load(folder_of(where.work, allowed) / "final.pt").meta
+    assert meta["saw"] == {"tiny": {"source": "tiny", "version": "1", "records": 64}}
+    assert meta["config"]["data"]["fingerprints"] == {"tiny": tiny.fingerprint}
+    assert backbone.of_run(where.work, allowed).about["statistics"] == "of tiny"
+    assert allowed != run
+
+
+def check(where: Where, run: str, store: Store) -> None:
+    trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
+    made = evaluation.config_for("linear", "pitch", run, store)
+    seen = {k.removeprefix("seen/"): v for k, v in trained.tensors.items() if k.startswith("seen/")}
+    evaluation.check_unseen(seen, evaluation.open_task(made, trained.meta["config"], store), store)
+
+
+def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> None:
+    write(tmp_path / "x.pt", datasets={"a": 0.6, "b": 0.2, "c": 0.2})
+    stores = [corpora.store(tmp_path / n, corpora.noise(2, 12, 500, seed=i), name=n) for i, n in enumerate("ab")]
+    given = published.read(tmp_path / "x.pt")
+    assert published.run_config(given, "", "x", stores)["data"]["mix"] == pytest.approx({"a": 0.75, "b": 0.25})
+    other = corpora.store(tmp_path / "z", corpora.noise(2, 12, 500, seed=3), name="z")
+    assert published.run_config(given, "", "x", [stores[0], other])["data"]["mix"] == {"a": 0.5, "z": 0.5}
+    fast = corpora.store(tmp_path / "fast", corpora.noise(2, 12, 500), name="fast", rate_hz=500)
+    with pytest.raises(UserError, match="store fast has 500 Hz, the backbone 100 Hz"):
+        published.run_config(given, "", "x", [fast])
+
+
+def test_an_imported_backbone_is_not_pre_trained_here() -> None:
+    made = method.build({"name": "theirs", "imported": "0" * 64}, vit.Encoder(vit.Size(16, 1, 2)))
+    assert made.backbone() is made.encoder
+    with pytest.raises(UserError, match="an imported backbone is not pre-trained"):
+        made([], None)  # type: ignore[arg-type]
+
+
+# what cannot be
+
+
+def without(key: str) -> Callable[[dict], Any]:
+    return lambda content: content["model"].pop(key)
+
+
+def config(**changes: Any) -> Callable[[dict], Any]:
+    return lambda content: content["config"].update(changes)
+
+
+def weight(key: str, value: Tensor) -> Callable[[dict], Any]:
+    return lambda content: content["model"].update({key: value})
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (without("target_encoder.norm.weight"), "x.pt, target_encoder lacks norm.weight"),
+    (without("target_encoder.registers"), r"registers has shape \(0, 16\), by its config \(1, 16\)"),
+    (weight("target_encoder.cls", torch.zeros(3)), "target_encoder holds cls, which its config does not speak of"),
+    (weight("decoder.norm", torch.zeros(3)), "holds 'decoder.norm'; the parts of the published model are encoder"),
+    (weight("target_encoder.norm.weight", torch.full((16,), torch.nan)), "norm.weight holds values that are no"),
+    (weight("target_encoder.norm.weight", torch.ones(16).long()), "norm.weight holds values that are no finite numbers"),
+    (weight("target_encoder.registers", torch.zeros(())), "its tensors do not fit each other"),
+    (weight("target_encoder.patch_embed.proj.weight", torch.zeros(16, 8, 25)), "takes 8 leads, its config names 12"),
+    (weight("x", 3), "'x' in its model is no named tensor"),  # type: ignore[arg-type]
+    (config(dim=32), r"fc1.weight has shape \(64, 16\), by its config \(128, 32\)"),
+    (config(depth=10**9), "depth is 1000000000, the encoder has 2 blocks"),
+    (config(num_heads=3), "width 16 does not divide into 3 heads"),
+    (config(num_heads=0), "num_heads must be above 0, got 0"),
+    (config(num_registers=-1), "num_registers must be above -1, got -1"),
+    (lambda content: content.update(eval_config={**HEAD, "num_classes": -1}), "num_classes must be above 0, got -1"),
+    (lambda content: content.update(eval_config={**HEAD, "crop_duration": "2"}), "crop_duration must be above 0, got '2'"),
+    (config(patch_size="25"), "config: patch_size must be int, got '25'"),
+    (config(bias=1), "config: bias must be bool, got 1"),
+    (config(channels=["I", "II"]), "has leads 'I, II'; the 12 leads I, II, III"),
+    (config(dim=torch.zeros(2)), "config is no mapping of plain values"),
+    (lambda content: content["config"].pop("norm_eps"), "config has no 'norm_eps'; it needs sampling_frequency"),
+    (lambda content: content.update(config=3), "config is no mapping of plain values"),
+    (lambda content: content.update(step=0), "was saved after 0 steps: it holds nothing learned"),
+    (lambda content: content.update(model={}), "encoder has 0 blocks"),
+    (lambda content: content.pop("model"), "is no checkpoint of the published implementation"),
+    (lambda content: content.update(model=[1]), "is no checkpoint of the published implementation"),
+    (lambda content: content.update(eval_config={"frozen": True}), "eval_config has no 'num_classes'"),
+    (lambda content: content.update(eval_config=HEAD), "is a classifier without the mean and std"),
+])
+def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, spoil: Callable[[dict], Any],
+                                                              message: str) -> None:
+    write(tmp_path / "x.pt")
+    content = torch.load(tmp_path / "x.pt", weights_only=True)
+    spoil(content)
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=message) as caught:
+        published.import_(tmp_path / "x.pt", tmp_path / "work", "x", None)
+    assert "\n" not in str(caught.value)
+    assert "x.pt" in str(caught.value) or "heads" in message
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps([1], protocol=2)])
+def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pt is no checkpoint of the published implementation"):
+        published.read(tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"no\.pt does not exist"):
+        published.read(tmp_path / "no.pt")
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "x.pt")
+    content = bytearray((tmp_path / "x.pt").read_bytes())
+    found = hashlib.sha256(content).hexdigest()
+    content[content.index(model(CONFIG)["target_encoder.norm.weight"].numpy().tobytes()) + 5] ^= 1
+    assert hashlib.sha256(content).hexdigest() != found
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(UserError, match="is no checkpoint of the published implementation"):
+        published.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["random", "jepa", "a b", "", "../x", "a|b"])
+def test_a_name_that_would_be_mistaken_in_a_table_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "x.pt")
+    with pytest.raises(UserError, match="--as .* must be letters"):
+        published.import_(tmp_path / "x.pt", tmp_path, name, None)

@@ -1,0 +1,477 @@
+"""What a user does wrong, through the real command: one clear line, exit code 2, nothing half-written."""
+
+import gc
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from corpora import array_corpus, noise
+
+from bench import cli
+from bench.core.files import locked
+from bench.data.corpora import open_source
+from bench.data.ingest.prepare import prepare
+
+PROGRESS = re.compile(r"[^:]+: \d+/\d+, ")
+SMALL = ("--set", "encoder.size=tiny", "--set", "data.rate_hz=100", "--set", "encoder.patch=10")
+WHOLE = {"config.json", "error.txt", "metrics.jsonl"}  # a run that cannot go on says there why; locks stay
+
+
+def files(folder: Path) -> set[str]:
+    """Every file below folder but for locks, what a failed run explains itself with, and what a prepare goes on with."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")
+            if p.is_file() and "lock" not in (p.name, p.suffix[1:]) and p.name not in WHOLE
+            and p.parent.suffix != ".partial"}
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run(code, argument, ...) -> the one line of a failed command, or standard output where code is 0."""
+
+    def command(code: int, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["ecgssl", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if not PROGRESS.match(line) or line.startswith("ecgssl: ")]
+        assert (stop.value.code or 0) == code, err
+        assert [line.startswith("ecgssl: ") for line in lines] == [True] * bool(code), err
+        return lines[0] if code else out
+
+    return command
+
+
+@pytest.fixture
+def fails(run: Run, tmp_path: Path) -> Run:
+    """fails(argument, ...) -> the one line; whatever lies below tmp_path stays as it was."""
+
+    def command(*arguments: object) -> str:
+        before = files(tmp_path)
+        line = run(2, *arguments)
+        assert files(tmp_path) == before
+        return line
+
+    return command
+
+
+@pytest.fixture
+def corpus(ptbxl: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic corpus at 100 Hz, to be spoilt."""
+    shutil.copytree(ptbxl, tmp_path / "corpus", ignore=shutil.ignore_patterns("records500"))
+    return tmp_path / "corpus"
+
+
+def prepare_100(corpus: Path, *more: str) -> tuple[object, ...]:
+    return "data", "prepare", "ptb-xl", "--from", corpus, "--rate-hz", "100", "--work", corpus.parent / "work", *more
+
+
+# --- a folder that is not the corpus, a csv without a column
+
+
+def test_a_folder_that_is_not_the_corpus(fails, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    work = ("--work", tmp_path / "work")
+    for source, what in (("ptb-xl", "is not PTB-XL: it holds no ptbxl_database.csv"),
+                         ("array", "is not an array data set: it holds no dataset.yaml")):
+        assert f"{tmp_path / 'empty'} {what}" in fails("data", "prepare", source, "--from", tmp_path / "empty", *work)
+        assert f"{tmp_path / 'none'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "none", *work)
+        assert f"{tmp_path / 'file'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "file", *work)
+    assert "unknown source 'ptbxl'; did you mean 'ptb-xl'" in fails("data", "prepare", "ptbxl", "--from", tmp_path, *work)
+
+
+@pytest.mark.parametrize(("name", "column"), [
+    *(("ptbxl_database.csv", c) for c in ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_lr")),
+    *(("scp_statements.csv", c) for c in ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")),
+])
+def test_a_csv_without_a_needed_column(fails, corpus, name, column) -> None:
+    pd.read_csv(corpus / name).drop(columns=column).to_csv(corpus / name, index=False)
+    assert f"{corpus / name} has no column '{column}'" in fails(*prepare_100(corpus))
+
+
+@pytest.mark.parametrize("name", ["ptbxl_database.csv", "scp_statements.csv"])
+@pytest.mark.parametrize("content", [b"", b'a,b\n"', b"\xff\xfe\x00\x01", b"\n\n", None])
+def test_a_csv_that_is_none(fails, corpus, name, content) -> None:
+    (corpus / name).unlink()
+    if content is not None:
+        (corpus / name).write_bytes(content)
+    assert name in fails(*prepare_100(corpus))
+
+
+# --- record files
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def replaced(path: Path, pattern: str, by: str) -> None:
+    text, count = re.subn(pattern, by, path.read_text(), flags=re.MULTILINE)
+    assert count
+    path.write_text(text)
+
+
+SPOIL: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "the signals are missing": (".dat", Path.unlink, r"\.dat does not exist"),
+    "the signals are cut short": (".dat", lambda p: cut(p, 1001), "needs 24,000 bytes, it has 1,001"),
+    "the signals are cut at a sample": (".dat", lambda p: cut(p, 12000), "needs 24,000 bytes, it has 12,000"),
+    "the signals are empty": (".dat", lambda p: cut(p, 0), "is truncated: .* it has 0"),
+    "the signals are more": (".dat", lambda p: p.write_bytes(p.read_bytes() + b"12"), "is too long"),
+    "a sample is another": (".dat", lambda p: p.write_bytes(b"12" + p.read_bytes()[2:]), "lead I of .* has checksum"),
+    "the header is missing": (".hea", Path.unlink, r"\.hea does not exist"),
+    "the header is empty": (".hea", lambda p: cut(p, 0), "is damaged: it is empty"),
+    "the header is cut": (".hea", lambda p: cut(p, 200), "is damaged: it announces 12 signals and describes 4"),
+    "the header is its first line": (".hea", lambda p: cut(p, p.read_text().index("\n") + 1), "describes 0"),
+    "the header is binary": (".hea", lambda p: p.write_bytes(bytes(range(256))), "is damaged: line"),
+    "the header is another record's": (".hea", lambda p: shutil.copy(p.with_name("00013_lr.hea"), p), "name is '00013_lr'"),
+    "the header has no lead": (".hea", lambda p: p.write_text("00012_lr 0 100 1000\n"), "has leads none"),
+    "a lead is missing": (".hea", lambda p: p.write_text(
+        "\n".join([p.read_text().split("\n")[0].replace(" 12 ", " 11 "), *p.read_text().split("\n")[1:12], ""])),
+        "has leads I, II, .* the 12 leads .* are needed"),
+    "a lead has another name": (".hea", lambda p: replaced(p, " V6$", " V7"), "has leads .*V7; the 12 leads"),
+    "leads have no name": (".hea", lambda p: replaced(p, " V6$", ""), "has leads .*; the 12 leads"),
+    "the rate is another": (".hea", lambda p: replaced(p, " 12 100 ", " 12 250 "), "says 250 Hz, not 100 Hz"),
+    "it is shorter": (".hea", lambda p: (replaced(p, " 1000$", " 900"), cut(p.with_suffix(".dat"), 21600)), "checksum"),
+    "it is in microvolts": (".hea", lambda p: replaced(p, "/mV", "/uV"), "is in uV, not in mV"),
+    "a lead holds no value": (".dat", lambda p: (
+        np.full((1000, 12), -32768, "<i2").tofile(p),
+        replaced(p.with_suffix(".hea"), r"\d+ 0 (\w+)$", r"0 0 \1")), "lead I holds no value"),
+}
+
+
+@pytest.mark.parametrize("what", SPOIL)
+def test_a_record_file_is_spoilt(fails, run, corpus, what) -> None:
+    suffix, spoil, message = SPOIL[what]
+    spoil(corpus / f"records100/00000/00012_lr{suffix}")
+    line = fails(*prepare_100(corpus))
+    assert "record 12: " in line and re.search(message, line), line
+    assert "00012_lr" in line or "lead I" in line
+    assert not (corpus.parent / "work/stores/ptb-xl").exists()
+    out = run(0, *prepare_100(corpus, "--skip-bad"))
+    assert "39 records" in out and "refused: " in out
+    refused = json.loads((corpus.parent / "work/stores/ptb-xl/prepare.json").read_text())["refused"]
+    assert [list(group["records"]) for group in refused.values()] == [["12"]]
+
+
+def test_a_record_s_file_name_is_missing(fails, corpus) -> None:
+    table = pd.read_csv(corpus / "ptbxl_database.csv")
+    table.loc[11, "filename_lr"] = None
+    table.to_csv(corpus / "ptbxl_database.csv", index=False)
+    assert "record 12: " in fails(*prepare_100(corpus))
+
+
+@pytest.mark.parametrize(("value", "spec", "message"), [
+    (np.nan, {"gaps": "refuse"}, "record r1: has gaps"), (0.0, {"constant_leads": "refuse"}, "record r1: has constant"),
+    (np.nan, {}, "record r1: lead II holds no value")])
+def test_a_record_of_ones_own_has_gaps_or_a_constant_lead(fails, tmp_path, value, spec, message) -> None:
+    signals = noise(3, 12, 50).astype(np.float32)
+    signals[1, 1] = value
+    folder = array_corpus(tmp_path / "c", signals, **spec)
+    line = fails("data", "prepare", "array", "--from", folder, "--work", tmp_path / "work")
+    assert message in line and "--skip-bad" in line
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("dataset.yaml", b""), ("dataset.yaml", b"name: [a"), ("dataset.yaml", b"\xff\xfe"), ("dataset.yaml", b"- a"),
+    ("records.csv", b""), ("records.csv", b"\xff\xfe\x00"), ("signals.npy", b""), ("signals.npy", b"PK\x03\x04"),
+    ("records.csv", None), ("signals.npy", None)])
+def test_a_file_of_ones_own_data_is_none(fails, tmp_path, name, content) -> None:
+    folder = array_corpus(tmp_path / "c", noise(3, 12, 50))
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert name in fails("data", "prepare", "array", "--from", folder, "--work", tmp_path / "work")
+
+
+# --- names and settings
+
+
+@pytest.fixture(scope="module")
+def prepared(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with the stores slow (100 Hz) and fast (500 Hz), and the finished run `trained` on slow."""
+    work = tmp_path_factory.mktemp("prepared") / "work"
+    for name, rate_hz in (("slow", 100), ("fast", 500)):
+        prepare(open_source("ptb-xl", ptbxl, rate_hz), work / "stores", name=name)
+    before, sys.argv = sys.argv, ["ecgssl", "pretrain", "random", "--store", "slow", *SMALL, "--device", "cpu",
+                                  "--work", str(work), "--results", str(work / "results")]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+    finally:
+        sys.argv = before
+    (done,) = (work / "runs").iterdir()
+    done.rename(done.with_name("trained"))
+    return work
+
+
+@pytest.fixture
+def work(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it to work in; the stores are linked."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "stores").symlink_to(prepared / "stores")
+    shutil.copytree(prepared / "runs", tmp_path / "work" / "runs")
+    return tmp_path / "work"
+
+
+def pretrain(work: Path, *more: object, method: str = "random", store: str = "slow") -> tuple[object, ...]:
+    return ("pretrain", method, "--store", store, *SMALL, "--device", "cpu", "--work", work,
+            "--results", work / "results", *more)
+
+
+def evaluate(work: Path, *more: object, name: str = "trained", store: str = "slow") -> tuple[object, ...]:
+    return ("evaluate", name, "--store", store, "--device", "cpu", "--work", work, "--results", work / "results", *more)
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("optim.lrr=1", r"unknown key 'optim\.lrr'; did you mean 'optim\.lr'"),
+    ("optm.lr=1", "unknown key 'optm.lr'"),
+    ("nonsense=1", "unknown key 'nonsense'"),
+    ("method.keeep=1", r"keeep"),
+    ("optim.lr=fast", r"optim\.lr must be float"),
+    ("optim.lr=.nan", r"optim\.lr must be a finite number"),
+    ("optim.lr=-1", r"optim\.lr must be 0 or more"),
+    ("optim.lr", "write key=value"),
+    ("optim.lr=[1", "is not YAML"),
+    ("encoder.size=tinny", "'tinny'; did you mean 'tiny'"),
+    ("encoder.patch=0", r"encoder\.patch"),
+    ("data.rate_hz=500", "slow.*100 Hz"),
+    ("data.folds=[11]", "slow"),
+    ("views=[{seconds: 10, tim_out: [0.1, 0.2]}]", "did you mean 'time_out'"),
+])
+def test_an_unknown_key_or_a_value_that_cannot_be(fails, work, setting, message) -> None:
+    line = fails(*pretrain(work, "--set", setting))
+    assert re.search(message, line), line
+
+
+def test_a_large_store_is_damaged_afterwards(run, fails, prepared, tmp_path, monkeypatch) -> None:
+    work = tmp_path / "own"
+    shutil.copytree(prepared / "stores" / "slow", work / "stores" / "slow")
+    monkeypatch.setattr("bench.data.store.HASH_AT_OPEN", 0)  # as if it were larger
+    assert ": whole, fingerprint" in run(0, "data", "verify", "slow", "--work", work)
+    signals = work / "stores" / "slow" / "signals.i16"
+    content = bytearray(signals.read_bytes())
+    content[len(content) // 2] ^= 1
+    signals.write_bytes(content)
+    run(0, "data", "info", "slow", "--work", work)  # sizes and the small files are right
+    assert "signals.i16 is damaged (record " in fails("data", "verify", "slow", "--work", work)
+
+
+def test_an_unknown_method_store_device_or_place(fails, work) -> None:
+    assert "unknown method 'simcrl'; did you mean 'simclr'" in fails(*pretrain(work, method="simcrl"))
+    assert "no store 'slwo'" in fails(*pretrain(work, store="slwo"))
+    assert "Known: fast, slow" in fails(*pretrain(work, store="slwo"))
+    assert "slow=much" in fails(*pretrain(work, store="slow=much"))
+    assert "data.mix.slow must be a positive weight" in fails(*pretrain(work, store="slow=-1"))
+    assert "unknown device 'gpu'" in fails(*pretrain(work, "--device", "gpu"))
+    assert "unknown --place 'hosst'; did you mean 'host'" in fails(*pretrain(work, "--place", "hosst"))
+    if not torch.cuda.is_available():
+        assert "no usable GPU" in fails(*pretrain(work, "--device", "cuda"))
+
+
+def test_two_stores_of_different_rates_in_one_run(fails, work) -> None:
+    line = fails(*pretrain(work, "--store", "fast=0.5", store="slow=0.5"))
+    assert "fast has 500 Hz" in line or "slow has 100 Hz" in line
+
+
+def test_a_number_written_1e_3_is_one(run, work) -> None:
+    run(0, *pretrain(work, "--set", "optim.lr=1e-3", "--set", "optim.final_lr=1E-7", "--set", "optim.eps=1.e-5"))
+    (record,) = (json.loads(p.read_text()) for p in (work / "results").glob("*.json"))
+    optim = record["config"]["optim"]
+    assert (optim["lr"], optim["final_lr"], optim["eps"]) == (1e-3, 1e-7, 1e-5)
+
+
+def test_an_unknown_task_protocol_store_or_setting_of_an_evaluation(fails, work) -> None:
+    assert "unknown task 'superdiagnostik'; did you mean 'superdiagnostic'" in fails(
+        *evaluate(work, "--task", "superdiagnostik"))
+    assert "unknown protocol 'liner'; did you mean 'linear'" in fails(*evaluate(work, "--protocol", "liner"))
+    assert "no store 'slo'" in fails(*evaluate(work, store="slo"))
+    assert "evaluation.stepss" in fails(*evaluate(work, "--set", "evaluation.stepss=3"))
+    assert "evaluation.steps must be" in fails(*evaluate(work, "--set", "evaluation.steps=0"))
+    assert "no finished pre-training 'trainde'" in fails(*evaluate(work, name="trainde"))
+
+
+def test_an_external_store_or_a_fraction_that_cannot_be(fails, work) -> None:
+    dropped = ("--set", "empty_classes=drop", "--task", "superdiagnostic")
+    assert "no store 'fsat' in" in fails(*evaluate(work, *dropped, "--external", "fsat"))
+    assert "external store fast has rate_hz 500" in fails(*evaluate(work, *dropped, "--external", "fast"))
+    assert "slow is the one that is trained on" in fails(*evaluate(work, *dropped, "--external", "slow"))
+    assert "write `ecgssl evaluate --external STORE`" in fails(*evaluate(work, *dropped, "--set", "external.store=fast"))
+    assert "patients leaves none; write" in fails(*evaluate(work, *dropped, "--set", "fraction=1e-6"))
+    assert "fraction must be above 0 and up to 1" in fails(*evaluate(work, "--set", "fraction=10"))
+
+
+def test_a_protocol_that_does_not_go_with_the_backbone(fails, work) -> None:
+    assert "`random` one; write scratch" in fails(*evaluate(work, "--protocol", "finetune"))
+    assert "unknown protocol 'x'" in fails(*evaluate(work, "--protocol", "linear", "--protocol", "x"))
+
+
+def test_a_store_of_another_rate_than_the_checkpoint_s(fails, work) -> None:
+    line = fails(*evaluate(work, store="fast"))
+    assert "store fast has 500 Hz" in line and "100 Hz" in line
+
+
+def junk(path: Path, kind: str) -> None:
+    if kind == "a tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "a list":
+        torch.save([1, 2], path)
+    elif kind == "another program's":
+        torch.save({"model": {"w": torch.zeros(3)}, "epoch": 3}, path)
+    elif kind == "one of other contents":
+        torch.save({"meta": '{"format": 1}', "tensors": {}}, path)
+    elif kind == "of another version":
+        torch.save({"meta": '{"format": 999}', "tensors": {}}, path)
+    elif kind == "cut short":
+        cut(path, path.stat().st_size // 2)
+    elif kind == "without its end":
+        cut(path, path.stat().st_size - 1)
+    else:
+        path.write_bytes({"empty": b"", "text": b"hello\n", "noise": np.random.default_rng(0).bytes(4096)}[kind])
+
+
+@pytest.mark.parametrize("kind", [
+    "empty", "text", "noise", "cut short", "without its end", "a list", "another program's", "of another version",
+    "a tensor", "one of other contents"])
+def test_a_checkpoint_that_is_no_checkpoint(fails, work, kind) -> None:
+    path = work / "runs" / "trained" / "final.pt"
+    junk(path, kind)
+    assert str(path) in fails(*evaluate(work))
+
+
+@pytest.mark.parametrize("name", ["signals.i16", "records.csv", "manifest.json"])
+def test_a_store_that_is_damaged_or_not_complete(fails, prepared, tmp_path, name) -> None:
+    folder = tmp_path / "work" / "stores" / "slow"
+    shutil.copytree(prepared / "stores" / "slow", folder)
+    cut(folder / name, 500)
+    for command in (pretrain(tmp_path / "work"), evaluate(tmp_path / "work"),
+                    ("data", "info", "slow", "--work", tmp_path / "work"),
+                    ("data", "plot", "slow", "--work", tmp_path / "work", "--out", tmp_path / "x.png")):
+        assert str(folder / name) in fails(*command)
+    (folder / name).unlink()
+    assert name in fails("data", "info", "slow", "--work", tmp_path / "work")
+
+
+def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
+    here = {"data.rate_hz": 100, "encoder.patch": 10}
+    good: dict[str, dict] = {"pretrain": {"methods": ["random"], "seeds": [0], "mix": {"slow": 1.0}, "set": here},
+            "evaluate": {"store": "slow", "tasks": ["rhythm"], "protocols": ["linear"], "seeds": [0]}}
+    spec = tmp_path / "sweep.yaml"
+    sweep = ("sweep", "run", spec, "--work", work, "--results", work / "results", "--device", "cpu")
+    for section, key, value, message in (
+            ("pretrain", "methods", ["randm"], "did you mean 'random'"),
+            ("pretrain", "mix", {"slo": 1.0}, "no store 'slo'"),
+            ("pretrain", "set", {**here, "data.rate": 1}, "data.rate"),
+            ("pretrain", "sedes", [0], "did you mean 'seeds'"),
+            ("evaluate", "protocols", ["liner"], "did you mean 'linear'"),
+            ("evaluate", "seeds", 3, "evaluate.seeds must be a list")):
+        spec.write_text(yaml.safe_dump({**good, section: {**good[section], key: value}}))
+        assert message in fails(*sweep)
+    assert str(tmp_path / "none.yaml") in fails("sweep", "run", tmp_path / "none.yaml", *sweep[3:])
+    for verb in ("plan", "submit", "status", "logs", "retry", "cancel"):
+        rest = {"logs": ["0"], "retry": ["--failed", "--cluster", "test"], "submit": ["--cluster", "test"]}.get(verb, [])
+        assert "none.yaml does not exist" in fails("sweep", verb, tmp_path / "none.yaml", *rest)
+        assert "did you mean 'test'" in fails("sweep", verb, spec, *rest, "--cluster", "tset")
+
+
+# --- where nothing can be written
+
+
+def test_an_output_folder_that_cannot_be_written(fails, corpus, work, tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    for below in (tmp_path / "file", tmp_path / "file" / "sub"):
+        for command in (
+                ("data", "synth", below / "corpus", "--records", 2),
+                ("data", "prepare", "ptb-xl", "--from", corpus, "--rate-hz", "100", "--work", below),
+                ("data", "plot", "slow", "--work", work, "--out", below / "x.png"),
+                pretrain(work, "--results", below),
+                evaluate(work, "--results", below)):
+            assert str(tmp_path / "file") in fails(*command)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_picture_or_corpus_that_would_take_the_place_of_a_folder(fails, work, tmp_path) -> None:
+    (tmp_path / "x.png").mkdir()
+    assert str(tmp_path / "x.png") in fails("data", "plot", "slow", "--work", work, "--out", tmp_path / "x.png")
+    assert str(tmp_path / "x.png") in fails("data", "synth", tmp_path / "x.png", "--records", 2)
+
+
+def test_a_store_that_another_process_makes(fails, corpus) -> None:
+    with locked(corpus.parent / "work" / "stores" / ".ptb-xl.lock", "the test"):
+        assert "store ptb-xl is being worked on by another process" in fails(*prepare_100(corpus))
+
+
+@pytest.fixture(params=["full disk", "file size limit"])
+def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder in which no large file can be written: a small disk, or where that needs rights a limit on files."""
+    folder = tmp_path / "narrow"
+    folder.mkdir()
+    if request.param == "full disk":
+        made = shutil.which("mount") and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(folder)], capture_output=True).returncode == 0
+        if not made:
+            pytest.skip("no right to mount a small disk; the other case has a limit instead")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (96 * 1024, hard))
+    try:
+        yield folder
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_fills_up(prepared, ptbxl, narrow, fails) -> None:
+    said = "No space left on device|File too large"
+    for command in (
+            ("data", "synth", narrow / "corpus", "--records", 3),
+            ("data", "prepare", "ptb-xl", "--from", ptbxl, "--rate-hz", "100", "--work", narrow),
+            ("data", "plot", "slow", "--work", prepared, "--out", narrow / "x.svg")):
+        line = fails(*command)
+        assert re.search(said, line) and str(narrow) in line, line
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the log of the run that failed
+def test_a_disk_that_fills_up_under_a_checkpoint(prepared, narrow, fails) -> None:
+    (narrow / "stores").symlink_to(prepared / "stores")
+    line = fails(*pretrain(narrow))
+    assert str(narrow) in line, line
+    assert not list(narrow.rglob("final.pt")) and not list(narrow.rglob("*.tmp"))
+    gc.collect()
+
+
+# --- the command as a process
+
+
+def test_the_installed_command_says_one_line_and_ends_with_2(tmp_path) -> None:
+    """What stands in [project.scripts]: its exit code and its two streams, as a shell sees them."""
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "data", "info", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path,
+                          env={**os.environ, "ECGSSL_WORK": str(tmp_path / "w"),
+                               "PYTHONPATH": str(Path(cli.__file__).parents[2])})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"ecgssl: no store 'none' in .*\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("key", "option"), [("seed=3", "--seed"), ("data.mix={fast: 1}", "--store")])
+def test_a_key_that_has_an_option_of_its_own_is_not_overridden_in_silence(fails, work, key, option) -> None:
+    assert option in fails(*pretrain(work, "--set", key))

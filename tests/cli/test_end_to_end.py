@@ -1,0 +1,67 @@
+"""Synthetic ECG -> store -> four methods -> evaluations -> records -> table; run again: nothing runs."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import heads, reported
+
+from bench import sweeps as sweep
+from bench.data.corpora import open_source
+from bench.data.ingest.prepare import prepare
+from bench.data.synthetic import ptbxl_layout
+from bench.training.trainer import Where
+
+METHODS = ["random", "jepa", "simclr", "mae"]
+SPEC: dict[str, Any] = {
+    "pretrain": {
+        "methods": METHODS, "seeds": [0], "mix": {"synthetic": 1.0},
+        "set": {"data.rate_hz": 100, "encoder.size": "nano", "optim.steps": 6, "optim.batch": 8,
+                "optim.warmup_steps": 1},
+        "per_method": {m: heads(m) for m in METHODS[1:]},
+    },
+    "evaluate": {
+        "store": "synthetic", "tasks": ["superdiagnostic"], "protocols": ["linear", "finetune"], "seeds": [0],
+        "set": {"evaluation.steps": 6, "evaluation.batch": 16, "evaluation.validate_every": 3,
+                "evaluation.warmup_steps": 0},
+    },
+}
+
+
+def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> None:
+    corpus, work, out = tmp_path / "corpus", tmp_path / "work", tmp_path / "report"
+    ptbxl_layout.write_ptbxl(corpus, records=200, seed=0)
+    prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    where, said = Where(work, tmp_path / "results", torch.device("cpu")), list[str]()
+    runs = sweep.run(tmp_path / "spec.yaml", where, said.append)
+    assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 done"]
+    reported(where.results, out)
+
+    with (out / "table.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 8
+    text = (out / "table.md").read_text()
+    for method in METHODS:
+        assert any(line.startswith(f"| {method}") for line in text.splitlines()), method
+    assert not re.search(r"\bnan\b", text.lower())
+    assert all(p.stat().st_size > 1000 for p in (out / "figures").iterdir())
+
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
+    again = sweep.run(tmp_path / "spec.yaml", where, said.append)
+    assert said[1].endswith("12 of 12 done")
+    assert [r.run_id for r in again] == [r.run_id for r in runs]
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
+    reported(where.results, out)
+    assert (out / "table.md").read_text() == text
+
+
+def test_the_table_needs_records(tmp_path: Path) -> None:
+    from bench.core.errors import UserError
+
+    with pytest.raises(UserError, match="holds no record"):
+        reported(tmp_path, tmp_path / "out")

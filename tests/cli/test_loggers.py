@@ -1,0 +1,62 @@
+"""What a pre-training has logged reaches TensorBoard and Weights & Biases as it is."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cli import runs as cli
+from bench.core.errors import UserError
+
+LINES = [{"step": 0, "rankme": 3.0}, {"step": 2, "loss": 0.5, "lr": 0.25}]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work folder in which the run `r` has logged LINES."""
+    folder = tmp_path / "work" / "runs" / "r"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"method": {"name": "jepa"}, "seed": 0}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return tmp_path / "work"
+
+
+class Logged:
+    """Stands for a run of wandb."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings, self.lines = settings, list[dict[str, Any]]()
+
+    def __enter__(self) -> "Logged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lines.append({"finished": True})
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.lines.append({"step": step, **values})
+
+
+def test_wandb_gets_every_line_and_the_config_and_offline_nothing_is_sent(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Logged] = []
+    stub = types.ModuleType("wandb")
+    stub.init = lambda **settings: made.append(Logged(**settings)) or made[-1]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    cli.runs_wandb(["r"], offline=True, out=tmp_path / "out", work=work)
+    [run] = made
+    assert run.lines == [*LINES, {"finished": True}]
+    assert (run.settings["mode"], run.settings["id"], run.settings["config"]["seed"]) == ("offline", "r", 0)
+
+
+@pytest.mark.parametrize(("name", "module", "command"), [
+    ("TensorBoard", "torch.utils.tensorboard", cli.runs_tensorboard), ("Weights & Biases", "wandb", cli.runs_wandb)])
+def test_what_is_not_installed_is_named(name: str, module: str, command: Any, work: Path, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"{name} is not installed; pip install 'ecg-ssl-bench\["):
+        command(["r"], out=tmp_path, work=work)

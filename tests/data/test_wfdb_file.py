@@ -1,0 +1,236 @@
+import random
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from corpora import mutated, wfdb_mv
+
+from bench.data.corpora import GAP, Refused
+from bench.data.ingest import wfdb_file
+from bench.data.signal import LEADS
+
+RNG = np.random.default_rng(0)
+REAL = ("ptb-xl-500/records100", "ptb-xl-500/records500", "challenge-2021", "ptbdb", "ludb/data")
+
+
+def write(folder: Path, name: str = "r1", leads: tuple[str, ...] = LEADS, length: int = 50, **more) -> Path:
+    """A record of noise as the wfdb package writes it; path of its header."""
+    folder.mkdir(exist_ok=True)
+    n = len(leads)
+    spec = {"fs": 500, "units": ["mV"] * n, "sig_name": list(leads), "fmt": ["16"] * n,
+            "adc_gain": RNG.uniform(100, 5000, n).tolist(), "baseline": RNG.integers(-99, 99, n).tolist(), **more}
+    wfdb.wrsamp(name, d_signal=RNG.integers(-900, 900, (length, n)), write_dir=str(folder), **spec)
+    return folder / f"{name}.hea"
+
+
+def edited(path: Path, pattern: str, by: str, count: int = 0) -> Path:
+    text, done = re.subn(pattern, by, path.read_text(), count=count, flags=re.MULTILINE)
+    assert done
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("folder", REAL)
+def test_real_records_are_read_as_wfdb_reads_them_to_the_last_bit(shared, folder) -> None:
+    paths = sorted((shared / "data" / folder).rglob("*.hea"))
+    assert paths
+    for path in paths[:: len(paths) // 40 + 1]:
+        recording = wfdb_file.read(path)
+        np.testing.assert_array_equal(recording.physical(), wfdb_mv(path), strict=True)
+        assert recording.rate_hz == wfdb.rdheader(str(path.with_suffix(""))).fs
+
+
+def test_leads_are_picked_by_name_whatever_their_order_and_whatever_stands_beside_them(tmp_path) -> None:
+    names = tuple(RNG.permutation([*(lead.lower() for lead in LEADS), "vx", "resp"]))
+    path = write(tmp_path, leads=names)
+    np.testing.assert_array_equal(wfdb_file.read(path).physical(), wfdb_mv(path))
+    two = wfdb_file.read(path, ("V6", "I"))
+    np.testing.assert_array_equal(two.physical(), wfdb_mv(path)[[11, 0]])
+
+
+def test_a_file_without_any_of_the_leads_is_not_read(shared, tmp_path) -> None:
+    for suffix in ("hea", "dat"):  # the third file, .xyz, holds the Frank leads
+        shutil.copy(shared / "data" / "ptbdb" / f"s0010_re.{suffix}", tmp_path)
+    assert wfdb_file.read(tmp_path / "s0010_re.hea").samples.shape == (12, 38400)
+    with pytest.raises(Refused, match=r"s0010_re\.xyz does not exist") as raised:
+        wfdb_file.read(tmp_path / "s0010_re.hea", ("I", "vx"))
+    assert raised.value.reason == "missing file"
+
+
+def test_a_gap_is_nan(tmp_path) -> None:
+    path = write(tmp_path)
+    digital = np.fromfile(tmp_path / "r1.dat", "<i2").reshape(-1, 12)
+    digital[10:20, 3] = GAP
+    digital.tofile(tmp_path / "r1.dat")
+    sums = digital.sum(0)
+    lines = path.read_text().split("\n")
+    words = lines[4].split(" ")
+    lines[4] = " ".join([*words[:6], str(int(sums[3]) & 0xFFFF), *words[7:]])
+    path.write_text("\n".join(lines))
+    gaps = np.isnan(wfdb_file.read(path).physical())
+    assert gaps[3, 10:20].all() and gaps.sum() == 10
+    np.testing.assert_array_equal(wfdb_file.read(path).physical(), wfdb_mv(path))
+
+
+def test_a_header_is_read_with_the_defaults_of_its_grammar(tmp_path) -> None:
+    path = tmp_path / "r1.hea"
+    path.write_text("# one\nr1 4 257.0/1000(3) 1800 12:00:00 1/2/1990\r\na.dat 16\na.dat 16 0(7)/uV\n\nb.mat 16x1+24 "
+                    "2e+1 12 5 0 -9 0 V1 of two words\nb.mat\t16+24 100\n#two: 2\n")
+    header = wfdb_file.read_header(path)
+    assert (header.name, header.rate_hz, header.length) == ("r1", 257, 1800)
+    assert header.signals == (
+        (0, 200.0, 0, "mV", ""), (0, 200.0, 7, "uV", ""), (24, 20.0, 5, "mV", "V1 of two words"), (24, 100.0, 0, "mV", ""))
+    assert header.files == ("a.dat", "a.dat", "b.mat", "b.mat") and header.checksums == (None, None, -9, None)
+
+
+@pytest.mark.parametrize(("pattern", "by", "reason", "text"), [
+    (r"^r1 ", "r1/3 ", "unsupported format", "has several segments ('r1/3')"),
+    (r"^r1 ", "r2 ", "damaged header", "says that its name is 'r2'"),
+    (r"^r1 12 ", "r1 11 ", "damaged header", "announces 11 signals and describes 12"),
+    (r"^r1 12 ", f"r1 {'9' * 5000} ", "damaged header", "announces"),
+    (r" 500 50$", " 500.5 50", "unsupported format", "a rate in whole Hz"),
+    (r" 500 50$", "", "unsupported format", "does not say its rate"),
+    (r" 50$", "", "unsupported format", "does not say its rate or its number of samples"),
+    (r" 50$", " 0", "unsupported format", "a number of samples"),
+    (r" 50$", " 51", "truncated", "r1.dat is truncated: r1.hea needs 1,224 bytes, it has 1,200"),
+    (r" 50$", " 999999999999", "truncated", "r1.dat is truncated"),
+    (r" 50$", f" {'9' * 5000}", "unsupported format", "a number of samples"),
+    (r" 50$", " 49", "too long", "r1.dat is too long: r1.hea needs 1,176 bytes, it has more"),
+    (r"\.dat 16 ", ".dat 212 ", "unsupported format", "format '212'"),
+    (r"\.dat 16 ", ".dat 16x2 ", "unsupported format", "format '16x2'"),
+    (r"\.dat 16 ", ".dat 16:3 ", "unsupported format", "format '16:3'"),
+    (r"^r1\.dat", "../r1.dat", "damaged header", "'../r1.dat' is not the name of a file beside it"),
+    (r"^r1\.dat", "/etc/passwd", "damaged header", "'/etc/passwd' is not the name"),
+    (r"^r1\.dat", "~", "damaged header", "'~' is not the name"),
+    (r"^r1\.dat", "r2.dat", "missing file", "r2.dat does not exist"),
+    (r"/mV", "/uV", "other units", "is in uV, not in mV"),
+    (r" V6$", " V7", "missing leads", "V5, V7; the 12 leads I, II"),
+    (r" V6$", "", "missing leads", "the 12 leads I, II"),
+    (r" V1$", " V2", "missing leads", "the 12 leads I, II"),
+    (r"^r1 12 ((?:.*\n)*.*) V6$", r"r1 13 \1 V6\nr1.dat 16 200 16 0 0 0 0 v5", "damaged header", "names lead 'v5' twice"),
+    (r" V6$", " V\0", "damaged header", "line 'r1.dat"),
+    (r"(\(-?\d+)\)", r"\1", "damaged header", "line 'r1.dat"),
+    (r"-?\d+ 0 V6$", "7 0 V6", "wrong checksum", "lead V6 of r1.dat"),
+])
+def test_a_header_that_is_not_as_it_should_be_is_refused_by_what_is_wrong(tmp_path, pattern, by, reason, text) -> None:
+    path = edited(write(tmp_path), pattern, by)
+    with pytest.raises(Refused, match=re.escape(text)) as raised:
+        wfdb_file.read(path)
+    assert raised.value.reason == reason and str(tmp_path) in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_signals_of_one_file_stand_together_and_begin_at_one_byte(tmp_path) -> None:
+    path = write(tmp_path)
+    whole = path.read_text()
+    edited(path, r"^r1\.dat 16 (.* II)$", r"r2.dat 16 \1")
+    with pytest.raises(Refused, match=r"signals of r1\.dat do not follow each other"):
+        wfdb_file.read(path)
+    path.write_text(whole)
+    edited(path, r"^r1\.dat 16 (.* II)$", r"r1.dat 16+2 \1")
+    with pytest.raises(Refused, match=r"r1\.dat has two offsets"):
+        wfdb_file.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"#\n", bytes(range(256)), b"r1 12", b"\xff\xfe", b"r1 12 500 50\n"])
+def test_a_file_that_is_no_header_is_refused(tmp_path, content) -> None:
+    path = write(tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(Refused):
+        wfdb_file.read(path)
+
+
+def test_a_sample_that_changed_is_noticed(tmp_path) -> None:
+    path = write(tmp_path)
+    content = bytearray((tmp_path / "r1.dat").read_bytes())
+    content[601] ^= 4
+    (tmp_path / "r1.dat").write_bytes(content)
+    with pytest.raises(Refused, match="has checksum"):
+        wfdb_file.read(path)
+
+
+# --- thousands of small accidents: refused, or read as wfdb reads it
+
+
+def ptbxl_form(folder: Path) -> Path:
+    return write(folder, "00001_lr", tuple(lead.upper() for lead in LEADS), adc_gain=[1000.0] * 12, baseline=[0] * 12)
+
+
+def challenge_form(folder: Path) -> Path:
+    path = write(folder, "JS00001", adc_gain=[1000.0] * 12, baseline=[0] * 12)
+    data = folder / "JS00001.dat"
+    data.with_suffix(".mat").write_bytes(bytes(24) + data.read_bytes())
+    edited(path, r"\.dat 16 1000\.0\(0\)/mV", ".mat 16x1+24 1000/mV")
+    return edited(path, r"\Z", "#Age: 61\n# Dx: 1,2\n")
+
+
+def ptbdb_form(folder: Path) -> Path:
+    path = write(folder, "s0010_re", tuple(lead.lower() for lead in LEADS), adc_gain=[2000.0] * 12, baseline=[0] * 12)
+    more = write(folder, "more", ("vx", "vy", "vz"), adc_gain=[2000.0] * 3, baseline=[0] * 3)
+    (folder / "more.dat").rename(folder / "s0010_re.xyz")
+    path.write_text(path.read_text().replace(" 12 ", " 15 ", 1)
+                    + more.read_text().split("\n", 1)[1].replace("more.dat", "s0010_re.xyz") + "\n# age: 81\n")
+    return edited(path, r" 2000\.0\(0\)/mV", " 2000")
+
+
+def same_or_refused(path: Path) -> bool:
+    """Whether the record is read: then as wfdb reads it, where wfdb can."""
+    try:
+        recording = wfdb_file.read(path)
+    except Refused:
+        return False
+    try:
+        theirs = wfdb_mv(path)
+        rate_hz = wfdb.rdheader(str(path.with_suffix(""))).fs
+    except Exception:  # wfdb's parser raises many kinds
+        return True
+    assert recording.rate_hz == rate_hz
+    np.testing.assert_array_equal(recording.physical(), theirs, err_msg=path.read_bytes().decode(errors="replace"))
+    return True
+
+
+@pytest.mark.parametrize("form", [ptbxl_form, challenge_form, ptbdb_form])
+def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) -> None:
+    rng = np.random.default_rng(1)
+    path = form(tmp_path)
+    whole = path.read_bytes()
+    assert same_or_refused(path)
+    accepted = 0
+    for _ in range(1500):
+        path.write_bytes(mutated(rng, mutated(rng, whole) or whole) if rng.integers(3) == 0 else mutated(rng, whole))
+        accepted += same_or_refused(path)
+    assert 30 < accepted < 1000
+
+
+@pytest.mark.parametrize("form", [ptbxl_form, challenge_form])
+def test_damaged_samples_are_refused(tmp_path, form) -> None:
+    rng = np.random.default_rng(2)
+    path = form(tmp_path)
+    (data,) = (p for p in tmp_path.iterdir() if p.suffix == (".mat" if form is challenge_form else ".dat"))
+    whole = data.read_bytes()
+    start = len(whole) - 1200
+    for _ in range(300):
+        content = mutated(rng, whole, kinds=5)  # a sum does not see what only changed places
+        data.write_bytes(content)
+        assert same_or_refused(path) == (content[start:] == whole[start:] and len(content) == len(whole))
+
+
+def test_the_short_way_through_the_lines_gives_what_the_whole_expression_gives(monkeypatch) -> None:
+    rng = random.Random(0)
+    words = ["r1.dat 00001_hr.dat ../x.dat -", "16 16+24 16x1+24 16x2 212", "1000.0(0)/mV 1000/mV 200(-5)/uV 1e3 0 x 1000(/mV",
+             "16 0 12 123", "0 -7 1024 x", "-119 5 0 1234567890 -", "1508 -32768 123456 x", "0 1 -1 x", "I V1 aVR II-x  "]
+    lines = [" ".join(rng.choice(w.split(" ")) for w in words) for _ in range(4000)]
+    lines += [" ".join(w.split(" ")[0] for w in words)]
+
+    def read(line: str) -> object:
+        try:
+            return wfdb_file._signals("r1.hea", [line, lines[-1]])
+        except Refused as refusal:
+            return str(refusal)
+
+    short = [read(line) for line in lines]
+    monkeypatch.setattr(wfdb_file, "_in_common", lambda *words: None)
+    assert short == [read(line) for line in lines]
+    assert 20 < sum(isinstance(found, tuple) for found in short) < 2000

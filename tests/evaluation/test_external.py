@@ -1,0 +1,214 @@
+"""A test set from elsewhere: its labels in the task's terms, its classes named, nothing of it seen in training."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from corpora import array_corpus, noise
+
+from bench.core.errors import UserError
+from bench.data.corpora import challenge, open_source, ptb_xl
+from bench.data.ingest.prepare import prepare
+from bench.data.loader import Crops
+from bench.data.store import Store
+from bench.evaluation import external, tasks
+from bench.evaluation.tasks import Task
+
+FOLDS = {"train": [1, 2, 3, 4, 5, 6, 7, 8], "validation": [9], "test": [10]}
+RHYTHMS = ["SR", "AFIB", "SBRAD", "SVARR"]
+
+
+def store(folder: Path, name: str, labels: dict[str, list[str]], seed: int = 0, *, signals: np.ndarray | None = None,
+          patients: list[str] | None = None, **spec: Any) -> Store:
+    """A store of as many records of 3 s as there are labels."""
+    n = len(next(iter(labels.values())))
+    table = {**labels, **({"patient_id": patients} if patients else {}),
+             "record_id": [f"{name}{i}" for i in range(n)]}
+    if spec.pop("folds", True):
+        table["fold"] = [str(i % 10 + 1) for i in range(n)]
+    data = noise(n, 12, 300, seed=seed) if signals is None else signals
+    return prepare(open_source("array", array_corpus(folder / f"{name}-data", data, table, name=name, tasks=list(labels),
+                                                     **spec), None), folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Store:
+    """80 records with the four rhythms in every fold."""
+    return store(tmp_path, "home", {"rhythm": [RHYTHMS[i // 10 % 4] for i in range(80)]})
+
+
+@pytest.fixture
+def task(home: Store) -> Task:
+    return tasks.load(home, "rhythm", FOLDS)
+
+
+def away(folder: Path, codes: list[str], **more: Any) -> Store:
+    return store(folder, "away", {"snomed": codes}, seed=1, folds=False, **more)
+
+
+def test_labels_are_mapped_and_what_cannot_be_scored_is_named(task: Task, home: Store, tmp_path: Path) -> None:
+    other = away(tmp_path, ["164889003", "426783006;164873001", "164873001", "", "426783006", "164889003;426783006"])
+    made = external.load(task, "rhythm", home, other)
+    assert made.classes == ["AFIB", "SBRAD", "SR", "SVARR"] and made.scored == ["AFIB", "SR"]
+    assert made.test.rows.tolist() == [0, 1, 4, 5]
+    assert made.test.labels.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
+    assert made.facts["external"] == {"unscored": {"SBRAD": "no positive", "SVARR": "no label stands for it"},
+                                      "left_out": {"unlabelled": 2, "short": 0}}
+    assert made.train is task.train and made.validation is task.validation
+
+
+def test_all_records_are_tested_whatever_their_fold_and_normalised_as_at_home(task: Task, home: Store,
+                                                                              tmp_path: Path) -> None:
+    other = store(tmp_path, "away", {"rhythm": ["SR", "AFIB"] * 10}, signals=3 * noise(20, 12, 300, seed=1))
+    made = external.load(task, "rhythm", home, other)
+    assert made.test.rows.tolist() == list(range(20)) and made.scored == ["AFIB", "SR"]
+    assert made.tested_on is not None
+    crops = Crops(made.tested_on, 300, torch.device("cpu"))
+    x = crops.normalise(crops.raw(torch.tensor([7]), torch.tensor([0])))[0].numpy()
+    assert x == pytest.approx(((other.signal(7) - home.mean[:, None]) / home.sd[:, None]).clip(-5, 5), abs=1e-5)
+    assert home.sd[0] < 0.5 * other.sd[0]
+
+
+def test_records_that_are_too_short_are_left_out_and_counted(task: Task, home: Store, tmp_path: Path) -> None:
+    other = away(tmp_path, ["164889003", "426783006"] * 3)
+    other.__dict__["records"] = other.records.assign(length=[100, *[300] * 5])
+    made = external.load(task, "rhythm", home, other, shortest=250)
+    assert made.test.rows.tolist() == [1, 2, 3, 4, 5] and made.facts["external"]["left_out"]["short"] == 1
+
+
+def test_a_single_label_task_takes_records_with_one_mapped_label(home: Store, tmp_path: Path) -> None:
+    single = tasks.load(home, "rhythm-single", FOLDS)
+    made = external.load(single, "rhythm-single", home, away(tmp_path, ["164889003", "164889003;426783006", "426783006"]))
+    assert made.test.rows.tolist() == [0, 2]
+
+
+def test_a_regression_is_tested_on_the_same_target_in_the_same_unit(tmp_path: Path) -> None:
+    ages = [str(40 + i) for i in range(20)]
+    home = store(tmp_path, "home", {"age": ages}, regression={"age": "years"})
+    other = store(tmp_path, "away", {"age": ["", *ages[1:]]}, 1, regression={"age": "years"})
+    made = external.load(tasks.load(home, "age", FOLDS), "age", home, other)
+    assert made.test.labels[:, 0].tolist() == list(range(41, 60)) and made.scored == ["years"]
+    assert made.moments == tasks.load(home, "age", FOLDS).moments
+    months = store(tmp_path, "months", {"age": ages}, 1, regression={"age": "months"})
+    with pytest.raises(UserError, match=r"is regression \(months\), it is trained as regression \(years\)"):
+        external.load(tasks.load(home, "age", FOLDS), "age", home, months)
+
+
+@pytest.mark.parametrize(("codes", "message"), [
+    (["164873001"] * 3, "no label that stands for a class of task 'rhythm'; its labels: 164873001"),
+    (["164889003"] * 3, "no class of task 'rhythm' with positives and negatives among its 3 records"),
+    ([""] * 3, "external store none has neither task 'rhythm' nor labels that stand for its classes; its tasks: other, other-"),
+])
+def test_a_store_that_cannot_test_is_one_line(task: Task, home: Store, tmp_path: Path, codes: list[str], message: str) -> None:
+    other = away(tmp_path, codes)
+    if not any(codes):  # a store of no labels at all has no such task
+        other = store(tmp_path, "none", {"other": ["a", "b"]}, 2)
+    with pytest.raises(UserError, match=message) as caught:
+        external.load(task, "rhythm", home, other)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["superdiagnostic", "superdiagnostic-single", "subdiagnostic"])
+def test_codes_of_statements_do_not_test_groups_of_them(home: Store, tmp_path: Path, name: str) -> None:
+    grouped = store(tmp_path, "grouped", {name.removesuffix("-single"): [["AMI", "IMI"][i // 10 % 2] for i in range(40)]})
+    with pytest.raises(UserError, match="stand for single statements of PTB-XL"):
+        external.load(tasks.load(grouped, name, FOLDS), name, grouped, away(tmp_path, ["54329005", "164889003"]))
+
+
+@pytest.mark.parametrize(("what", "spec"), [("units", {"units": "sd"}), ("rate_hz", {"rate_hz": 200})])
+def test_other_units_or_another_rate_are_refused(task: Task, home: Store, tmp_path: Path, what: str,
+                                                 spec: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"external store away has {what}"):
+        external.load(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], **spec))
+
+
+def test_the_store_at_home_is_no_external_one(task: Task, home: Store) -> None:
+    with pytest.raises(UserError, match="is the one that is trained on"):
+        external.load(task, "rhythm", home, home)
+
+
+@pytest.mark.parametrize("fold", [1, 9])
+def test_a_record_of_the_training_or_validation_folds_is_refused(task: Task, home: Store, tmp_path: Path, fold: int) -> None:
+    signals = noise(2, 12, 300, seed=1)
+    signals[1] = noise(80, 12, 300)[fold - 1]
+    with pytest.raises(UserError, match=r"1 records of external store away .* home \(the same samples\): away1"):
+        external.load(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], signals=signals))
+    signals[1] = noise(80, 12, 300)[9]  # fold 10 is not used
+    assert external.load(task, "rhythm", home, away(tmp_path / "b", ["164889003", "426783006"], signals=signals)).scored
+
+
+def test_a_patient_of_the_training_folds_is_refused(tmp_path: Path) -> None:
+    labels = {"rhythm": [["SR", "AFIB"][i // 10 % 2] for i in range(40)]}
+    home = store(tmp_path, "clinic", labels, patients=[f"p{i}" for i in range(40)])
+    later = store(tmp_path / "later", "clinic", labels, 1, patients=[f"p{i + 39}" for i in range(40)])
+    later = replace(later)
+    later.__dict__["records"] = later.records.assign(record_id=[f"later{i}" for i in range(40)])
+    folds = {"train": list(range(1, 9)), "validation": [9, 10], "test": [9]}  # p39 is in fold 10
+    with pytest.raises(UserError, match=r"1 records of .*the same patient\): later0"):
+        external.load(tasks.load(home, "rhythm", folds), "rhythm", home, later)
+
+
+# the table
+
+
+def mapping_rows() -> list[dict[str, str]]:
+    with Path(external.__file__).with_suffix(".csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def test_every_row_of_the_table_has_one_meaning_and_a_source() -> None:
+    rows = mapping_rows()
+    keys = [(row["vocabulary"], row["label"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert {row["source"] for row in rows} == {"challenge", "scored-same", "name"}
+    assert all(row["source"] in external.__doc__ for row in rows)  # type: ignore[operator]
+    codes = {row["label"] for row in rows if row["vocabulary"] == "snomed" and row["label"].isdigit()}
+    assert codes <= set(challenge.snomed_names())
+
+
+def test_every_statement_of_the_table_is_one_of_ptb_xl_s(shared: Path) -> None:
+    with (shared / "data" / "ptb-xl-500" / "scp_statements.csv").open() as f:
+        known = {row[""] for row in csv.DictReader(f)}
+    assert {row["statement"] for row in mapping_rows()} <= known
+
+
+def test_codes_of_real_records_agree_with_the_statements_of_the_same_records(shared: Path) -> None:
+    with (shared / "data" / "ptb-xl-mini" / "records.csv").open() as f:
+        mini = {row["record_id"]: row for row in csv.DictReader(f)}
+    statement, agreed = external.mapping("snomed"), set()
+    for path in sorted((shared / "data" / "challenge-2021" / "ptb-xl").glob("HR*.hea")):
+        row = mini[str(int(path.stem.removeprefix("HR")))]
+        theirs = {x for task in ("subdiagnostic", "form", "rhythm", "statements") for x in row[task].split(";")}
+        for code in (challenge.diagnoses(path) or "").split(";"):
+            if code in statement:  # sinus rhythm is also how the Challenge writes NORM
+                assert statement[code] in theirs or (statement[code] == "SR" and "NORM" in theirs), (path.stem, code)
+                agreed.add(statement[code])
+    assert agreed == {"SR", "SBRAD", "STACH", "IRBBB", "NST_"}
+
+
+def test_the_real_rhythms_of_ludb_test_the_rhythms_of_ptb_xl(shared: Path, tmp_path: Path) -> None:
+    table = open_source("ptb-xl", shared / "data" / "ptb-xl-500", 100)
+    ludb = prepare(open_source("ludb", shared / "data" / "ludb", None), tmp_path, rate_hz=100)
+    classes = table.tasks["rhythm"]
+    home = store(tmp_path, "home", {"rhythm": [classes[i // 10 % 12] for i in range(240)]}, signals=noise(240, 12, 20))
+    task = tasks.load(home, "rhythm", FOLDS)
+    made = external.load(task, "rhythm", home, ludb)
+    expected = {"SR": 143, "SBRAD": 25, "AFIB": 15, "SARRH": 10, "STACH": 4, "AFLT": 3}
+    assert len(made.test.rows) == 200
+    assert dict(zip(made.scored, made.test.labels.sum(0).astype(int).tolist(), strict=True)) == expected
+    assert set(made.facts["external"]["unscored"]) == set(task.classes) - set(expected)
+
+
+def test_the_real_codes_of_the_challenge_test_the_statements_of_ptb_xl(shared: Path, tmp_path: Path) -> None:
+    source = open_source("georgia", shared / "data" / "challenge-2021", None)
+    georgia = prepare(source, tmp_path, rate_hz=100, skip_bad=True)
+    classes = ["CRBBB", "LVH", "SBRAD", "SR", "STACH"]
+    assert set(classes) <= set(ptb_xl.open_source(shared / "data" / "ptb-xl-500", 100).tasks["all"])
+    home = store(tmp_path, "home", {"all": [classes[i // 10 % 5] for i in range(100)]}, signals=noise(100, 12, 20))
+    made = external.load(tasks.load(home, "all", FOLDS), "all", home, georgia)
+    assert dict(zip(made.scored, made.test.labels.sum(0).tolist(), strict=True)) == {
+        "CRBBB": 2, "LVH": 2, "SBRAD": 4, "SR": 5, "STACH": 6}

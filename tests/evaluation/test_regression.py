@@ -1,0 +1,81 @@
+"""R2 and what stands beside it, against their definitions."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from bench.core.errors import UserError
+from bench.evaluation import metrics, regression
+
+RNG = np.random.default_rng(0)
+Y = RNG.normal(60, 15, 300)
+P = Y * 0.5 + 30 + RNG.normal(0, 8, 300)
+
+
+def by_hand(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
+    return {"r2": sklearn_metrics.r2_score(y, p), "mae": sklearn_metrics.mean_absolute_error(y, p),
+            "rmse": sklearn_metrics.mean_squared_error(y, p) ** 0.5, "pearson_r": stats.pearsonr(y, p).statistic}
+
+
+def test_every_metric_is_that_of_the_libraries() -> None:
+    found, expected = regression.summary(Y[:, None].astype(np.float32), P[:, None]), by_hand(Y.astype(np.float32), P)
+    assert found["metric"] == "r2" and found["n"] == 300 and found["undefined"] == {}
+    assert found["r2"] == regression.r2(Y.astype(np.float32), P) == pytest.approx(expected["r2"], abs=1e-12)
+    for name in ("mae", "rmse", "pearson_r"):
+        assert found[name]["value"] == pytest.approx(expected[name], abs=1e-10)
+        assert found[name]["lower"] < found[name]["value"] < found[name]["upper"]
+
+
+def test_a_resample_is_scored_as_its_records_are() -> None:
+    weights = regression.resamples(Y, 20)
+    assert weights.shape == (20, 300) and (weights.sum(1) == 300).all()
+    found = regression._scores(Y, P, weights)
+    for i, row in enumerate(weights):
+        expected = by_hand(np.repeat(Y, row), np.repeat(P, row))
+        for name, value in expected.items():
+            assert found[name][i] == pytest.approx(value, abs=1e-9)
+
+
+def test_the_interval_is_of_1000_resamples_that_are_the_same_for_every_model() -> None:
+    a, b = regression.summary(Y, P), regression.summary(Y, P + 1)
+    assert len(a["replicates"]) == metrics.RESAMPLES == 1000
+    assert a["interval"] == pytest.approx(np.percentile(a["replicates"], [2.5, 97.5]), abs=1e-6)
+    assert np.corrcoef(a["replicates"], b["replicates"])[0, 1] > 0.9
+    assert a == regression.summary(Y, P)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_predictions_that_do_not_vary_have_no_pearson_r_and_say_so(offset: float) -> None:
+    found = regression.summary(Y + offset, np.full(300, 0.1 + offset))
+    assert "pearson_r" not in found
+    assert found["undefined"] == {"pearson_r": "the predictions do not vary"}
+    assert np.isfinite(found["r2"]) and np.isfinite(found["replicates"]).all()
+
+
+def test_a_metric_without_a_value_in_some_resample_has_no_interval_and_says_so() -> None:
+    p = np.zeros(20)
+    p[3] = 1.0  # a third of the resamples lack it
+    found = regression.summary(np.arange(20.0), p)
+    assert found["pearson_r"]["lower"] is None and found["pearson_r"]["value"] < 0
+    assert found["undefined"] == {"pearson_r": "the predictions of a resample do not vary"}
+
+
+def test_resamples_always_hold_two_values() -> None:
+    y = np.zeros(5)
+    y[0] = 1.0  # a third of plain resamples lack it
+    weights = regression.resamples(y)
+    assert (weights[:, 0] > 0).all() and (weights[:, 1:].sum(1) > 0).all()
+    assert np.isfinite(regression.summary(y, y)["replicates"]).all()
+
+
+@pytest.mark.parametrize(("y", "p", "message"), [
+    (np.full(9, 3.0), np.arange(9.0), "the 9 records have one value alone: R2 is not defined"),
+    (np.empty(0), np.empty(0), "the 0 records have one value"),
+    (Y, np.where(Y > 60, np.nan, P), "hold NaN or infinite"),
+    (Y, np.full(300, np.inf), "hold NaN or infinite"),
+])
+def test_what_has_no_r2_is_an_error(y: np.ndarray, p: np.ndarray, message: str) -> None:
+    for score in (regression.r2, regression.summary):
+        with pytest.raises(UserError, match=message):
+            score(y, p)

@@ -1,0 +1,253 @@
+"""What methods share: masks by a rule, a decoder that cannot see what is hidden, a moving average."""
+
+import random
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+from bench.core.rng import Rng, seeded
+from bench.encoders.vit import Encoder, Size, sincos
+from bench.parts import MaskedDecoder, block_split, columns, columns_by_rank, ema_, frozen_copy, info_nce, random_split
+
+MASKS = 4000
+MANY = 20_000
+# patches, kept, shortest block, masks to compare; the last leaves short rests between two blocks
+SETTINGS = [(40, 8, 10, MASKS), (200, 40, 10, MASKS), (60, 33, 5, MASKS), (300, 271, 10, MANY)]
+
+
+def rng(batch: int, seed: int = 0) -> Rng:
+    return seeded(seed, batch)
+
+
+def visible(n: int, keep: Tensor) -> np.ndarray:
+    """(B, n) true where a patch is kept."""
+    out = np.zeros((len(keep), n), bool)
+    np.put_along_axis(out, keep.numpy(), True, 1)
+    return out
+
+
+def naive(n: int, kept: int, block: int, draw: random.Random, *, by_length: bool = True, attach: str = "either",
+          longest: int | None = None) -> bytes:
+    """n characters, 1 where a patch is kept: the rule, one block at a time. The keywords break it."""
+    seen = bytearray(b"1" * n)
+    while (left := n - kept - seen.count(b"0")) > 0:
+        intervals = [m.span() for m in re.finditer(b"1+", seen)]
+        start, end = draw.choices(intervals, [e - s for s, e in intervals] if by_length else None)[0]
+        length = draw.randint(block, min(left, longest or left)) if left >= block else left
+        if end - start <= length:
+            at, length = start, end - start
+        elif left >= block:
+            at = draw.randint(start, end - length)
+        else:
+            places = [start] * (start > 0) + [end - length] * (end < n)
+            at = {"either": draw.choice(places), "left": places[0], "right": places[-1]}[attach]
+        seen[at: at + length] = b"0" * length
+    return bytes(seen)
+
+
+def naive_masks(n: int, kept: int, block: int, masks: int, **wrong: Any) -> np.ndarray:
+    draw = random.Random(0)
+    rows = b"".join(naive(n, kept, block, draw, **wrong) for _ in range(masks))
+    return np.frombuffer(rows, np.uint8).reshape(masks, n) == ord("1")
+
+
+def runs(masks: np.ndarray, value: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(mask, length) of every run of the value."""
+    edges = np.diff(np.pad(masks == value, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    (row, start), (_, end) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    return row, end - start
+
+
+def statistics(masks: np.ndarray) -> np.ndarray:
+    """(masks, k): visibility by position, hidden and visible runs of each length, by how much the first is longer."""
+    bins = np.unique(np.r_[1:16, 20, 25, 30, 40, 60, 80, 120, masks.shape[1] + 1])
+    parts = [masks]
+    for value in (False, True):
+        row, length = runs(masks, value)
+        parts.append(np.histogram2d(row, length, (np.arange(len(masks) + 1), bins))[0])
+    parts.append(np.bincount(row, minlength=len(masks))[:, None] == np.arange(1, 8))
+    row, length = runs(masks, False)
+    last = np.bincount(row).cumsum() - 1
+    parts.append((length[np.r_[0, last[:-1] + 1]] - length[last])[:, None])
+    return np.concatenate(parts, axis=1).astype(float)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of two means, in standard errors."""
+    x, y = statistics(a), statistics(b)
+    error = np.sqrt(x.var(0) / len(x) + y.var(0) / len(y))
+    rare = np.abs(x).sum(0) + np.abs(y).sum(0) < 40  # too few for a normal error
+    return float((np.abs(x.mean(0) - y.mean(0))[~rare] / error[~rare].clip(1e-9)).max())
+
+
+def drawn(n: int, kept: int, block: int, masks: int) -> np.ndarray:
+    return visible(n, block_split(n, kept, block, rng(masks))[0])
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_blocks_have_the_statistics_of_the_rule(setting: tuple[int, int, int, int]) -> None:
+    n, kept, block, _ = setting
+    masks = drawn(*setting)
+    assert distance(masks, naive_masks(*setting)) < 4.5
+    assert {block, n - kept} <= set(runs(masks, False)[1].tolist())
+
+
+@pytest.mark.parametrize(("wrong", "setting"), [
+    ({"attach": "left"}, SETTINGS[3]), ({"attach": "right"}, SETTINGS[3]), ({"by_length": False}, SETTINGS[0]),
+    ({"longest": 20}, SETTINGS[1])])
+def test_another_rule_has_other_statistics(wrong: dict[str, Any], setting: tuple[int, int, int, int]) -> None:
+    assert distance(drawn(*setting), naive_masks(*setting, **wrong)) > 6
+
+
+@pytest.mark.parametrize(("n", "kept", "block"), [
+    *(s[:3] for s in SETTINGS), (20, 19, 1), (20, 1, 3), (20, 18, 5), (12, 2, 10), (2, 1, 1)])
+def test_every_mask_keeps_the_exact_number_and_hides_blocks_of_the_minimum_length(n: int, kept: int, block: int) -> None:
+    keep, hidden = block_split(n, kept, block, rng(500))
+    assert keep.shape == (500, kept)
+    assert hidden.shape == (500, n - kept)
+    both = torch.cat([keep, hidden], 1).sort(1).values
+    assert torch.equal(both, torch.arange(n).expand(500, -1))
+    for part in (keep, hidden):
+        assert (part.diff(dim=1) > 0).all()  # sorted
+    assert runs(visible(n, keep), False)[1].min() >= min(block, n - kept)
+
+
+@pytest.mark.parametrize(("n", "kept", "block"), [(200, 40, 10), (200, 30, 3), (30, 2, 1), (24, 3, 7)])
+def test_the_turns_suffice_for_every_mask(n: int, kept: int, block: int) -> None:
+    assert block_split(n, kept, block, rng(20_000))[0].shape == (20_000, kept)  # fewer would not be so many everywhere
+
+
+def test_columns_are_found_alike_with_and_without_a_search() -> None:
+    mask = torch.rand(50, 30, generator=torch.Generator().manual_seed(0)).argsort(1) < 11
+    assert torch.equal(columns(mask, 11), columns_by_rank(mask, 11))
+
+
+def test_masks_of_a_batch_differ_and_the_same_generator_gives_the_same() -> None:
+    first, again, other = (block_split(40, 8, 10, rng(64, s))[0] for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(set(map(tuple, first.tolist()))) > 20
+
+
+@pytest.mark.parametrize("kept", [0, 20, 21, -1])
+def test_a_mask_that_keeps_all_or_nothing_is_refused(kept: int) -> None:
+    with pytest.raises(UserError, match=f"{kept} of 20 patches would be kept"):
+        block_split(20, kept, 3, rng(2))
+
+
+@pytest.mark.parametrize("block", [0, -3])
+def test_a_block_of_no_patch_is_refused(block: int) -> None:
+    with pytest.raises(UserError, match="method.block"):
+        block_split(20, 5, block, rng(2))
+
+
+def test_random_masks_hide_every_patch_equally_often() -> None:
+    keep, hidden = random_split(20, 0.25, rng(MASKS))
+    assert keep.shape == (MASKS, 5)
+    assert torch.equal(torch.cat([keep, hidden], 1).sort(1).values, torch.arange(20).expand(MASKS, -1))
+    seen = visible(20, keep)
+    share = seen.mean(0)
+    assert np.abs(share - 0.25).max() < 4.5 * np.sqrt(0.25 * 0.75 / MASKS)
+    pairs = (seen.astype(float).T @ seen.astype(float) / MASKS)[~np.eye(20, dtype=bool)]
+    assert np.abs(pairs - 5 * 4 / (20 * 19)).max() < 5 * np.sqrt(0.05 / MASKS)  # no structure between patches
+
+
+def test_random_masks_of_groups_are_drawn_apart() -> None:
+    keep, hidden = random_split(20, 0.25, rng(50), 12)
+    assert (keep.shape, hidden.shape) == ((50, 12, 5), (50, 12, 15))
+    assert torch.equal(torch.cat([keep, hidden], 2).sort(2).values, torch.arange(20).expand(50, 12, -1))
+    assert len({tuple(sorted(mask)) for mask in keep.view(-1, 5).tolist()}) > 500
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.0, 0.01])
+def test_a_share_that_keeps_all_or_nothing_is_refused(keep: float) -> None:
+    with pytest.raises(UserError, match=rf"method\.keep = {keep} of 20 patches keeps"):
+        random_split(20, keep, rng(2))
+
+
+def test_ema_is_the_weighted_mean_and_copies_buffers() -> None:
+    a, b = (torch.nn.BatchNorm1d(3) for _ in range(2))
+    with torch.no_grad():
+        a.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        b.weight.copy_(torch.tensor([3.0, 2.0, 7.0]))
+    b.running_mean.fill_(5.0)
+    ema_(a, b, 0.75)
+    assert torch.equal(a.weight, torch.tensor([1.5, 2.0, 4.0]))
+    assert torch.equal(a.running_mean, torch.full((3,), 5.0))
+    assert torch.equal(b.weight, torch.tensor([3.0, 2.0, 7.0]))
+
+
+def test_a_frozen_copy_is_apart_and_has_no_gradient() -> None:
+    a = torch.nn.Linear(2, 2)
+    copy = frozen_copy(a)
+    with torch.no_grad():
+        a.weight.add_(1.0)
+    assert not torch.equal(a.weight, copy.weight)
+    assert not any(p.requires_grad for p in copy.parameters())
+    assert all(p.requires_grad for p in a.parameters())
+
+
+def decoder(**size: int) -> tuple[Encoder, MaskedDecoder]:
+    torch.manual_seed(0)
+    encoder = Encoder(Size(16, 2, 2))
+    return encoder, MaskedDecoder(encoder, 7, **{"width": 0, "depth": 0, "heads": 0, **size})
+
+
+def test_a_decoder_of_no_given_size_has_half_the_encoders_width_its_depth_and_its_heads() -> None:
+    _, made = decoder()
+    assert (made.width, len(made.blocks), made.blocks[0].heads) == (8, 2, 2)
+    _, made = decoder(width=12, depth=3, heads=3)
+    assert (made.width, len(made.blocks), made.blocks[0].heads) == (12, 3, 3)
+
+
+def test_a_decoder_predicts_for_each_hidden_position_whatever_the_order() -> None:
+    _, made = decoder()
+    tokens = torch.randn(3, 4, 16)
+    keep, hidden = random_split(10, 0.4, rng(3))
+    with torch.no_grad():
+        out = made(tokens, keep, hidden)
+        turned = made(tokens.flip(1), keep.flip(1), hidden.flip(1)).flip(1)
+    assert out.shape == (3, 6, 7)
+    assert (out - turned).abs().max() < 1e-5
+    assert (out[:, 0] - out[:, 1]).abs().max() > 1e-6
+
+
+def test_a_decoder_knows_of_the_hidden_only_where_they_are() -> None:
+    """The prediction is what plain steps give: mask token + position beside the visible tokens, blocks, norm, map."""
+    _, made = decoder()
+    tokens, keep, hidden = torch.randn(1, 2, 16), torch.tensor([[0, 3]]), torch.tensor([[1, 2]])
+    with torch.no_grad():
+        x = torch.zeros(1, 4, 8)
+        for i, place in enumerate([0, 3]):
+            x[0, i] = made.embed.weight @ tokens[0, i] + sincos(4, 8)[place]
+        for i, place in enumerate([1, 2]):
+            x[0, 2 + i] = made.mask_token + sincos(4, 8)[place]
+        for block in made.blocks:
+            x = block(x)
+        assert (made(tokens, keep, hidden) - made.norm(x)[:, 2:] @ made.proj.weight.T).abs().max() < 1e-6
+
+
+def test_info_nce_is_not_rounded_to_bfloat16_under_autocast() -> None:
+    q, k = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = info_nce(q, k, 0.1)
+    assert torch.equal(loss, info_nce(q, k, 0.1))
+
+
+def test_a_decoder_of_single_leads_knows_where_in_time_and_in_which_lead_a_token_is() -> None:
+    torch.manual_seed(0)
+    made = MaskedDecoder(Encoder(Size(16, 2, 2), leads=3, tokens="lead-time"), 7, width=0, depth=0, heads=0)
+    tokens, keep, hidden = torch.randn(1, 2, 16), torch.tensor([[5, 0]]), torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        x = torch.zeros(1, 6, 8)
+        for i, place in enumerate([5, 0, 1, 2, 3, 4]):  # lead place // 2, time place % 2
+            content = made.embed.weight @ tokens[0, i] if i < 2 else made.mask_token
+            x[0, i] = content + sincos(2, 8)[place % 2] + made.lead[place // 2]
+        for block in made.blocks:
+            x = block(x)
+        assert (made(tokens, keep, hidden) - made.norm(x)[:, 2:] @ made.proj.weight.T).abs().max() < 1e-6

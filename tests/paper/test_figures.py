@@ -1,0 +1,244 @@
+"""Figures of records show what they are given, where it is, and nothing where there is nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from bench.plot import drawing as plot
+from bench.report import aggregate as report
+from bench.report.aggregate import Cell, Record, Row
+from bench.report.statistics import Ranking
+from paper import figures
+
+RUN = {"curves": {"step": [1, 2, 4], "loss": [3.0, 2.0, 1.0]}, "seconds": 7200.0,
+       "monitor": {"step": [0, 4], "rankme": [3.0, 5.0], "feature_sd": [1.0, None]}}  # fmt: skip
+UNTRAINED = {"curves": {}, "monitor": {}, "seconds": 0.0}
+RANKING = Ranking(("jepa", "mae (mask=0.75)", "simclr", "random"), (1.2, 1.8, 3.0, 4.0), 7, 0.01, 1.5)
+SKILL = {"random": 0.6, "jepa": 0.8, "mae": 0.7}
+
+
+class Records:
+    """Records in the making; AUROC is a method's SKILL +- 0.01 for two seeds, its interval +- 0.05."""
+
+    def __init__(self, seeds: Sequence[int] = (0, 1), **provenance: Any) -> None:
+        self.made: list[Record] = []
+        self.trained: dict[tuple[str, int], Record] = {}
+        for method in SKILL:
+            for seed in seeds:
+                config = {"protocol": 2, "seed": seed, "method": {"name": method}, "encoder": {}, "optim": {"steps": 4},
+                          "data": {"mix": {"a": 1.0}, "rate_hz": 100}}
+                self.trained[method, seed] = self.add("pretrain", config=config, provenance=provenance,
+                                                      result=UNTRAINED if method == "random" else RUN)
+
+    def add(self, kind: str, **parts: Any) -> Record:
+        self.made.append({"kind": kind, "run_id": f"{len(self.made):012x}", **parts})
+        return self.made[-1]
+
+    def evaluate(self, method: str, protocol: str = "linear", task: str = "t", better: float = 0.0, **shares: float) -> None:
+        for (name, seed), run in self.trained.items():
+            value = SKILL[method] + better + 0.01 * (2 * seed - 1)
+            classes = {"rare": {"auroc": value - 0.1, "positives": 2}, "common": {"auroc": value + 0.1 * seed, "positives": 9}}
+            calibration = {"bin": [0, 2], "n": [60 - 20 * seed, 20 + 20 * seed], "predicted": [0.1, 0.9],
+                           "observed": [0.2, 0.8 + 0.1 * seed]}
+            if name == method:
+                self.add("evaluate", pretrain_config=run["config"], provenance={}, config={
+                    "protocol": 2, "seed": seed, "pretrain": run["run_id"], "task": task, "data": {"store": "s"},
+                    "folds": {"test": [10]},
+                    "evaluation": {"name": protocol}, **shares}, result={
+                    "macro_auroc": value, "replicates": [value - 0.05, value + 0.05], "per_class": classes,
+                    "calibration": calibration, "records": {"test": 20}, "bootstrap": {}})
+
+    def cells(self) -> tuple[list[Cell], list[Row]]:
+        rows = report.rows_of(self.made)
+        return report.cells_of(self.made, rows), rows
+
+    def points(self) -> list[figures.Point]:
+        return figures.placed(self.cells()[0])
+
+    def runs(self) -> dict[str, list[Record]]:
+        return {row.label: report.pretrainings(row, self.made) for row in self.cells()[1]}
+
+
+def some(**provenance: Any) -> Records:
+    records = Records(**provenance)
+    for method in SKILL:
+        records.evaluate(method)
+    return records
+
+
+def lines(axes: Axes, method: str, length: int) -> list[list[list[float]]]:
+    """[x, y] of a method's lines of this many points, in the order of drawing."""
+    found = [line for line in axes.lines if line.get_color() == plot.look(method)["color"]]
+    drawn = [[np.asarray(data, float).tolist() for data in line.get_data()] for line in found]
+    return [xy for xy in drawn if len(xy[0]) == length]
+
+
+def title(axes: Axes) -> str:
+    return axes.get_title(loc="left").replace("\n", ", ")
+
+
+def test_auroc_draws_each_interval_and_each_run_at_its_value_the_best_on_top() -> None:
+    [axes] = figures.auroc(some().points()).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["jepa", "mae", "random / from scratch"]
+    interval, runs = lines(axes, "jepa", 2)
+    assert interval == [pytest.approx([0.7525, 0.8475]), [0.0, 0.0]]
+    assert runs[0] == pytest.approx([0.79, 0.81])
+    assert [0.8] in [pytest.approx(x) for x, _ in lines(axes, "jepa", 1)]
+
+
+def test_a_method_without_runs_is_dashes_and_a_figure_of_no_run_is_not_made(tmp_path: Path) -> None:
+    records = Records()
+    records.evaluate("jepa")
+    axes = figures.auroc(records.points()).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["--", "--"]
+    nothing = Records(seeds=())
+    assert figures.write([], [], nothing.made, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_draws_the_means_at_the_shares_of_patients_and_the_intervals_as_bands() -> None:
+    records = Records()
+    for fraction, gain in ((0.1, -0.2), (1.0, 0.0)):
+        for method in SKILL:
+            records.evaluate(method, fraction=fraction, better=gain)
+    [axes] = figures.labels(records.points()).axes
+    assert lines(axes, "jepa", 2) == [[[0.1, 1.0], pytest.approx([0.6, 0.8])]]
+    assert axes.get_xscale() == "log"
+    bands = [np.asarray(band.get_datalim(axes.transData).get_points()) for band in axes.collections]
+    assert [band[:, 1].tolist() for band in bands][1] == pytest.approx([0.6 - 0.0475, 0.8 + 0.0475])
+    assert len(bands) == 3
+
+
+def test_along_draws_auroc_at_each_checkpoint_beside_loss_and_rankme_of_the_same_runs() -> None:
+    records = Records()
+    for at, gain in ((0.5, -0.1), (1.0, 0.0)):
+        records.evaluate("jepa", at=at, better=gain)
+    records.evaluate("random", at=1.0)
+    figure = figures.along(records.points(), records.runs())
+    auroc, loss, rankme = figure.axes
+    assert lines(auroc, "jepa", 2) == [[[0.5, 1.0], pytest.approx([0.7, 0.8])]]
+    assert lines(auroc, "random", 2) == [[[0.5, 1.0], pytest.approx([0.6, 0.6])]]
+    assert lines(loss, "jepa", 3) == [[[0.25, 0.5, 1.0], [1.0, 0.5, 0.0]]] * 2
+    assert lines(rankme, "jepa", 2) == [[[0.0, 1.0], [3.0, 5.0]]] * 2
+    assert lines(rankme, "mae", 2) == []  # it has no evaluation
+    assert lines(rankme, "random", 1) == lines(loss, "random", 1) == []
+
+
+@pytest.mark.parametrize(("devices", "said"), [(("cpu", "cpu"), "(cpu; "), (("cpu", "gpu"), "2 kinds of device")])
+def test_cost_draws_auroc_over_the_device_hours_of_pretraining(devices: tuple[str, str], said: str) -> None:
+    records = some(processes=4)
+    for record in records.made:
+        record["provenance"] = record["provenance"] | {"device": devices[record["config"].get("seed", 0)]}
+    figure = figures.cost(records.points(), records.runs())
+    [axes] = figure.axes
+    assert lines(axes, "jepa", 1) == [[[8.0], [pytest.approx(0.8)]]]
+    assert [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines if line.get_color() == "0.6"] == [
+        pytest.approx([0.6, 0.6])]
+    assert said in figure.legends[0].get_title().get_text()
+
+
+def test_reliability_pools_the_bins_of_all_runs_by_how_much_they_hold() -> None:
+    records = some()
+    [axes] = figures.reliability(records.points()).axes
+    [[x, y]] = lines(axes, "jepa", 2)
+    assert x == pytest.approx([0.1, 0.9])
+    assert y == pytest.approx([0.1, (0.8 + 2 * 0.9) / 3 - 0.9])
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(14, [0.1, 0.9]), (15, [0.1, 0.5, 0.9])])
+def test_reliability_leaves_out_bins_of_few_predictions(n: int, drawn: list[float]) -> None:
+    records = some()
+    for record in records.made:
+        if found := record["result"].get("calibration"):
+            for key, value in (("bin", 1), ("n", n), ("predicted", 0.5), ("observed", 0.0)):
+                found[key] = [found[key][0], value, found[key][1]]
+    [axes] = figures.reliability(records.points()).axes
+    assert lines(axes, "jepa", len(drawn))[0][0] == pytest.approx(drawn)
+
+
+def test_classes_draws_the_difference_of_two_methods_with_welchs_interval_over_runs() -> None:
+    points = some().points()
+    [pairs] = figures.pairs_of(points).values()
+    assert [(a.row.label, b.row.label) for _, a, b in pairs] == [("jepa", "random / from scratch"), ("jepa", "mae")]
+    against_random, _ = figures.classes(pairs).axes
+    assert [text.get_text() for text in against_random.get_yticklabels()] == ["common (9)", "rare (2)"]
+    common, rare = lines(against_random, "jepa", 1)
+    assert common == [[pytest.approx(0.2)], [0.0]] and rare == [[pytest.approx(0.2)], [1.0]]
+    test = stats.ttest_ind([0.79, 0.91], [0.59, 0.71], equal_var=False).confidence_interval(0.95)
+    assert lines(against_random, "jepa", 2)[0][0] == pytest.approx([test.low, test.high])
+
+
+def test_a_class_difference_of_single_runs_has_no_interval() -> None:
+    records = Records(seeds=(0,))
+    for method in SKILL:
+        records.evaluate(method)
+    [pairs] = figures.pairs_of(records.points()).values()
+    assert [lines(axes, "jepa", 2) for axes in figures.classes(pairs).axes] == [[], []]
+
+
+def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> None:
+    axes = figures.critical_difference(RANKING, "linear").axes[0]
+    bars = [np.asarray(line.get_xdata(), float).tolist() for line in axes.lines if line.get_linewidth() > 2]
+    assert bars == [pytest.approx([1.2, 1.8]), pytest.approx([1.8, 3.0]), pytest.approx([3.0, 4.0])]
+    assert {line.get_xdata()[0] for line in axes.lines if np.size(line.get_xdata()) == 3} == {1.2, 1.8, 3.0, 4.0}
+    texts = [text.get_text() for text in axes.texts]
+    assert {"jepa", "mae\n(mask=0.75)", "simclr", "random"} <= set(texts)
+
+
+def test_each_method_has_a_loss_panel_of_its_own() -> None:
+    figure = figures.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
+    titles = [title(axes) for axes in figure.axes if axes.get_visible()]
+    assert titles == ["jepa", "mae", "RankMe", "feature sd"]
+    (legend,) = (part.legends[0] for part in figure.subfigs if part.legends)
+    assert [text.get_text() for text in legend.get_texts()] == ["jepa", "mae"]  # what was never trained has no curve
+
+
+def test_recipes_of_one_method_differ_in_their_dashes_and_no_two_methods_share_a_look() -> None:
+    rows = [Row("jepa", f"jepa (keep={i})", {}, ()) for i in range(3)]
+    assert len({figures._line(row, rows)["linestyle"] for row in rows}) == 3
+    assert len({str(figures._line(row, rows) | {"linestyle": ""}) for row in rows}) == 1
+
+
+def test_figures_are_of_the_last_checkpoint_and_all_labels_and_pages_begin_with_linear_and_finetune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records()
+    for method in SKILL:
+        for protocol in ("knn", "finetune", "linear", "linear-mean"):
+            for task in "abcde" if protocol == "linear" else "a":
+                records.evaluate(method, protocol, task)
+        records.evaluate(method, "linear", "a", fraction=0.5, better=0.1)
+        if method != "random":
+            records.evaluate(method, "linear", "a", at=0.5, better=0.1)
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.update({path.name: figure}) or [path])
+    figures.write(*records.cells(), records.made, tmp_path)
+    assert [name for name in drawn if not name.startswith(("classes", "ranks"))] == [
+        "auroc", "auroc-2", "auroc-3", "labels", "along", "cost", "cost-2", "cost-3", "reliability", "reliability-2",
+        "reliability-3", "pretraining"]
+    shown = {name: [title(axes) for axes in figure.axes if axes.get_visible()] for name, figure in drawn.items()}
+    assert shown["auroc"] == ["s, a, linear", "s, b, linear", "s, c, linear", "s, d, linear", "s, a, finetune"]
+    assert shown["auroc-2"] == ["s, e, linear"] and shown["auroc-3"] == ["s, a, knn", "s, a, linear-mean"]
+    assert shown["labels"] == ["s, a, linear"] and shown["along"][0] == "s, a, linear"
+    numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in drawn["auroc"].axes[:5]]
+    assert numbered == [False, True, True, True, True]  # an axis that nothing stands below has its numbers
+    assert lines(drawn["auroc"].axes[0], "jepa", 1)[0][0] == [pytest.approx(0.8)]
+    assert {name for name in drawn if name.startswith("classes")} == {f"classes-s-{task}" for task in "abcde"}
+
+
+def test_same_records_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "save", lambda figure, path: plot.save(figure, path, ("svg",)))
+    written = []
+    for name in "ab":
+        records = some()
+        for method in SKILL:
+            records.evaluate(method, fraction=0.5)
+            records.evaluate(method, at=0.5)
+        written.append({path.name: path.read_bytes() for path in figures.write(*records.cells(), records.made, tmp_path / name)})
+    assert written[0] == written[1] and len(written[0]) == 7

@@ -1,0 +1,245 @@
+"""The paper's numbers, tables and figures are functions of records, and none is typed."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import reported
+from matplotlib.figure import Figure
+from PIL import Image
+from test_report import Runs, two_methods
+
+from bench.core.errors import UserError
+from bench.report import aggregate as report
+from bench.runs.config import ROOT
+from paper import macros
+
+TEX = macros.TEX.read_text()
+BODY = TEX.partition(r"\begin{document}")[2]
+LATEX = shutil.which("latexmk") and shutil.which("kpsewhich")
+# Arguments that hold names and lengths instead of text.
+NAMES = re.compile(r"\\(?:cite|ref|label|tableref|tablefromrecords|bibliography\w*)\{[^}]*\}"
+                   r"|\\figurefromrecords(?:\[[^]]*\])?\{[^}]*\}")
+FLOAT = re.compile(rb"-?\d+(?:\.\d*)?(?:e-?\d+)?")
+TYPED = re.compile(r"\d*\.\d+|\d{3,}|\d{1,3}(?:,|\{,\})\d{3}")  # a decimal, or an integer of three digits or more
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+def numbers(runs: Runs) -> dict[str, str]:
+    rows = report.rows_of(runs.made)
+    return macros.numbers(report.cells_of(runs.made, rows) if rows else [], rows, runs.made)
+
+
+def typed(tex: str) -> list[str]:
+    """The numbers in a text that macros ought to stand for."""
+    return TYPED.findall(NAMES.sub("", re.sub(r"(?<!\\)%.*", "", tex)))
+
+
+def test_the_paper_types_no_number_that_a_macro_ought_to_hold() -> None:
+    assert typed(BODY) == []
+
+
+@pytest.mark.parametrize("text", ["an AUROC of 0.945", "of .938", "1,011,849 records", "100000 steps", r"100{,}000", "2.5\\,s"])
+def test_a_typed_number_would_be_found(text: str) -> None:
+    assert typed(f"{text} \\cite{{he2022}}") != []
+
+
+def test_the_paper_uses_no_macro_that_the_rule_does_not_give(runs: Runs) -> None:
+    assert set(macros.used(BODY)) <= numbers(runs).keys()
+    assert len(macros.used(BODY)) > 50
+
+
+def test_no_macro_swallows_the_space_after_it() -> None:
+    assert re.findall(r"\\[A-Z][A-Za-z]*\s", BODY) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [(("auc", "jepa", "linear", "all"), "AucJepaLinearAll"),
+     (("auc", "data2vec", "finetune-after-linear", "superdiagnostic-single", "sd"),
+      "AucDataTwoVecFinetuneAfterLinearSuperdiagnosticSingleSd"),
+     (("setting", "st_mem", "decoder.width", ""), "SettingStMemDecoderWidth")],
+)  # fmt: skip
+def test_name_is_its_parts_in_letters(parts: tuple[str, ...], expected: str) -> None:
+    assert macros.name(parts) == expected
+
+
+def test_macros_hold_what_the_records_say(runs: Runs) -> None:
+    found = numbers(two_methods(runs))
+    expected = {"AucJepaLinearSuperdiagnostic": "0.700", "AucJepaLinearSuperdiagnosticSd": "0.141",
+                "AucJepaLinearSuperdiagnosticLow": "0.605", "AucJepaLinearSuperdiagnosticHigh": "0.795",
+                "AucJepaLinearSuperdiagnosticRuns": "2", "GainJepaLinearSuperdiagnostic": "$+0.500$",
+                "AucRandomLinearSuperdiagnostic": "0.200", "BestLinearSuperdiagnostic": "jepa",
+                "AucBestLinearSuperdiagnostic": "0.700", "ComparisonSteps": "4", "ComparisonMethods": "1",
+                "RunsJepa": "2", "SecondsJepa": "2", "Records": "6", "RecordsPretrain": "3"}  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_a_number_without_a_record_is_missing(runs: Runs) -> None:
+    found = numbers(two_methods(runs))
+    for name in ("AucMaeLinearAll", "AucRandomLinearSuperdiagnosticSd", "AucJepaSAllLinearAll", "GainJepaLinearSuperdiagnosticP"):
+        assert found[name] == macros.MISSING
+
+
+def test_settings_and_published_numbers_need_no_record(runs: Runs) -> None:
+    found = numbers(runs)
+    expected = {"SettingJepaMomentumOne": "0.9995", "SettingOptimFinalLr": "$10^{-6}$", "SettingOptimSteps": "100,000",
+                "PublishedJepaSAllFinetuneAfterLinearAll": "0.945", "CorpusRecords": "1,011,849", "Methods": "15"}
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_the_comparison_is_of_the_budget_that_most_methods_share(runs: Runs) -> None:
+    for method, steps, auroc in (("random", 0, 0.5), ("jepa", 9, 0.9), ("jepa", 4, 0.6), ("mae", 4, 0.7)):
+        runs.evaluate(runs.pretrain(method, steps=steps), [0.1, 0.2], auroc=auroc)
+    found = numbers(runs)
+    assert (found["ComparisonSteps"], found["ComparisonMethods"]) == ("4", "2")
+    assert found["AucJepaLinearSuperdiagnostic"] == "0.600"
+    assert found["AucRandomLinearSuperdiagnostic"] == "0.500"
+
+
+def test_a_checkpoint_on_the_way_part_of_the_labels_or_shuffled_ones_are_no_number_of_the_comparison(runs: Runs) -> None:
+    run = runs.pretrain("jepa")
+    runs.evaluate(run, [0.1], auroc=0.9)
+    for key, value in (("at", 0.5), ("fraction", 0.1), ("shuffle_labels", 1)):
+        runs.evaluate(run, [0.1], auroc=0.1)["config"][key] = value
+    assert numbers(runs)["AucJepaLinearSuperdiagnostic"] == "0.900"
+
+
+def test_two_recipes_of_one_name_have_no_number(runs: Runs) -> None:
+    run = runs.pretrain("jepa")
+    for steps in (3, 4):
+        runs.evaluate(run, [0.1], auroc=0.6, steps=steps)
+    assert numbers(runs)["AucJepaLinearSuperdiagnostic"] == macros.MISSING
+
+
+def test_two_methods_whose_names_become_one_are_refused(runs: Runs) -> None:
+    for method, auroc in (("data2vec", 0.6), ("data-two-vec", 0.7)):
+        runs.evaluate(runs.pretrain(method), [0.1], auroc=auroc)
+    with pytest.raises(UserError, match=r"two numbers are called \\\w*DataTwoVec"):
+        numbers(runs)
+
+
+def test_differences_that_can_be_tested_are_counted(runs: Runs) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, 50)
+    for method, auroc in (("random", 0.5), ("jepa", 0.6), ("mae", 0.4), ("simclr", 0.8)):
+        for seed, offset in enumerate((-0.001, 0.0, 0.001)):
+            replicates = (auroc + noise + rng.normal(0, 0.001, 50)).tolist()
+            runs.evaluate(runs.pretrain(method, seed), replicates, seed, auroc=auroc + offset)
+    found = numbers(runs)
+    counts = {"Compared": "3", "Above": "2", "Below": "1", "AheadOfJepa": "1", "BehindJepa": "1"}
+    assert {key: found[f"{key}LinearSuperdiagnostic"] for key in counts} == counts
+
+
+def test_a_name_of_the_users_is_text_in_latex(runs: Runs) -> None:
+    two_methods(runs)
+    for record in runs.made:
+        if record["kind"] == "evaluate":
+            record["config"]["data"]["store"] = "a_b&c%"
+    assert numbers(runs)["ComparisonStore"] == r"a\_\allowbreak{}b\&c\%"
+
+
+def test_macros_tex_defines_each_macro_of_the_paper_once_and_missing(runs: Runs, tmp_path: Path) -> None:
+    for made in (runs.made, two_methods(runs).made):
+        rows = report.rows_of(made)
+        [path] = macros.write(report.cells_of(made, rows) if made else [], rows, made, tmp_path)
+        defined = re.findall(r"^\\newcommand\{\\([A-Za-z]+)\}", path.read_text(), re.MULTILINE)
+        assert defined == ["missing", *macros.used(BODY)]
+
+
+def test_every_reference_is_cited_and_every_citation_has_one() -> None:
+    cited = {key for keys in re.findall(r"\\cite\{([^}]*)\}", BODY) for key in keys.split(",")}
+    assert cited == set(re.findall(r"^@\w+\{(\w+),", (ROOT / "paper" / "references.bib").read_text(), re.MULTILINE))
+
+
+def make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    """make with this Python's environment, which it must not install."""
+    venv = Path(sys.prefix)
+    command = [str(shutil.which("make")), f"VENV={venv}", "-o", f"{venv}/.installed", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=None if path is None else {"PATH": path})
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_without_latex_make_paper_says_in_one_line_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    done = make("-s", "paper", f"GENERATED={tmp_path}", f"RESULTS={tmp_path}", path=str(tmp_path))
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert done.returncode == 2
+    assert len(said) == 1
+    assert "apt-get install --no-install-recommends latexmk" in said[0]
+
+
+@pytest.mark.slow  # latexmk
+@pytest.mark.skipif(not LATEX, reason="no LaTeX: latexmk is not installed")
+@pytest.mark.parametrize("some", [False, True], ids=["no records", "some records"])
+def test_the_paper_builds_and_nothing_runs_over_the_margin(runs: Runs, tmp_path: Path, some: bool) -> None:
+    if some:
+        reported(two_methods(runs).write(tmp_path / "results"), tmp_path / "generated")
+    done = make("paper", f"RESULTS={tmp_path / 'results'}", f"GENERATED={tmp_path / 'generated'}", f"BUILD={tmp_path / 'build'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "build" / "paper.pdf").read_bytes().startswith(b"%PDF")
+    log = (tmp_path / "build" / "paper.log").read_text(errors="replace")
+    assert re.findall(r"Overfull \\hbox.*|LaTeX Warning.*|Package \w+ Warning.*", log) == []
+
+
+def same(one: Path, other: Path) -> bool:
+    """Are two files the same bytes or, where a CPU or a zlib may leave traces, the same but for these?
+
+    Sums in another order (BLAS, SIMD) move the last digits of floats, which a CSV prints in full and a drawing as
+    coordinates; another zlib packs the same pixels and lines into other bytes. Tables and macros are rounded: bytes.
+    """
+    a, b = one.read_bytes(), other.read_bytes() if other.is_file() else b""
+    if a == b or not b or one.suffix not in (".csv", ".svg", ".pdf", ".png"):
+        return a == b
+    if one.suffix == ".png":
+        x, y = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (one, other))
+        return x.shape == y.shape and bool(np.abs(x - y).mean() < 0.1)  # of 255
+    parts = [unpacked(each) if one.suffix == ".pdf" else [each] for each in (a, b)]
+    near = 0.0 if one.suffix == ".csv" else 0.01  # of a point
+    return len(parts[0]) == len(parts[1]) and all(x == y or (
+        FLOAT.split(x) == FLOAT.split(y)
+        and np.allclose(*([float(number) for number in FLOAT.findall(part)] for part in (x, y)), rtol=1e-9, atol=near)
+    ) for x, y in zip(*parts, strict=True))
+
+
+def unpacked(pdf: bytes) -> list[bytes]:
+    return [zlib.decompress(stream) for stream in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)]
+
+
+def test_files_are_the_same_but_for_what_another_cpu_leaves(runs: Runs, tmp_path: Path) -> None:
+    for name, one, other, expected in (
+        ("a.csv", "jepa,0.12345678901234567\n", "jepa,0.12345678901234599\n", True), ("a.csv", "jepa,0.123", "jepa,0.124", False),
+        ("a.csv", "jepa,0.1", "mae,0.1", False), ("a.tex", "0.12345678901234567", "0.12345678901234599", False),
+        ("a.svg", '<path d="M 1.2345678 2"/>', '<path d="M 1.2345679 2"/>', True), ("a.svg", "<path/>", "<g/>", False),
+    ):  # fmt: skip
+        for folder, text in (("one", one), ("other", other)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(text)
+        assert same(tmp_path / "one" / name, tmp_path / "other" / name) is expected
+    assert not same(tmp_path / "one" / "a.csv", tmp_path / "other" / "b.csv")
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_drawings_are_the_same_however_they_are_packed_and_not_with_another_line(kind: str, tmp_path: Path) -> None:
+    def drawn(name: str, y: float, **packed: int) -> Path:
+        with matplotlib.rc_context({"pdf.compression": packed.get("level", 6)}):
+            figure = Figure(figsize=(2, 2))
+            figure.subplots().plot((0, 1), (0, y))
+            options = {"pil_kwargs": {"compress_level": packed.get("level", 6)}} if kind == "png" else {}
+            figure.savefig(tmp_path / f"{name}.{kind}", **options)
+        return tmp_path / f"{name}.{kind}"
+
+    first, repacked, moved = drawn("first", 0.5), drawn("repacked", 0.5 + 1e-13, level=1), drawn("moved", 0.51)
+    assert first.read_bytes() != repacked.read_bytes()
+    assert same(first, repacked)
+    assert not same(first, moved)

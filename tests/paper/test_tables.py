@@ -1,0 +1,473 @@
+"""Tables from records: which records count, what is printed, and how."""
+
+import csv
+import html.parser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from scipy import stats
+from test_report import Runs, tables, two_methods
+
+from bench.evaluation.protocols import defaults
+from bench.report import aggregate as report
+from bench.report.statistics import compare, holm
+from bench.runs import config
+from paper import columns, inventory, published, reproduction, training, typeset
+from paper import tables as printed
+from paper.published import TESTED
+from paper.typeset import Entry, Sheet, Table
+
+Record = dict[str, Any]
+NOISE = np.random.default_rng(0).normal(0, 0.01, 50)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+def pretrained(runs: Runs, method: str = "jepa", *overrides: Any, seed: int = 0, **result: Any) -> Record:
+    """A pre-training as in arXiv 2410.13867, ViT-S on PTB-XL unless `overrides` say otherwise."""
+    made = config.load(method, [("encoder.size", "s"), ("data.mix", "ptb-xl"), ("seed", seed), *overrides])
+    made["data"]["fingerprints"] = dict.fromkeys(made["data"]["mix"], "f")
+    stores = made["data"]["mix"] if made["optim"]["steps"] else {}
+    saw = {name: {"source": name, "version": "1", "records": 100} for name in stores}
+    return runs.add("pretrain", {"config": made, "provenance": {"device": "cpu (x)", "threads": 2}, "result": {
+        "seconds": 3600.0, "records_per_second": 4.0, "peak_memory_mb": 5.0, "saw": saw, "curves": {"step": []},
+        "monitor": {"step": []}, **result}})
+
+
+def evaluated(runs: Runs, run: Record, auroc: float, task: str = "all", protocol: str = "linear", *overrides: Any, seed: int = 0,
+              tested: int = 0, **result: Any) -> Record:
+    """An evaluation by the protocol's defaults on PTB-XL, unless `overrides` say otherwise."""
+    made = config.merge(defaults(protocol), {"seed": seed, "pretrain": run["run_id"], "task": task,
+                                             "data": {"store": "ptb-xl", "fingerprint": "f"}})
+    return runs.add("evaluate", {"config": config.override(made, overrides), "pretrain_config": run["config"], "saw": {},
+                                 "provenance": {}, "result": {
+        "macro_auroc": auroc, "replicates": (auroc + NOISE).tolist(), "bootstrap": {"seed": 1},
+        "per_class": {"MI": {"auroc": auroc, "positives": 7}}, "records": {"test": tested or TESTED[task]}, **result}})
+
+
+def sheets(runs: Runs) -> dict[str, Sheet]:
+    """The tables for print of these records."""
+    rows = report.rows_of(runs.made)
+    found = columns.columns_of(report.cells_of(runs.made, rows))
+    made = [printed.families(found, rows, runs.made), training.training(rows, runs.made),
+            *reproduction.sheets(published.ours_of(found, rows)), inventory.sizes(), inventory.corpora(runs.made)]
+    return {sheet.name: sheet for sheet in made}
+
+
+def line(table: Table, *names: str) -> list[str]:
+    """The printed line that begins with these names, bold in stars, marks after ^."""
+    for _, block in table.blocks:
+        for entries in block:
+            if [e.text for e in entries[: len(names)]] == list(names):
+                return [f"*{e.text}*" if e.bold else e.text + (f"^{e.marks}" if e.marks else "") for e in entries[len(names):]]
+    raise AssertionError(names)
+
+
+def test_csv_keeps_floats_in_full_and_names_the_runs(runs: Runs, tmp_path: Path, fast: None) -> None:
+    third = 1 / 3
+    record = runs.evaluate(runs.pretrain("random"), [third], auroc=third)
+    _, [cell] = tables(runs, tmp_path)
+    assert (float(cell["mean"]), cell["sd"], cell["run_ids"]) == (third, "--", record["run_id"])
+
+
+def test_texts_are_rounded_half_to_even(runs: Runs) -> None:
+    runs.evaluate(runs.pretrain("random"), [0.0625], auroc=0.0625)
+    [cell] = report.cells_of(runs.made, report.rows_of(runs.made))
+    assert columns.score(cell, True) == "0.062 (--), n=1"
+
+
+def test_per_class_table_holds_each_class_of_each_cell(runs: Runs, tmp_path: Path, fast: None) -> None:
+    tables(two_methods(runs), tmp_path)
+    assert "| MI | 7 | 0.200 | 0.700 |" in (tmp_path / "out" / "per_class.md").read_text()
+    lines = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
+    assert lines[1] == "a,superdiagnostic,random,random / from scratch,linear,MI,7,0.2,--,1"
+    assert len(lines) == 3
+
+
+def test_missing_cell_prints_dashes_and_the_command_that_fills_it(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.evaluate(runs.pretrain("random"), [0.1], seed=3)
+    mae = runs.pretrain("mae", seed=1)
+    markdown, cells = tables(runs, tmp_path)
+    command = f"ecgssl evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed 3"
+    assert "| mae | -- | -- |" in markdown
+    assert f"To fill:\n\n- mae: linear: `{command}`\n" in markdown
+    assert [(c["mean"], c["n"], c["command"]) for c in cells if c["method"] == "mae"] == [("--", "0", command)]
+
+
+def test_a_page_lists_a_few_commands_and_counts_the_others(runs: Runs, tmp_path: Path, fast: None) -> None:
+    first, *_ = [runs.pretrain("jepa", seed) for seed in range(5)]
+    for seed in range(3):
+        runs.evaluate(runs.pretrain("random"), [0.1], seed=seed)
+    runs.made.remove(first)
+    markdown, cells = tables(runs, tmp_path)
+    commands = [c for cell in cells for c in cell["command"].split("; ") if cell["method"] == "jepa"]
+    assert len(commands) == 12 == typeset.FILL and " more: column" not in markdown
+    runs.add("pretrain", {key: first[key] for key in ("config", "result", "provenance")})
+    (tmp_path / "more").mkdir()
+    assert "- and 3 more: column `command` of [table.csv](table.csv)" in tables(runs, tmp_path / "more")[0]
+
+
+def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
+    runs.pretrain("jepa")
+    markdown, _ = tables(runs, tmp_path)
+    assert '| jepa | tiny | 100 | 10 | 4 | 2 | 0.75 a + 0.25 b | 1 | 4.0 | 2.0 | -- |' in markdown
+
+
+def test_scores_per_class_and_beside_auroc_count_pretrainings_as_the_tables_do(runs: Runs, tmp_path: Path, fast: None) -> None:
+    first, second = runs.pretrain("jepa", 0), runs.pretrain("jepa", 1)
+    for run, auroc, seed in ((first, 0.5, 0), (first, 0.7, 1), (second, 0.8, 0)):
+        runs.evaluate(run, [0.4, 0.6], seed, auroc=auroc)["result"]["f_max"] = auroc
+    tables(runs, tmp_path)
+    for name, line in (("per_class", -1), ("scores", -3)):
+        *_, mean, _, n = (tmp_path / "out" / f"{name}.csv").read_text().splitlines()[line].split(",")
+        assert (float(mean), n) == (pytest.approx(0.7), "2")
+
+
+def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
+    two_methods(runs)
+    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
+        record["result"]["macro_f1"] = value
+    tables(runs, tmp_path)
+    with (tmp_path / "out" / "scores.csv").open() as f:
+        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
+    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
+    assert found["jepa", "macro_f1"][1] == "2"
+    assert found["random", "macro_f1"] == ("--", "0")
+
+
+def test_checkpoints_and_label_fractions_do_not_widen_the_tables_of_protocols(runs: Runs, tmp_path: Path, fast: None) -> None:
+    run = pretrained(runs)
+    for at, fraction in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.1)):
+        evaluated(runs, run, at * fraction, "all", "linear", ("at", at), ("fraction", fraction))
+    text = tables(runs, tmp_path)[0]
+    assert "### linear\n\n| pre-training | macro AUROC | vs random |\n" in text
+    assert "### linear, after a share of the pre-training's steps\n\n| pre-training | 50 % | 100 % |\n" in text
+    assert "| jepa | 0.500 (--) | 1.000 (--) |" in text and "[families](tables/families.md)" in text
+
+
+@pytest.mark.skipif(not (SHARED / "golden" / "published.csv").is_file(), reason="no golden/published.csv")
+def test_published_numbers_are_what_the_rule_of_the_readme_takes_from_the_collection_unchanged() -> None:
+    with (SHARED / "golden" / "published.csv").open(encoding="utf-8", newline="") as f:
+        collected = [published.Fact(**each) for each in csv.DictReader(f)]
+    kept = [fact for fact in collected if fact.source.startswith("arXiv:2410.13867") or (fact.of and fact.of != "all" and (
+        fact.source == "SECONDARY summary of arXiv:2410.13867"
+        or (fact.source.startswith("Strodthoff 2020") and fact.metric.startswith("macro_auc"))))]
+    assert list(published.facts()) == kept
+
+
+def test_every_published_number_names_its_source() -> None:
+    assert len(published.facts()) > 100
+    for fact in published.facts():
+        assert fact.source and fact.url.startswith("https://") and 0 < float(fact.value) < 1, fact
+
+
+def test_every_cited_row_stands_in_its_table_in_every_format_with_its_source(runs: Runs, tmp_path: Path) -> None:
+    pretrained(runs)
+    made = sheets(runs)
+    for name, task in (("all-statements", "all"), ("superdiagnostic-single",) * 2, ("form",) * 2, ("diagnostic",) * 2):
+        texts = {path.suffix: path.read_text() for path in made[name].write(tmp_path)}
+        facts = [f for f in published.facts() if f.of == task and "halfwidth" not in f.metric]
+        assert len(facts) > 7
+        for fact in facts:
+            assert all(fact.value in text for text in texts.values())
+            assert f",{fact.value}," in texts[".csv"] and fact.url in texts[".csv"] and fact.source in texts[".md"]
+    single = {fact.method for fact in published.facts() if fact.of == "superdiagnostic-single"}
+    assert {"MoCo v3", "CMSC", "MTAE", "MLAE", "ST-MEM", "CPC"} <= single
+    assert {each["model"] for each in map(vars, published.facts()) if each["task"] == "ptbxl-all"} >= {
+        "inception1d", "xresnet1d50", "4FC+2LSTM+2FC", "S4", "ViT-B", "ViT-S", "ViT-XS"}
+
+
+def test_marks_say_which_numbers_are_of_another_split_or_bracket_or_were_read_second_hand(runs: Runs) -> None:
+    pretrained(runs)
+    made = {name: sheet.tables[0] for name, sheet in sheets(runs).items()}
+    assert line(made["all-statements"], "Random Init", "", "inception1d")[1] == "0.925 (0.008)^h"
+    assert line(made["superdiagnostic-single"], "ST-MEM", "", "ViT-B")[1:4:2] == ["0.933 (0.003)^s", "0.838 (0.011)^s"]
+    assert line(made["superdiagnostic-single"], "JEPA", "All", "ViT-B")[1] == "0.928 (0.003)"
+    assert line(made["rhythm"], "JEPA", "")[2] == "0.968^2"
+    for table in made.values():
+        used = {mark for _, block in table.blocks for entries in block for e in entries for mark in e.marks}
+        assert used <= table.notes.keys()
+
+
+def test_a_record_by_the_papers_recipe_stands_beside_the_published_value(runs: Runs) -> None:
+    run = pretrained(runs)
+    for seed, auroc in enumerate((0.92, 0.93)):
+        evaluated(runs, run, auroc, seed=seed)
+    made = sheets(runs)
+    assert line(made["all-statements"].tables[0], "JEPA", "PTB-XL", "ViT-S") == [
+        "--", "0.930 (0.001)", "0.925 (0.007)", "0.926 (0.002)", "[4]"]
+    [found] = [each for each in made["all-statements"].data if each["whose"] == "ours" and each["n"]]
+    assert (found["mean"], found["n"], found["run_ids"]) == (pytest.approx(0.925), 2, "000000000002 000000000003")
+
+
+@pytest.mark.parametrize(("pretraining", "evaluation", "tested"), [
+    ([("encoder.size", "tiny")], [], 0), ([("data.rate_hz", 100), ("encoder.patch", 5)], [], 0), ([("method.block", 5)], [], 0),
+    ([("data.mix", {"ptb-xl": 0.5, "georgia": 0.5})], [], 0), ([("optim.batch", 1024)], [], 0), ([("optim.steps", 20000)], [], 0),
+    ([], [("at", 0.5)], 0), ([], [("fraction", 0.5)], 0), ([], [("evaluation.steps", 500)], 0), ([], [("data.store", "mini")], 0),
+    ([], [("external.store", "ludb")], 0), ([], [("folds.train", [1])], 0), ([], [], 300)])
+def test_a_record_of_another_recipe_is_in_no_cell_of_the_paper(
+        runs: Runs, pretraining: Any, evaluation: Any, tested: int) -> None:
+    evaluated(runs, pretrained(runs, "jepa", *pretraining), 0.9, "all", "linear", *evaluation, tested=tested)
+    made = sheets(runs)
+    for name in ("all-statements", "reproduction"):
+        assert not any(each.get("run_ids") for each in made[name].data), name
+    if ("at", 0.5) not in evaluation:
+        assert any(each.get("run_ids") == "000000000002" for each in made["families"].data)
+
+
+def test_init_precision_and_micro_batches_are_free_and_the_row_closest_to_the_published_recipe_is_shown(runs: Runs) -> None:
+    far = pretrained(runs, "jepa", ("optim.precision", "bfloat16"))
+    close = pretrained(runs, "jepa", ("encoder.init", "xavier_uniform"), ("optim.accumulate", 4))
+    for run, auroc in ((far, 0.95), (close, 0.9)):
+        evaluated(runs, run, auroc)
+    table = sheets(runs)["all-statements"].tables[0]
+    assert line(table, "JEPA", "PTB-XL", "ViT-S")[2] == "0.900 (--)"
+    assert "JEPA PTB-XL ViT-S: jepa (" in table.notes["+"] and "precision=bfloat16" in table.notes["+"]
+
+
+def test_from_scratch_stands_where_the_paper_fine_tunes_a_random_backbone_and_is_marked(runs: Runs) -> None:
+    evaluated(runs, pretrained(runs, "random"), 0.88, "all", "scratch")
+    found = line(sheets(runs)["all-statements"].tables[0], "random / from scratch", "", "ViT-S")
+    assert found[:2] == ["0.880 (--)", "0.883 (0.004)^t"]
+
+
+def test_a_missing_cell_of_the_paper_names_the_next_command(runs: Runs, tmp_path: Path) -> None:
+    run = pretrained(runs)
+    evaluated(runs, run, 0.9)
+    sheet = sheets(runs)["all-statements"]
+    commands = {(e["data"], e["backbone"], e["protocol"]): e["command"] for e in sheet.data if e["whose"] == "ours"}
+    assert commands["PTB-XL", "ViT-S", "linear"] is None
+    assert commands["PTB-XL", "ViT-S", "finetune-after-linear"] == (
+        f"ecgssl evaluate {run['run_id']} --store ptb-xl --task all --protocol finetune-after-linear --seeds 10")
+    pretrain = "ecgssl pretrain jepa --mix all --set encoder.size=b --set encoder.init=xavier_uniform --set optim.batch=1024"
+    assert commands["All", "ViT-B", "linear"] == pretrain
+    texts = {path.suffix: path.read_text() for path in sheet.write(tmp_path)}
+    assert f"\n% to fill JEPA All ViT-B: finetune-after-linear, linear: {pretrain}\n" in texts[".tex"]
+    assert all(pretrain in text for text in texts.values())
+    made = config.load("jepa", ["encoder.size=b", "encoder.init=xavier_uniform", "optim.batch=1024",
+                                ("data.mix", config.mixture("all"))])
+    assert published.place_of(made) == ("jepa", "b", "all")
+
+
+def test_without_records_of_them_all_tables_print_with_dashes_and_commands(runs: Runs) -> None:
+    runs.pretrain("random")
+    for name, sheet in sheets(runs).items():
+        if name != "sizes":
+            texts = [e.text for _, block in sheet.tables[0].blocks for entries in block for e in entries]
+            assert sheet.tables[0].fill and "--" in texts, name
+
+
+def test_bold_is_the_best_mean_and_what_is_not_significantly_worse(runs: Runs) -> None:
+    rng = np.random.default_rng(1)
+    made: dict[str, list[Record]] = {}
+    for method, auroc, seeds in (("random", 0.5, 3), ("jepa", 0.8, 3), ("mae", 0.795, 3), ("simclr", 0.6, 3), ("byol", 0.79, 1)):
+        for seed, offset in enumerate((-0.01, 0.0, 0.01)[-seeds:]):
+            replicates = (auroc + offset + NOISE + rng.normal(0, 0.005, 50)).tolist()
+            made.setdefault(method, []).append(runs.evaluate(runs.pretrain(method, seed), replicates, seed, auroc=auroc + offset))
+    cells = report.cells_of(runs.made, report.rows_of(runs.made))
+    found = dict(zip((c.row.method for c in cells), columns.leaders(cells), strict=True))
+    expected = holm([compare(made["jepa"], made[other]).p for other in ("random", "mae", "simclr")])
+    assert [found[m][1] for m in ("random", "mae", "simclr")] == expected
+    assert expected[1] > 0.05 > max(expected[0], expected[2])
+    assert {m: bold for m, (bold, _) in found.items()} == {
+        "random": False, "byol": False, "jepa": True, "mae": True, "simclr": False}  # one run alone is not tested
+    assert not any(bold for bold, _ in columns.leaders(cells[:1]))
+
+
+def test_ours_minus_published_is_welchs_interval_over_runs(runs: Runs) -> None:
+    run = pretrained(runs)
+    ours = [0.90, 0.91, 0.93]
+    for seed, auroc in enumerate(ours):
+        evaluated(runs, run, auroc, seed=seed)
+    [found] = [each for each in sheets(runs)["reproduction"].data if each["run_ids"]]
+    theirs = stats.zscore(np.arange(10), ddof=1) * 0.002 + 0.926  # any ten numbers of the published mean and sd
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert (found["published"], found["published_sd"]) == ("0.926", "0.002")
+    assert [found[k] for k in ("difference", "difference_lower", "difference_upper")] == pytest.approx(
+        [np.mean(ours) - 0.926, *welch])
+    mean = stats.t.interval(0.95, 2, np.mean(ours), stats.sem(ours))
+    assert [found["runs_lower"], found["runs_upper"]] == pytest.approx(list(mean))
+
+
+def test_backbones_have_the_published_number_of_parameters() -> None:
+    found = {each["backbone"]: each["difference"] for each in inventory.sizes().data}
+    assert found == {"tiny (ours)": None, "ViT-XS": 0, "ViT-S": 0, "ViT-B": 0}
+
+
+def test_corpora_are_counted_from_what_pretrainings_saw_beside_the_papers_counts(runs: Runs) -> None:
+    pretrained(runs)
+    imported = pretrained(runs, "jepa", ("data.mix", {"georgia": 1.0}))
+    imported["result"]["saw"]["georgia"]["records"] = None  # unknown
+    table = sheets(runs)["corpora"].tables[0]
+    assert line(table, "ptb-xl") == ["1", "ptb-xl", "100", "17,439", "-17,339", "174,390", ""]
+    assert line(table, "georgia")[:5] == ["--", "--", "--", "10,292", "--"]
+    assert line(table, "all ten")[:5] == ["--", "--", "--", "1,011,849", "--"]
+    assert ("georgia", "records", "ecgssl data prepare georgia --from data/georgia") in table.fill
+
+
+def test_families_compare_rows_of_one_budget_alone(runs: Runs) -> None:
+    for steps in (1000, 2000):
+        for method, auroc in (("jepa", 0.9), ("mae", 0.8)):
+            evaluated(runs, pretrained(runs, method, ("optim.steps", steps), ("optim.warmup_steps", 10)), auroc)
+    evaluated(runs, pretrained(runs, "random"), 0.7)
+    tables = sheets(runs)["families"].tables
+    titles = [f"ViT-S, 500 Hz, ptb-xl, {steps} steps of 2,048 records" for steps in ("1,000", "2,000")]
+    assert [t.title for t in tables] == [f"{t}: {what}" for t in titles for what in ("ranks and cost", "linear on ptb-xl")]
+    for table in tables[1::2]:
+        assert [[heading, *(entries[0].text for entries in block)] for heading, block in table.blocks] == [
+            ["none", "random / from scratch"], ["joint-embedding predictive", "jepa"], ["generative", "mae"]]
+
+
+def test_families_rank_over_the_tasks_in_which_a_row_has_runs_and_count_what_it_cost(runs: Runs) -> None:
+    made = {method: pretrained(runs, method, *options) for method, options in (
+        ("random", []), ("jepa", []), ("mae", []), ("byol", []))}
+    made["mae"]["provenance"] = {"device": "NVIDIA H100", "threads": 8, "processes": 4}
+    made["mae"]["result"]["energy_joules"] = {"gpu": 7.0e6, "cpu": 0.2e6}
+    for method, scores in (("random", (0.5, 0.5)), ("jepa", (0.9, 0.8)), ("mae", (0.8, 0.9)), ("byol", (0.95,))):
+        for task, auroc in zip(("all", "form"), scores, strict=False):
+            evaluated(runs, made[method], auroc, task)
+    table, scores_table = sheets(runs)["families"].tables
+    # ranks in `all` among random, jepa, mae: 3, 1, 2; in `form`: 3, 2, 1; byol lacks one
+    assert line(table, "random / from scratch") == ["3.0", "1", "", "", "", ""]
+    assert line(table, "jepa") == ["1.5", "1", "2 core", "4", "5", "--"]
+    assert line(table, "mae") == ["1.5", "1", "4 GPU", "4", "5", "2 CPU + GPU"]
+    assert line(table, "byol")[0] == "--"
+    assert line(scores_table, "byol") == ["*0.950 (--)*", "--", "--"]
+    assert [name for _, name in scores_table.head] == ["pre-training", "all", "form", "rank"]
+
+
+def test_what_is_equal_but_for_the_order_of_a_sum_shares_its_rank(runs: Runs) -> None:
+    values = [0.1, 0.2, 0.3]
+    assert sum(values) != sum(reversed(values))
+    for method, here in (("mae", values), ("mtae", values[::-1])):
+        run = pretrained(runs, method, ("encoder.patch", 25))
+        for seed, value in enumerate(here):
+            evaluated(runs, run, value, seed=seed)
+    table = sheets(runs)["families"].tables[1]
+    assert [line(table, method)[-1] for method in ("mae", "mtae")] == ["1.5", "1.5"]
+
+
+def test_families_mark_another_backbone(runs: Runs) -> None:
+    for method in ("jepa", "mae", "st_mem", "mtae"):
+        evaluated(runs, pretrained(runs, method), 0.9)
+    table = sheets(runs)["families"].tables[1]
+    marks = {entries[0].text: entries[0].marks for _, block in table.blocks[1:] for entries in block}
+    assert marks == {"jepa": "", "mae": "", "st_mem": "b", "mtae": "a"}
+    assert table.notes["b"] == "another backbone: patch=125, tokens=lead-time" and "patch=125" in table.notes["a"]
+
+
+def test_families_show_the_last_checkpoint_and_label_fractions_in_a_table_of_their_own(runs: Runs) -> None:
+    run = pretrained(runs)
+    for at, fraction in ((0.5, 1.0), (1.0, 1.0), (1.0, 0.1)):
+        evaluated(runs, run, at * fraction, "all", "linear", ("at", at), ("fraction", fraction))
+    _, whole, parts = sheets(runs)["families"].tables
+    assert line(whole, "jepa") == ["1.000 (--)", "1.0"]
+    assert [name for _, name in parts.head] == ["pre-training", "10 %", "100 %"]
+    assert line(parts, "jepa") == ["0.100 (--)", "1.000 (--)"]
+
+
+@pytest.mark.parametrize(("positives", "said"), [
+    (5, "20 test records"),
+    (4, "20 test records (1 of 2 classes with fewer than 5 positives: intervals too narrow, p too small)")])
+def test_tables_say_on_how_many_records_and_on_how_few_positives_they_rest(
+        runs: Runs, tmp_path: Path, fast: None, positives: int, said: str) -> None:
+    made = evaluated(runs, pretrained(runs), 0.9, tested=20)
+    made["result"]["per_class"] = {"rare": {"auroc": 0.9, "positives": positives}, "common": {"auroc": 0.9, "positives": 9}}
+    caption = sheets(runs)["families"].tables[1].caption
+    assert f" all: {said}. " in caption
+    markdown, _ = tables(runs, tmp_path)
+    assert f"\n\n{said}.\n\n" in markdown
+
+
+SPECIAL = Table("a & b", r"50 % of $x_1 #2 {y} ~ ^ \z <a> | 'q' " '"r"', [("", "m_1"), ("a|b", "x"), ("a|b", "y")],
+                [("st_mem & co", [[Entry("a_b|c"), Entry("--"), Entry("-0.5", True, "*", "[-1, --]")]])],
+                {"*": "p < .05"},
+                [("a_b|c", "x", "ecgssl x --set 'a={b: 1}'")])
+
+
+def test_latex_escapes_what_it_would_take_for_its_own() -> None:
+    text = typeset.latex(Sheet("special", [SPECIAL], []))
+    assert r"50 \% of \$x\_\allowbreak{}1 \#2 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z" in text
+    assert r"a\_\allowbreak{}b\textbar{}c & \mbox{-{}-} & \textbf{\ensuremath{-}0.5}\textsuperscript{*}" in text
+    assert r"{\scriptsize {[}\ensuremath{-}1, \mbox{-{}-}{]}}" in text
+    assert "% to fill a_b|c: x: ecgssl x --set 'a={b: 1}'" in text
+
+
+def test_markdown_and_html_escape_theirs() -> None:
+    assert "| a_b\\|c | -- | **-0.5**<sup>*</sup><br>[-1, --] |" in typeset.markdown(SPECIAL)
+    assert typeset.as_markdown([["x<b>", "$y$", "<br>z<sup>1</sup>"]]).startswith(r"| x\<b> | \$y\$ | <br>z<sup>1</sup> |")
+    text = typeset.as_html(SPECIAL)
+    assert "p &lt; .05" in text and "&lt;a&gt;" in text and "<a>" not in text
+
+
+class Shape(html.parser.HTMLParser):
+    """Columns of each row of a table, and header cells without a scope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.widths: list[int] = []
+        self.unscoped = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        if tag == "tr":
+            self.widths.append(0)
+        if tag in ("th", "td"):
+            self.widths[-1] += int(given.get("colspan", 1))
+            self.unscoped += tag == "th" and "scope" not in given
+
+
+def test_html_tables_have_a_caption_scoped_headers_and_rows_of_one_width(runs: Runs) -> None:
+    evaluated(runs, pretrained(runs), 0.9)
+    for sheet in sheets(runs).values():
+        for table in sheet.tables:
+            shape = Shape()
+            shape.feed(typeset.as_html(table))
+            top = sum(1 for group, _ in table.head if group)  # the second row of a head holds the columns of groups alone
+            assert set(shape.widths) <= {len(table.head), *([top] if top else [])}
+            assert shape.unscoped == 0 and {"caption", "thead", "tbody"} <= set(shape.tags)
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
+def test_latex_compiles_and_no_table_is_wider_than_the_page(runs: Runs, tmp_path: Path) -> None:
+    evaluated(runs, pretrained(runs), 0.9)
+    made = [*sheets(runs).values(), Sheet("special", [SPECIAL], [])]
+    for sheet in made:
+        sheet.write(tmp_path)
+    (tmp_path / "all.tex").write_text("\n".join([
+        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}",
+        *(rf"\input{{{sheet.name}}}\clearpage" for sheet in made), r"\end{document}"]))
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all"], cwd=tmp_path, capture_output=True)
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, said[-2000:]
+    assert not re.search(r"Overfull \\hbox|Float too large", said), said
+
+
+def test_training_says_how_each_pretraining_went_and_which_collapsed(runs: Runs) -> None:
+    def curves(loss: list[float], sd: list[float], rank: list[float]) -> dict[str, Any]:
+        return {"curves": {"step": [1, 2, 3], "loss": loss, "records_per_second": [100.0, 50.0, 10.0]},
+                "monitor": {"step": [0, 1, 2], "feature_sd": sd, "rankme": rank}, "peak_memory_mb": 2000.0}
+
+    pretrained(runs, "mae", ("optim.batch", 100), **curves([2.0, 9.0, 1.0], [0.2, 0.1, 0.3], [8.0, 3.0, 9.0]))
+    pretrained(runs, "mae", ("optim.batch", 100), seed=1, **curves([4.0, 9.0, 2.0], [0.2, 0.3, 0.5], [8.0, 5.0, 11.0]))
+    pretrained(runs, "vicreg", ("optim.batch", 100), **curves([2.0, 1.0, 0.5], [0.2, 0.1, 0.3], [8.0, 3.0, 1.9]))
+    pretrained(runs, "byol", ("optim.batch", 100), **curves([2.0, 1.0, 0.5], [0.2, 0.1, 0.019], [8.0, 3.0, 8.0]))
+    pretrained(runs, "dino", ("optim.batch", 100), curves={"step": []}, monitor={"step": []}, peak_memory_mb=None)
+    sheet = sheets(runs)["training"]
+    assert line(sheet.tables[0], "mae") == [
+        "2", "3.000", "1.500", "0.200", "0.150", "0.400", "8.0", "4.0", "10.0", "2.000", "2,000"]
+    assert {data["row"]: data["collapsed"] for data in sheet.data} == {"mae": 0, "vicreg": 1, "byol": 1, "dino": None}
+    marked = {entries[0].text: entries[0].marks for _, block in sheet.tables[0].blocks for entries in block}
+    assert marked == {"mae": "", "vicreg": "!", "byol": "!", "dino": ""}
+    assert set(line(sheet.tables[0], "dino")[1:]) == {report.MISSING}

@@ -1,0 +1,222 @@
+"""A run is a config, its hash is its name, and a mistake names itself."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.core.errors import UserError
+from bench.data.corpora import modules
+from bench.runs import config
+
+
+def base() -> config.Config:
+    return config.read_yaml(config.ROOT / "bench" / "runs" / "base.yaml")
+
+
+def test_every_method_loads_and_holds_every_key_of_base() -> None:
+    for name in config.methods():
+        made = config.load(name)
+        assert made.keys() == base().keys()
+        assert made["optim"].keys() == base()["optim"].keys()
+        assert made["method"]["name"] == name
+
+
+def test_run_id_is_golden() -> None:
+    """If this changes every result loses its name: that needs a new `protocol`, and a word in the changelog."""
+    assert config.run_id({"seed": 0, "optim": {"lr": 1e-3, "betas": [0.9, 0.99]}, "views": []}) == "9e92163ef860"
+
+
+def test_run_id_ignores_the_order_of_keys() -> None:
+    made = config.load("mae")
+    turned = {k: dict(reversed(v.items())) if isinstance(v, dict) else v for k, v in reversed(made.items())}
+    assert list(turned) != list(made)
+    assert config.run_id(turned) == config.run_id(made)
+    assert config.canonical({"b": 1, "a": [1.5, "x"]}) == '{"a":[1.5,"x"],"b":1}'
+
+
+def leaves(node: object, path: tuple = ()) -> list[tuple]:
+    if isinstance(node, dict | list) and node:
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return [leaf for key, value in items for leaf in leaves(value, (*path, key))]
+    return [path]
+
+
+def test_run_id_sees_every_leaf() -> None:
+    made, seen = config.load("jepa"), set()
+    paths = leaves(made)
+    assert len(paths) > 40
+    for path in paths:
+        changed = config.copy.deepcopy(made)
+        node = changed
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = "another value"
+        seen.add(config.run_id(changed))
+    assert len(seen | {config.run_id(made)}) == len(paths) + 1
+
+
+def test_run_id_refuses_a_number_that_json_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        config.run_id({"lr": math.nan})
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", "1.e-3", ".001", "0.001", "0.1e-2"])
+def test_a_number_in_any_notation_is_that_number(text: str) -> None:
+    assert config.load("jepa", [f"optim.lr={text}"])["optim"]["lr"] == 0.001
+    assert type(config.load("jepa", [f"optim.lr={text}"])["optim"]["lr"]) is float
+
+
+@pytest.mark.parametrize(("key", "whole", "real"), [
+    ("optim.lr", "3", "3.0"), ("optim.steps", "30000", "3e4"), ("encoder.layer_scale", "1", "1.0"),
+    ("method.keep", "[0, 1]", "[0.0, 1.0]"), ("optim.betas", "[0, 0.9]", "[0.0, 0.9]"),
+    ("data.mix", "{a: 1}", "{a: 1.0}"), ("data.mix.a", "1", "1.0"),
+    ("views", "[{seconds: 10, time_out: [0, 1]}]", "[{seconds: 10.0, time_out: [0.0, 1.0]}]"),
+])
+def test_3_and_3_0_name_the_same_run(key: str, whole: str, real: str) -> None:
+    ids = {config.run_id(config.load("jepa", [f"{key}={value}"])) for value in (whole, real)}
+    assert len(ids) == 1
+    assert ids != {config.run_id(config.load("jepa"))}
+
+
+def test_3_and_3_0_in_a_methods_yaml_name_the_same_run() -> None:
+    assert config.merge(base(), {"views": [{"seconds": 10}], "optim": {"clip": 1}}) == \
+        config.merge(base(), {"views": [{"seconds": 10.0}], "optim": {"clip": 1.0}})
+    merged = config.merge(base(), {"views": [{"seconds": 10}], "data": {"mix": {"a": 1}}})
+    assert config.canonical(merged["views"]) == '[{"seconds":10.0}]'
+    assert config.canonical(merged["data"]["mix"]) == '{"a":1.0}'
+
+
+def test_pairs_and_texts_are_the_same_override() -> None:
+    texts = config.load("jepa", ["optim.lr=3e-4", "method.predictor.depth=2", "data.mix.ptb-xl=1"])
+    pairs = config.load("jepa", [("optim.lr", 3e-4), ("method.predictor.depth", 2), ("data.mix.ptb-xl", 1)])
+    assert texts == pairs
+    assert texts["method"]["predictor"] == {"width": 0, "depth": 2, "heads": 0}
+
+
+def test_an_overlay_of_a_mapping_keeps_what_it_does_not_name() -> None:
+    made = config.load("mae", ["method.decoder={width: 64}"])
+    assert made["method"]["decoder"] == {"width": 64, "depth": 4, "heads": 4}
+
+
+def test_override_leaves_the_given_config_alone() -> None:
+    made = config.load("jepa")
+    before = config.canonical(made)
+    config.override(made, ["optim.lr=1", "data.mix.x=1", "method.predictor.depth=1"])
+    assert config.canonical(made) == before
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("optim.lrr=0.1", r"unknown key 'optim\.lrr'; did you mean 'optim\.lr'\? Known: .*optim\.steps"),
+    ("optm.lr=0.1", "unknown key 'optm.lr'; did you mean 'optim'"),
+    ("method.blok=3", "did you mean 'method.block'"),
+    ("seed.x=3", "unknown key 'seed.x'"),
+    ("=3", "unknown key ''"),
+    ("optim.lr", "write key=value"),
+    ("optim.lr=fast", r"optim\.lr must be float \(now 0\.001\), got 'fast'"),
+    ("optim.lr=.nan", "optim.lr must be a finite number"),
+    ("optim.lr=-.inf", "optim.lr must be a finite number"),
+    ("optim.lr=[1", "is not YAML"),
+    ("optim.lr=", "optim.lr must be float"),
+    ("optim.steps=2.5", "optim.steps must be int"),
+    ("optim.steps=true", "optim.steps must be int"),
+    ("optim.compile=1", "optim.compile must be bool"),
+    ("optim=3", "optim must be dict"),
+    ("method=3", "method must be dict"),
+    ("method.keep=[0.1, x]", r"method\.keep\[1\] must be float"),
+    ("method.predictor={widht: 3}", "unknown key 'method.predictor.widht'; did you mean 'method.predictor.width'"),
+    ("optim.steps=-1", "optim.steps must be 0 or more, got -1"),
+    ("optim.batch=0", "optim.batch must be 1 or more"),
+    ("optim.accumulate=3", r"optim\.accumulate must be a divisor of optim\.batch \(2048\), got 3"),
+    ("optim.warmup_steps=100000", r"optim\.warmup_steps must be less than optim\.steps \(100000\)"),
+    ("optim.clip=-1", "optim.clip must be 0"),
+    ("optim.precision=half", "optim.precision must be float32 or bfloat16, got 'half'"),
+    ("optim.betas=[0.9]", "optim.betas must be two numbers"),
+    ("optim.betas=[0.9, 1.0]", "optim.betas must be two numbers"),
+    ("optim.eps=0", "optim.eps must be positive"),
+    ("optim.final_weight_decay=-1", "optim.weight_decay must be 0 or more"),
+    ("data.rate_hz=0", "data.rate_hz must be a positive rate"),
+    ("data.crop_seconds=0", "data.crop_seconds must be a positive duration"),
+    ("data.mix=3", "data.mix must be a mapping"),
+    ("data.mix={a: .inf}", "data.mix.a must be a positive weight"),
+    ("data.mix={a: 0}", "data.mix.a must be a positive weight"),
+    ("data.mix={a: true}", "data.mix.a must be a positive weight"),
+    ("data.mix={a: b}", "data.mix.a must be a positive weight"),
+    ("data.mix={a: 3, b: 1}", r"weights of data\.mix sum to 4, not 1; in these proportions they are \{a: 0\.75, b: 0\.25\}"),
+    ("data.mix={a: 0.7, b: 0.2}", r"weights of data\.mix sum to 0\.9, not 1"),
+    ("data.mix=al", "unknown mixture 'al'; did you mean 'all'"),
+    ("encoder.patch=0", "encoder.patch must be 1 sample"),
+    ("encoder.dropout=1", r"encoder\.dropout must be in \[0, 1\)"),
+    ("encoder.registers=-1", "encoder.registers must be 0 or more"),
+    ("seed=-1", "seed must be 0 or more"),
+    ("views=3", "views must be a list"),
+])
+def test_a_bad_override_is_one_line_that_says_what_to_write(override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        config.load("jepa", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown method 'simlcr'; did you mean 'simclr'"):
+        config.load("simlcr")
+
+
+def test_a_methods_yaml_may_not_invent_keys_outside_its_own_section() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'encoder\.widht'"):
+        config.merge(base(), {"encoder": {"widht": 3}})
+    with pytest.raises(UserError, match="unknown key 'encodr'; did you mean 'encoder'"):
+        config.merge(base(), {"encodr": {}})
+    assert config.merge(base(), {"method": {"new": 3}})["method"] == {"new": 3}
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("a: 1\nb: [1", r"is not valid YAML \(line 2\)"), ("- 1\n- 2", "must hold a mapping"), ("", "must hold a mapping"),
+    ("a: !!python/object/apply:os.getcwd []", "is not valid YAML"), (b"\xff\xfe\xfa", "is not valid YAML"),
+])
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: str | bytes, words: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=words) as caught:
+        config.read_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        config.read_yaml(tmp_path / "no.yaml")
+    with pytest.raises(UserError, match="is a folder"):
+        config.read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("name", config.methods())
+def test_a_methods_yaml_opens_with_its_source_and_what_differs(name: str) -> None:
+    lines = (config.ROOT / "methods" / f"{name}.yaml").read_text().splitlines()
+    heads = [m.group(1) for line in lines if (m := re.match(r"# (source|differs|cost|expected)  ", line))]
+    assert heads == ["source", "differs", "cost", "expected"]
+
+
+def test_every_key_of_base_says_what_it_is() -> None:
+    lines = (config.ROOT / "bench" / "runs" / "base.yaml").read_text().splitlines()
+    keys = [line for line in lines if re.match(r" +\w+:", line)]
+    assert len(keys) > 20
+    silent = [k.split(":")[0].strip() for k in keys if "#" not in k]
+    obvious = {"dropout", "lr", "final_lr", "warmup_steps", "warmup_lr", "final_weight_decay", "betas", "eps"}
+    assert set(silent) <= obvious
+    evaluations = config.read_yaml(config.ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]
+    assert yaml.safe_load("\n".join(lines))["protocol"] == evaluations["protocol"] == 2  # raised together
+
+
+def test_the_papers_mixtures_are_known_by_name_and_name_the_same_run_as_their_weights() -> None:
+    named = config.load("jepa", ["data.mix=all"])
+    assert list(config.mixture("all")) == sorted(config.mixture("all"), key=lambda k: -config.mixture("all")[k])
+    assert len(named["data"]["mix"]) == 10 and named["data"]["mix"]["ningbo"] == 0.028125
+    assert config.run_id(named) == config.run_id(config.load("jepa", [("data.mix", config.mixture("all"))]))
+    for name in ("all", "mimic-iv-ecg", "ptb-xl"):
+        assert math.fsum(config.mixture(name).values()) == 1.0
+
+
+def test_a_mixture_names_corpora_that_can_be_prepared() -> None:
+    assert set(config.mixture("all")) <= set(modules())

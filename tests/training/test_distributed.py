@@ -1,0 +1,157 @@
+"""Several processes train one model as one process would: the law of bench/core/processes.py, for every method.
+
+Run as a program this file is the driver: it imports everything once and forks the processes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import NANO, heads
+from corpora import noise, store
+
+from bench.core import processes as distributed
+from bench.core.errors import UserError
+from bench.core.processes import ALONE, World
+from bench.data.store import open_store
+from bench.encoders import vit
+from bench.runs import config
+from bench.runs.config import Config, run_id
+from bench.sweeps import with_fingerprints
+from bench.training import checkpoint
+from bench.training import trainer as pretrain
+from bench.training.trainer import Where, folder_of
+
+TRAINED = [name for name in config.methods() if config.load(name)["optim"]["steps"]]
+STEPS, KILLED, BATCH = 5, 3, 8
+LIMIT = 120  # seconds that one set of processes may take
+GATHER = [name for name in TRAINED if "step.gather" in (config.ROOT / "methods" / f"{name}.py").read_text()]
+
+
+def configure(name: str, folder: Path, *overrides: str) -> Config:
+    """Five steps of a nano encoder on the store in folder/stores."""
+    nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={mine: 1.0}", f"optim.steps={STEPS}",
+            f"optim.batch={BATCH}", "optim.warmup_steps=1", *heads(name).items(), *overrides]
+    return with_fingerprints(config.load(name, nano), {"mine": open_store(folder / "stores" / "mine")})
+
+
+def perform(runs: list[tuple[str, Config]], world: World = ALONE) -> None:
+    """Run each config in its work folder, in this process of world."""
+    for work, made in runs:
+        where = Where(Path(work), Path(work) / "results", torch.device("cpu"), save_steps=KILLED)
+        pretrain.pretrain(made, [open_store(Path(work).parent / "stores" / "mine")], where, world)
+
+
+def together(size: int, runs: list[tuple[str, Config]]) -> None:
+    """Perform the runs in `size` processes, forked from this one; SystemExit if one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for rank in range(size):
+        if pid := os.fork():
+            children.append(pid)
+            continue
+        try:
+            signal.alarm(LIMIT)  # a gather in one branch alone would wait for ever
+            os.environ["RANK"] = str(rank)
+            perform(runs, distributed.joined())
+            distributed.left()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    failed = [pid for pid in children if os.waitpid(pid, 0)[1]]
+    if failed:
+        raise SystemExit(f"{size} processes failed")
+
+
+def main(folder: Path) -> None:
+    """The runs of the fixture `runs`. No backward before the last fork: its threads do not survive one."""
+    torch.set_num_threads(1)
+    vit.SIZES["nano"], pretrain.MONITOR_BATCH, pretrain.MONITOR_POINTS = NANO, 8, 1
+    made = json.loads((folder / "configs.json").read_text())
+    together(2, [(str(folder / "2"), m) for m in made])
+    for work in ("2-1", "2-4"):
+        shutil.copytree(folder / "2" / "runs", folder / work / "runs", ignore=shutil.ignore_patterns("final.pt"))
+    together(4, [(str(folder / work), m) for work in ("4", "2-4") for m in made])
+    perform([(str(folder / work), m) for work in ("1", "2-1") for m in made])
+
+
+@pytest.fixture(autouse=True)
+def _nano(nano: vit.Size) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the work folders 1, 2, 4 (by that many processes) and 2-1, 2-4 (killed under 2, continued under 1, 4)."""
+    folder = tmp_path_factory.mktemp("runs")
+    store(folder / "stores", noise(12, 12, 1000))  # so few that a batch holds some of them twice
+    (folder / "configs.json").write_text(json.dumps([configure(name, folder) for name in TRAINED]))
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
+    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def lines(runs: Path, work: str, name: str) -> list[dict[str, Any]]:
+    folder = folder_of(runs / work, run_id(configure(name, runs)))
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def tensors(runs: Path, work: str, name: str) -> dict[str, torch.Tensor]:
+    folder = folder_of(runs / work, run_id(configure(name, runs)))
+    return checkpoint.load(folder / "final.pt").tensors
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """AssertionError unless weights differ by rounding alone, and Adam's means of the gradients for their size."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        far = (other[key].double() - value.double()).abs().max().item()
+        assert far <= (1e-6 if key.startswith("model/") else 1e-4 * value.abs().max().item()), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("work", ["2", "4", "2-1", "2-4"])
+def test_every_step_and_what_is_left_are_those_of_one_process(runs: Path, name: str, work: str) -> None:
+    one, several = ([m for m in lines(runs, w, name) if "loss" in m] for w in ("1", work))
+    assert [m["step"] for m in one] == [m["step"] for m in several] == list(range(1, STEPS + 1))
+    for key in ("loss", "gradient_norm"):
+        assert [m[key] for m in several] == pytest.approx([m[key] for m in one], rel=1e-5), key
+    same(tensors(runs, "1", name), tensors(runs, work, name))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("work", ["2-1", "2-4"])
+def test_a_killed_run_continues_under_another_number_of_processes(runs: Path, name: str, work: str) -> None:
+    before, after = ([m for m in lines(runs, w, name) if m["step"] <= KILLED] for w in ("2", work))
+    assert before == after  # to the second that a step took: it did not start anew
+    assert len(before) >= KILLED
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, where: Where) -> None:
+    made = configure(name, runs, "optim.accumulate=2")
+    found = open_store(runs / "stores" / "mine")
+    if name in GATHER:
+        with pytest.raises(UserError, match="optim.accumulate must be 1"):
+            pretrain.pretrain(made, [found], where)
+        return
+    pretrain.pretrain(made, [found], where)
+    same(tensors(runs, "1", name), checkpoint.load(folder_of(where.work, run_id(made)) / "final.pt").tensors)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

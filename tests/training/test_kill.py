@@ -1,0 +1,180 @@
+"""Killed at any moment and started again, a run ends with the same bytes as one that was never killed.
+
+Run as a program this file is the driver: it imports everything once and forks one process per attempt.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import NANO
+
+from bench.data.store import open_by_name
+from bench.encoders import vit
+from bench.report.reproduction import ON_THE_WAY, settled
+from bench.runs import results as record
+from bench.runs.config import Config, run_id
+from bench.training import optim
+from bench.training import trainer as pretrain
+from bench.training.trainer import Where, folder_of
+
+STEPS = 60
+
+
+def start(config: Config, stores: Path, work: Path) -> int:
+    """The process id of a child that runs the pre-training in work."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        where = Where(work, work / "results", torch.device("cpu"), save_steps=2, keep=2)
+        pretrain.pretrain(config, [open_by_name(stores, "tiny")], where)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far: unlike the time on the wall it does not depend on who else is running."""
+    return time.clock_gettime((~pid << 3) | 2)  # Linux: the CPU clock of another process
+
+
+def wait(pid: int, done: Callable[[], bool]) -> int | None:
+    """Poll until done; the exit status if the child ended before."""
+    while not done():
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.0005)
+    return None
+
+
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max((int(p.stem.split("-")[1]) for p in folder.glob("checkpoints/step-*.pt")), default=0)
+
+
+def drive(config: Config, stores: Path, work: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Run once in work/straight and once, killed `kills` times, in work/killed; says where the kills fell."""
+    draw, folder = random.Random(seed), folder_of(work / "killed", run_id(config))
+    pid = start(config, stores, work / "straight")
+    straight = folder_of(work / "straight", run_id(config))
+    wait(pid, (straight / "metrics.jsonl").is_file)
+    setup = cpu_seconds(pid)
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise SystemExit("the run without kills failed")
+    loop = usage.ru_utime + usage.ru_stime - setup
+
+    at: list[int] = []
+    partial = again = 0
+    while True:
+        left = kills - len(at)
+        share = (1 - newest(folder) / STEPS) / (left + 1)  # what remains, shared among the kills that remain
+        limit = draw.uniform(0.1, 1.9) * (setup + share * loop) if left else float("inf")
+        pause = draw.uniform(0, 0.004)  # so that a kill may fall while the disk is written to
+        pid = start(config, stores, work / "killed")
+        status = wait(pid, lambda pid=pid, limit=limit: cpu_seconds(pid) >= limit)
+        if status is None:
+            time.sleep(pause)
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+        if os.WIFSIGNALED(status):
+            at.append(newest(folder))
+            partial += any(folder.rglob("*.tmp"))
+        elif status:
+            raise SystemExit("an attempt failed")
+        elif not left:
+            return {"kills": len(at), "at": at, "partial": partial, "again": again, "setup": setup, "loop": loop}
+        else:  # it was faster than thought: from the beginning, for the kills that are left
+            same(config, work)
+            shutil.rmtree(work / "killed")
+            again += 1
+
+
+def same(config: Config, work: Path) -> None:
+    """AssertionError unless both runs ended alike."""
+    a, b = (ended(config, work / name) for name in ("straight", "killed"))
+    assert a["final"] == b["final"], "final.pt differs"
+    assert a["lines"] == b["lines"], "metrics differ"
+    assert a["record"] == b["record"], "records differ"
+    assert not list(work.glob("killed/**/*.tmp")), "a partial file was left"
+    assert not list(work.glob("killed/**/error.txt")), "an error was left"
+
+
+def ended(config: Config, work: Path) -> dict[str, Any]:
+    """What a run left, without what the clock and the machine decide."""
+    folder = folder_of(work, run_id(config))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "final": (folder / "final.pt").read_bytes(),
+        "lines": [{k: v for k, v in line.items() if k not in ON_THE_WAY} for line in lines],
+        "record": settled(json.loads(record.path(work / "results", run_id(config)).read_text())),
+    }
+
+
+def killed(configs: list[Config], stores: Path, work: Path, kills: int) -> list[dict[str, Any]]:
+    """Drive each config in a process of its own and check what they left."""
+    work.mkdir(exist_ok=True)
+    (work / "task.json").write_text(json.dumps({"configs": configs, "stores": str(stores), "kills": kills}))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
+    done = subprocess.run([sys.executable, __file__, str(work)], env={**os.environ, **threads, "PYTHONPATH": path},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for config in configs:
+        same(config, work / run_id(config))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., Config], stores: Path,
+                                                   tmp_path: Path) -> None:
+    configs = [configure(name, f"optim.steps={STEPS}") for name in ("jepa", "simclr", "mae")]
+    assert [r["kills"] for r in killed(configs, stores, tmp_path / "runs", 3)] == [3, 3, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["jepa", "simclr", "mae"])
+def test_twenty_kills_change_no_byte(configure: Callable[..., Config], stores: Path, tmp_path: Path, name: str) -> None:
+    (found,) = killed([configure(name, f"optim.steps={STEPS}")], stores, tmp_path / "runs", 20)
+    print(name, found)
+    assert found["kills"] == 20
+    assert len(set(found["at"])) >= 5  # they fell all over the run
+
+
+def warm_up(config: Config) -> None:
+    """Have torch import what it puts off, so that no attempt pays for it. No backward: it does not survive a fork."""
+    model = pretrain.build(config)
+    pretrain.collapse(model, torch.randn(4, 12, 250))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimiser = optim.adamw(model, config["optim"])
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def main(work: Path) -> None:
+    torch.set_num_threads(1)
+    vit.SIZES["nano"] = NANO
+    pretrain.MONITOR_BATCH = 16  # as in the tests' own process
+    pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
+    task = json.loads((work / "task.json").read_text())
+    warm_up(task["configs"][0])
+    print(json.dumps([drive(config, Path(task["stores"]), work / run_id(config), task["kills"], seed)
+                      for seed, config in enumerate(task["configs"])]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,108 @@
+"""Schedules are those of the published implementation, and only weights of linear maps decay."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.encoders import vit
+from bench.runs import config
+from bench.training import optim
+from bench.training.optim import cosine, linear
+
+SETTINGS = {**config.load("jepa")["optim"], "steps": 100, "warmup_steps": 10}
+
+
+@pytest.fixture
+def golden(shared: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(shared / "golden" / "reference_a_io.npz"))
+
+
+def test_schedules_are_those_of_the_published_implementation_past_the_end_too(golden: dict[str, np.ndarray]) -> None:
+    steps = range(110)
+    assert golden["lr"].shape == (110,)
+    assert np.abs(golden["lr"] - [cosine(i, 100, 1e-3, 1e-6, 10, 1e-6) for i in steps]).max() < 1e-12
+    assert np.abs(golden["wd"] - [cosine(i, 100, 0.01, 0.1) for i in steps]).max() < 1e-12
+    assert np.abs(golden["momentum"] - [linear(i, 100, 0.998, 0.9995) for i in steps]).max() < 1e-12
+
+
+def test_the_loop_sets_these_schedules(golden: dict[str, np.ndarray]) -> None:
+    optimiser = optim.adamw(vit.Encoder(vit.Size(16, 1, 2)), SETTINGS)
+    for step in range(100):
+        lr = optim.schedule_(optimiser, step, SETTINGS)
+        assert abs(lr - golden["lr"][step]) < 1e-12
+        decaying, rest = optimiser.param_groups
+        assert decaying["lr"] == rest["lr"] == lr
+        assert abs(decaying["weight_decay"] - golden["wd"][step]) < 1e-12
+        assert rest["weight_decay"] == 0.0
+
+
+def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden: dict[str, np.ndarray]) -> None:
+    from bench.method import build
+    from bench.training.trainer import step_at
+
+    made = build({**config.load("jepa")["method"], "predictor": {"width": 8, "depth": 1, "heads": 2}},
+                 vit.Encoder(vit.Size(16, 1, 2)))
+    with torch.no_grad():
+        for p, q in zip(made.target_encoder.parameters(), made.encoder.parameters(), strict=True):
+            p.fill_(1.0)
+            q.fill_(0.0)
+    made.after_step(step_at(0, 57, 100, torch.device("cpu"), 1))
+    assert made.target_encoder.norm.weight[0].item() == pytest.approx(golden["momentum"][57], abs=1e-7)
+
+
+def test_a_schedule_without_warm_up_starts_at_its_value_and_ends_at_its_last_step() -> None:
+    assert cosine(0, 50, 3.0, 1.0) == 3.0
+    assert cosine(49, 50, 3.0, 1.0) == pytest.approx(1.0)
+    values = [cosine(i, 50, 3.0, 1.0) for i in range(50)]
+    assert values == sorted(values, reverse=True)
+    assert cosine(0, 1, 3.0, 1.0) == 3.0
+    assert cosine(5, 50, 1.0, 1.0) == 1.0
+
+
+def test_warm_up_is_linear() -> None:
+    assert [cosine(i, 50, 1.0, 0.0, 4, 0.2) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_only_weights_of_linear_and_convolution_layers_decay() -> None:
+    module = nn.ModuleDict({"encoder": vit.Encoder(vit.Size(16, 1, 2), layer_scale=0.1), "bn": nn.BatchNorm1d(4),
+                            "conv": nn.Conv1d(2, 3, 5), "map": nn.Linear(4, 4)})
+    module["frozen"] = nn.Linear(3, 3).requires_grad_(False)
+    name_of = {id(p): n for n, p in module.named_parameters()}
+    groups = [{name_of[id(p)] for p in g["params"]} for g in optim.adamw(module, SETTINGS).param_groups]
+    assert groups[0] == {"encoder.embed.weight", "conv.weight", "map.weight",
+                         *(f"encoder.blocks.0.{k}.weight" for k in ("qkv", "proj", "fc1", "fc2"))}
+    assert groups[1] == {"encoder.registers", "encoder.norm.weight", "bn.weight", "bn.bias", "conv.bias", "map.bias",
+                         *(f"encoder.blocks.0.{k}.weight" for k in ("norm1", "norm2", "scale1", "scale2"))}
+
+
+def test_without_a_gradient_signal_decaying_weights_shrink_and_the_others_stand_still() -> None:
+    encoder = vit.Encoder(vit.Size(16, 1, 2))
+    optimiser = optim.adamw(encoder, SETTINGS)
+    before = {n: p.detach().clone() for n, p in encoder.named_parameters()}
+    for p in encoder.parameters():
+        p.grad = torch.zeros_like(p)
+    lr = optim.schedule_(optimiser, 50, SETTINGS)
+    factor = 1 - lr * optimiser.param_groups[0]["weight_decay"]
+    assert factor < 1 - 1e-6
+    optimiser.step()
+    for name, p in encoder.named_parameters():
+        scale = 1.0 if "norm" in name or name == "registers" else factor
+        assert torch.allclose(p, before[name] * scale, rtol=1e-7), name
+    assert torch.equal(encoder.registers, before["registers"])
+
+
+def test_the_optimiser_takes_its_constants_from_the_config() -> None:
+    optimiser = optim.adamw(nn.Linear(2, 2), {**SETTINGS, "betas": [0.8, 0.7], "eps": 1e-3})
+    assert {(g["betas"], g["eps"]) for g in optimiser.param_groups} == {((0.8, 0.7), 1e-3)}
+
+
+def test_derived_seeds_are_a_pure_function_and_all_different() -> None:
+    numbers = [(seed, stream, step) for seed in range(3) for stream in range(7) for step in range(50)]
+    seeds = [optim.derive(*n) for n in numbers]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [optim.derive(*n) for n in numbers]
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert optim.derive(0, 1) != optim.derive(1, 0)
