@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import method
 from bench.core.errors import UserError
-from bench.core.files import write_text
+from bench.core.files import ROOT, write_text
 from bench.core.rng import seeded
+from bench.core.yaml import read_yaml
 from bench.data import views
 from bench.data.signal import LEADS
-from bench.runs import config
-from bench.runs.config import ROOT, Config
+from bench.runs.config import PretrainConfig, find_methods, load_pretrain_config, parse_overrides
 from bench.training import trainer as pretrain
 
 HEAD = ("family", "about", "source", "differs", "cost", "expected")
@@ -41,13 +41,13 @@ def header(path: Path) -> dict[str, str]:
     return found
 
 
-def built(made: Config) -> method.Method:
+def built(made: PretrainConfig) -> method.Method:
     """The method on shapes alone."""
     with torch.device("meta"):
         return pretrain.build(made)
 
 
-def gflop(made: Config) -> float:
+def gflop(made: PretrainConfig) -> float:
     """GFLOP of one record in one training step, forward and backward, counted by torch (multiplications and
     additions of matrix products)."""
     if not made["optim"]["steps"]:
@@ -66,17 +66,17 @@ def gflop(made: Config) -> float:
 def origins(name: str, overrides: Iterable[str]) -> Iterator[tuple[str, Any, str]]:
     """(key, value, file that it comes from) of a method's config."""
     overrides = list(overrides)
-    path = config.method_files()[name]
-    own, made = config.read_yaml(path), config.load(name, overrides)
+    path = find_methods()[name]
+    own, made = read_yaml(path), load_pretrain_config(name, parse_overrides(overrides))
     given = [item.partition("=")[0].strip() for item in overrides]
-    for key, value in _leaves(made):
+    for key, value in _leaves(made.to_json()):
         if any(key == g or key.startswith(f"{g}.") for g in given):
             yield key, value, "--set"
         else:
             yield key, value, _name(path) if _has(own, key) else "bench/runs/base.yaml"
     for parameter in inspect.signature(type(built(made)).__init__).parameters.values():
         key = f"method.{parameter.name}"
-        if parameter.default is not parameter.empty and parameter.name not in made["method"]:
+        if parameter.default is not parameter.empty and parameter.name not in made.method.arguments:
             yield key, parameter.default, _name(path.with_suffix(".py"))
 
 
@@ -84,7 +84,7 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def _leaves(value: Config, where: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
             yield from _leaves(inner, f"{where}{key}.")
@@ -104,7 +104,7 @@ def new(name: str, folder: Path) -> list[Path]:
     """Write folder/<name>.py and .yaml, a method that works; UserError where the name is taken or is none."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UserError(f"method {name!r} must be lower-case letters, digits and underscores, a letter first")
-    known = config.method_files()
+    known = find_methods()
     paths = [folder / f"{name}.py", folder / f"{name}.yaml"]
     for path in (known.get(name), *paths):
         if path and path.exists():

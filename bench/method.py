@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError, unknown
+from bench.core.files import ROOT
 from bench.core.rng import Rng
 from bench.encoders.vit import Encoder
-from bench.runs.config import ROOT, method_files
+from bench.runs.config import MethodConfig, find_methods
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Imported(Method):
 
 def _module(name: str | None) -> ModuleType:
     """The module of methods/<name>.py, or of a file outside the repository."""
-    files = method_files()
+    files = find_methods()
     if name not in files:
         raise unknown("method.name", str(name), files)
     path, full = files[name].with_suffix(".py"), f"methods.{name}"
@@ -85,15 +86,14 @@ def _module(name: str | None) -> ModuleType:
     return sys.modules[full]
 
 
-def build(config: dict, encoder: Encoder) -> Method:
+def build(config: MethodConfig, encoder: Encoder) -> Method:
     """The method that a config's `method` section names, around the given encoder.
 
     Its file must define exactly one Method; the keyword-only arguments of that are the section's schema.
     """
-    if "imported" in config:
+    settings, name = config.arguments, config.name
+    if "imported" in settings:
         return Imported(encoder)
-    settings = dict(config)
-    name = settings.pop("name", None)
     module = _module(name)
     found = [c for c in vars(module).values()
              if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]

@@ -1,31 +1,84 @@
-"""A sweep: a YAML file -> pre-trainings and their evaluations, and a runner for this process."""
+"""A sweep: a YAML file -> pre-trainings and their evaluations, all checked before anything runs; and a runner for this process."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from bench.core.errors import UserError, unknown
-from bench.data import leak, store, views
-from bench.data.signal import RESAMPLERS
-from bench.data.store import Store
+from bench.core.models import Model, Natural, PositiveFloat, Share, Text, canonical, validate
+from bench.core.yaml import Document, Keys, read_document
+from bench.data import leak, views
+from bench.data.store import Store, open_by_name
+from bench.encoders.config import EncoderConfig
+from bench.evaluation import protocols
 from bench.evaluation import runner as evaluation
-from bench.report.aggregate import RANDOM
-from bench.runs import config
 from bench.runs import results as record
-from bench.runs.config import Config
-from bench.training.trainer import Where, build, pretrain
+from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_mixture, load_pretrain_config, overrides_of, run_id
+from bench.training.trainer import Where, build, fill_fingerprints, pretrain
 
-SCHEMA: dict[str, dict[str, type]] = {
-    "pretrain": {"methods": list, "seeds": list, "mix": dict, "set": dict, "per_method": dict, "grid": list},
-    "evaluate": {"store": str, "methods": list, "tasks": list, "protocols": list, "seeds": list, "at": list,
-                 "set": dict, "per_protocol": dict, "grid": list},
-}
+RANDOM = "random"
 FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
-OPTIONAL = {"at", "set", "per_method", "per_protocol", "grid"}
+
+Values = dict[Text, Any]
+Names = Annotated[tuple[Text, ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Natural, ...], Field(min_length=1)]
+Grid = dict[Text, Annotated[list[Any], Field(min_length=1)]]
+
+
+class PretrainSection(Model):
+    """Pre-trainings: every method with every seed, in every cell of every grid."""
+
+    methods: Names
+    seeds: Seeds
+    mix: dict[Text, PositiveFloat] | Text | None = None
+    set: Values = {}
+    per_method: dict[Text, Values] = {}
+    grid: tuple[Grid, ...] = ()
+
+
+class EvaluateSection(Model):
+    """Evaluations of these pre-trainings: every task with every protocol and seed, in every cell of every grid."""
+
+    store: Text
+    tasks: Names
+    protocols: Names
+    seeds: Seeds
+    methods: tuple[Text, ...] | None = None
+    at: tuple[Share, ...] | None = None
+    set: Values = {}
+    per_protocol: dict[Text, Values] = {}
+    grid: tuple[Grid, ...] = ()
+
+
+class SweepConfig(Model):
+    """A sweep file."""
+
+    pretrain: Annotated[tuple[PretrainSection, ...], Field(min_length=1)]
+    evaluate: Annotated[tuple[EvaluateSection, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file that has been read: its config, and where each of its values stands."""
+
+    config: SweepConfig
+    document: Document
+
+    def place(self, *keys: str | int) -> str:
+        """FILE line N of a value."""
+        section = keys[0]
+        if not isinstance(self.document.value.get(str(section)), list):  # one section without a list around it
+            keys = (section, *keys[2:])
+        return self.document.place(keys)
+
+    def overrides(self, values: dict[str, Any], *keys: str | int) -> list[Override]:
+        """The values that stand at keys as overrides that know their line."""
+        return [Override(key, value, self.place(*keys, key)) for key, value in values.items()]
 
 
 @dataclass(frozen=True)
@@ -33,265 +86,226 @@ class Pretraining:
     """One pre-training and the evaluations that follow it."""
 
     run_id: str
-    config: Config
-    evaluations: dict[str, Config] = field(default_factory=dict)  # run_id -> config
+    config: PretrainConfig
+    evaluations: dict[str, EvaluationConfig] = field(default_factory=dict)  # run_id -> config
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The spec in path, checked."""
-    spec = config.read_yaml(path)
-    with config.located(path):
-        return checked(spec, path)
+def read_sweep(path: Path) -> Sweep:
+    """The sweep in path; see parse_sweep."""
+    return parse_sweep(read_document(path))
 
 
-def checked(spec: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The spec with names of mixtures as mixtures and both sections as lists; UserError naming path and what is wrong."""
-    for section in spec:
-        if section not in SCHEMA:
-            raise unknown(f"section in {path}:", section, SCHEMA)
-    many: dict[str, list[Any]] = {}
-    for section in SCHEMA:
-        given = spec.get(section)
-        many[section] = given if isinstance(given, list) else [given]
-    for section, parts in many.items():
-        if not parts:
-            raise UserError(f"{path}: {section} is an empty list; name what to {section}")
-        for part in parts:
-            if not isinstance(part, dict):
-                raise UserError(f"{path} has no section {section!r}; a sweep has pretrain and evaluate, one of each or a list")
-            check_section(part, section, path)
-    methods = list(dict.fromkeys(name for first in many["pretrain"] for name in first["methods"]))
-    for named in (then.get("methods", []) for then in many["evaluate"]):
-        for i, name in enumerate(named):
-            if name not in methods:
-                raise unknown(f"method in {path}, evaluate.methods:", name, methods)
-            if name in named[:i]:
-                raise UserError(f"{path}: evaluate.methods names {name} twice")
-    return many
+def parse_sweep(document: Document) -> Sweep:
+    """The sweep that a document describes, checked as far as it can be without stores; UserError with file and line."""
+    value = {key: part if isinstance(part, list) else [part] for key, part in document.value.items()}
+
+    def locate(keys: Keys) -> str:
+        return sweep.place(*keys) if keys else str(document.path)
+
+    sweep = Sweep(SweepConfig.model_construct(), document)
+    sweep = Sweep(validate(SweepConfig, value, locate), document)
+    check_names(sweep)
+    return sweep
 
 
-def check_section(part: dict[str, Any], section: str, path: Path) -> None:
-    """UserError unless the section has the keys that it needs, of the right types; names of mixtures become mixtures."""
-    keys = SCHEMA[section]
-    for key, value in part.items():
-        if key not in keys:
-            raise unknown(f"key in {path}, {section}:", key, keys)
-        if key == "mix" and isinstance(value, str):
-            value = part[key] = config.mixture(value)
-        if not isinstance(value, keys[key]):
-            raise UserError(f"{path}: {section}.{key} must be a {keys[key].__name__}, got {value!r}")
-        if not value and key not in OPTIONAL:
-            raise UserError(f"{path}: {section}.{key} is empty; name one at least")
-        if isinstance(value, dict) and not all(isinstance(k, str) for k in value):
-            raise UserError(f"{path}: the keys of {section}.{key} must be texts, got {list(value)}")
-        if key == "grid":
-            check_grids(part[key], section, path)
-        if key.startswith("per_"):
-            for name, overrides in part[key].items():
-                if not isinstance(overrides, dict) or not all(isinstance(k, str) for k in overrides):
-                    raise UserError(f"{path}: {section}.{key}.{name} must be a mapping of keys to values, "
-                                    f"got {overrides!r}")
-    needless = {"methods"} if section == "evaluate" else set()
-    if all("data.mix" in grid for grid in grids_of(part)):
-        needless |= {"mix"}
-    for key in sorted(keys.keys() - part.keys() - OPTIONAL - needless):
-        raise UserError(f"{path}: {section} has no {key!r}")
-    for what, named in (("method", "methods"), ("protocol", "protocols")):
-        for name in part.get(f"per_{what}", {}):
-            if name not in part[named]:
-                raise unknown(f"{what} in {path}, {section}.per_{what}:", name, part[named])
+def check_names(sweep: Sweep) -> None:
+    """UserError where a section names a method or protocol that the sweep, or the section, does not have."""
+    methods = list(dict.fromkeys(name for first in sweep.config.pretrain for name in first.methods))
+    for i, first in enumerate(sweep.config.pretrain):
+        check_known("method", first.per_method, first.methods, sweep, ("pretrain", i, "per_method"))
+        if first.mix is None and not all("data.mix" in cell for cell in cells(first)):
+            raise UserError(f"pretrain.mix is missing: name the stores, e.g. {{ptb-xl: 1.0}} ({sweep.place('pretrain', i)})")
+    for i, then in enumerate(sweep.config.evaluate):
+        check_known("protocol", then.per_protocol, then.protocols, sweep, ("evaluate", i, "per_protocol"))
+        check_known("protocol", then.protocols, protocols.list_protocols(), sweep, ("evaluate", i, "protocols"))
+        check_known("method", then.methods or (), methods, sweep, ("evaluate", i, "methods"))
+        if then.methods and len(set(then.methods)) < len(then.methods):
+            raise UserError(f"evaluate.methods names a method twice: {', '.join(then.methods)} "
+                            f"({sweep.place('evaluate', i, 'methods')})")
 
 
-def check_grids(grids: list[Any], section: str, path: Path) -> None:
-    """UserError unless each grid is a mapping of keys to lists; names of mixtures become mixtures."""
-    for grid in grids:
-        if not isinstance(grid, dict) or not grid:
-            raise UserError(f"{path}: {section}.grid must be a list of mappings of keys to lists of values, got {grid!r}")
-        for name, values in grid.items():
-            if not isinstance(values, list) or not values:
-                raise UserError(f"{path}: {section}.grid.{name} must be a list of values, one at least, got {values!r}")
-            if name == "data.mix":
-                grid[name] = [config.mixture(v) if isinstance(v, str) else v for v in values]
+def check_known(kind: str, names: Iterable[str], known: Sequence[str], sweep: Sweep, keys: Keys) -> None:
+    """UserError for the first of the names that is not known."""
+    for i, name in enumerate(names):
+        if name not in known:
+            place = sweep.place(*keys, name) if isinstance(names, dict) else sweep.place(*keys, i)
+            raise UserError(f"{unknown(kind, name, known)} ({place})")
 
 
-def expand(spec: dict[str, Any], stores: dict[str, Store]) -> list[Pretraining]:
+def expand(sweep: Sweep, stores: dict[str, Store]) -> list[Pretraining]:
     """Every run of the sweep; all configs are checked before anything runs.
 
-    A method of no steps needs no seeds; of its backbone finetune is scratch, and there is no finetune-after-linear.
-    `random` is a backbone of every encoder that its section trains.
+    A method of no steps has one run, whatever seeds there are; of its backbone finetune is scratch, and there is no
+    finetune-after-linear. `random` is a backbone of every encoder that its section trains.
     """
     out: dict[str, Pretraining] = {}
-    seen: dict[str, dict[str, torch.Tensor]] = {}
-    checked: set[str] = set()
-    follow: dict[tuple[bool, ...], list[Config]] = {}  # whether it learns, which sections are its own -> evaluations
-    for method, seed, mix, overrides in pretrainings(spec["pretrain"]):
-        own = [method in then.get("methods", [method]) for then in spec["evaluate"]]
-        sections = list(itertools.compress(spec["evaluate"], own))
-        if method != RANDOM and any("at" in then for then in sections):
-            overrides["checkpoints.at"] = sorted({at for then in sections for at in then.get("at", [])} - {1})
-        made = pretraining_config(method, seed, mix, stores, overrides)
-        run = Pretraining(config.run_id(made), made)
+    checks = Checks(stores)
+    follow: dict[tuple[bool, ...], list[EvaluationConfig]] = {}  # whether it learns, which sections are its own -> evaluations
+    for config in pretrain_configs(sweep, stores):
+        method, learns = config.method.name, config.optim.steps > 0
+        own = tuple(method in (then.methods or (method,)) for then in sweep.config.evaluate)
+        run = Pretraining(run_id(config), config)
         if run.run_id in out:
-            if made["optim"]["steps"]:
-                raise UserError(f"the sweep has one run twice: {method}, seed {seed}; a list of it names a value twice, or two "
-                                "sections have it")
+            if learns:
+                raise UserError(f"the sweep has one run twice: {method}, seed {config.seed}; a list of it names a value twice, "
+                                "or two sections have it")
             continue
-        learns = made["optim"]["steps"] > 0
         if (learns, *own) not in follow:
-            follow[learns, *own] = evaluations(sections, stores, learns)
-        for c in follow[learns, *own]:
-            c = {**c, "pretrain": run.run_id}
-            run.evaluations[config.run_id(c)] = c
+            follow[learns, *own] = evaluation_configs(sweep, stores, own, learns)
+        for each in follow[learns, *own]:
+            each = each.replace(pretrain=run.run_id)
+            run.evaluations[run_id(each)] = each
         if not run.evaluations:
-            if made["optim"]["steps"] or not sections:
-                protocols = ", ".join(dict.fromkeys(name for then in sections for name in then["protocols"]))
-                why = f": {protocols} go with random alone" if sections else ""
-                raise UserError(f"the sweep evaluates {method} in no way{why}")
+            if learns or not any(own):
+                sections = itertools.compress(sweep.config.evaluate, own)
+                names = ", ".join(dict.fromkeys(name for then in sections for name in then.protocols))
+                raise UserError(f"the sweep evaluates {method} in no way" + (f": {names} go with random alone" if names else ""))
             continue
-        recipe = config.canonical({**made, "seed": 0})  # seeds differ in nothing that is checked
-        if recipe not in checked:
-            check(run, stores, seen)
-            checked.add(recipe)
+        checks.check(run)
         out[run.run_id] = run
     return list(out.values())
 
 
-def pretrainings(sections: list[dict[str, Any]]) -> Iterator[tuple[str, int, dict[str, float], dict[str, Any]]]:
-    """(method, seed, mixture, overrides) of each; random ones, untrained, have no optimiser settings and the first mixture."""
-    mixes: list[Any] = [cells(first)[0].get("data.mix", first.get("mix")) for first in sections if RANDOM in first["methods"]]
-    for first in sections:
-        for method, cell, seed in itertools.product(first["methods"], cells(first), first["seeds"]):
-            overrides = settings(first, method, cell)
-            mix = overrides.pop("data.mix", first.get("mix"))
-            if method != RANDOM:
-                yield method, seed, mix, overrides
+def pretrain_configs(sweep: Sweep, stores: dict[str, Store]) -> Iterator[PretrainConfig]:
+    """The config of every pre-training, with its stores' fingerprints; some occur twice.
+
+    Random ones, untrained, have no optimiser settings, the first mixture and seed 0.
+    """
+    sections = sweep.config.pretrain
+    mixes = [cells(first)[0].get("data.mix", first.mix) for first in sections if RANDOM in first.methods]
+    for i, first in enumerate(sections):
+        for method, cell, seed in itertools.product(first.methods, cells(first), first.seeds):
+            overrides = section_overrides(sweep, i, method, cell)
+            if method == RANDOM:
+                load_pretrain_config(method, overrides)  # a typo is a typo
+                overrides = [each for each in overrides if each.key.partition(".")[0] not in ("optim", "encoder")]
+                overrides += overrides_of({"data.mix": mixes[0]})
+                for encoder in encoders(sweep, i, cell):
+                    own = overrides_of({f"encoder.{key}": value for key, value in encoder.to_json().items()})
+                    yield fill_fingerprints(load_pretrain_config(method, [*overrides, *own]), stores)
                 continue
-            config.load(method, overrides.items())  # a typo is a typo
-            others = {k: v for k, v in overrides.items() if k.partition(".")[0] not in ("optim", "encoder")}
-            for encoder in encoders(first, cell):
-                yield method, seed, mixes[0], others | {f"encoder.{key}": value for key, value in encoder.items()}
+            points = {at for then in sweep.config.evaluate if method in (then.methods or (method,)) for at in then.at or ()}
+            if any(then.at for then in sweep.config.evaluate if method in (then.methods or (method,))):
+                overrides.append(Override("checkpoints.at", sorted(points - {1})))
+            config = load_pretrain_config(method, overrides)
+            yield fill_fingerprints(config.replace(seed=seed if config.optim.steps else 0), stores)
 
 
-def settings(first: dict[str, Any], method: str, cell: dict[str, Any]) -> dict[str, Any]:
-    """What the section sets of a method's pre-training in a cell of its grid."""
-    return {**first.get("set", {}), **first.get("per_method", {}).get(method, {}), **cell}
+def section_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) -> list[Override]:
+    """What section i sets of a method's pre-training in a cell of its grid; later ones win."""
+    first = sweep.config.pretrain[i]
+    mix = [Override("data.mix", first.mix, sweep.place("pretrain", i, "mix"))] if first.mix is not None else []
+    return [*mix, *sweep.overrides(first.set, "pretrain", i, "set"),
+            *sweep.overrides(first.per_method.get(method, {}), "pretrain", i, "per_method", method),
+            *(Override(key, value, sweep.place("pretrain", i, "grid")) for key, value in cell.items())]
 
 
-def encoders(first: dict[str, Any], cell: dict[str, Any]) -> list[Config]:
-    """The encoder of every method that the section trains in a cell of its grid, each once; random's own where it trains none."""
-    methods = [name for name in first["methods"] if name != RANDOM] or [RANDOM]
-    if own := [key for key in first.get("per_method", {}).get(RANDOM, {}) if key.startswith("encoder.") and methods != [RANDOM]]:
-        raise UserError(f"pretrain.per_method.{RANDOM} sets {own[0]}: {RANDOM} has the encoders of the other methods; "
-                        "set it for those")
-    made = [config.load(method, settings(first, method, cell).items())["encoder"] for method in methods]
-    return list({config.canonical(encoder): encoder for encoder in made}.values())
+def encoders(sweep: Sweep, i: int, cell: dict[str, Any]) -> list[EncoderConfig]:
+    """The encoder of every method that section i trains in a cell of its grid, each once; random's own where it trains none."""
+    first = sweep.config.pretrain[i]
+    methods = [name for name in first.methods if name != RANDOM] or [RANDOM]
+    for key in first.per_method.get(RANDOM, {}):
+        if key.startswith("encoder.") and methods != [RANDOM]:
+            raise UserError(f"pretrain.per_method.{RANDOM} sets {key}: {RANDOM} has the encoders of the other methods; set it for "
+                            f"those ({sweep.place('pretrain', i, 'per_method', RANDOM, key)})")
+    found = [load_pretrain_config(method, section_overrides(sweep, i, method, cell)).encoder for method in methods]
+    return list({canonical(encoder): encoder for encoder in found}.values())
 
 
-def evaluations(sections: list[dict[str, Any]], stores: dict[str, Store], learns: bool) -> list[Config]:
-    """The evaluations that follow a pre-training whose run_id is yet to be filled in.
+def evaluation_configs(sweep: Sweep, stores: dict[str, Store], own: Sequence[bool], learns: bool) -> list[EvaluationConfig]:
+    """The evaluations that follow a pre-training whose run_id is yet to be filled in; own: which sections are its own.
 
     Of a backbone that learns nothing there is one checkpoint, finetune is scratch, and what differs in that alone is one.
     """
-    out: dict[str, Config] = {}
-    for then in sections:
-        for task, protocol, cell in itertools.product(then["tasks"], then["protocols"], cells(then)):
+    out: dict[str, EvaluationConfig] = {}
+    for i, then in enumerate(sweep.config.evaluate):
+        for task, protocol, cell in itertools.product(then.tasks, then.protocols, cells(then)) if own[i] else ():
             name = protocol if learns else FROM_SCRATCH.get(protocol, protocol)
             if name is None or (learns and protocol == "scratch"):
                 continue
-            settings = overrides_of(then, protocol, cell)
-            points = then.get("at", [1.0]) if learns else [1.0]
-            for seed, at in itertools.product(evaluation.seeds_of(protocol, learns, then["seeds"]), points):
-                made = evaluation.config_for(name, task, "", stores[then["store"]], seed, [*settings, ("at", at)])
-                if out.setdefault(config.run_id(made), made) is not made and learns:
+            overrides = evaluation_overrides(sweep, i, protocol, cell)
+            points = (then.at or (1.0,)) if learns else (1.0,)
+            for seed, at in itertools.product(evaluation.seeds_of(protocol, learns, then.seeds), points):
+                config = protocols.load_evaluation_config(
+                    name, task, "", stores[then.store], seed, [*overrides, Override("at", at)])
+                if out.setdefault(run_id(config), config) is not config and learns:
                     raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
-                                    f"value twice")
+                                    f"value twice ({sweep.place('evaluate', i)})")
     return list(out.values())
 
 
-def grids_of(section: dict[str, Any]) -> list[dict[str, Any]]:
-    """The section's grids; one of one cell where it has none."""
-    return section.get("grid") or [{}]
+def evaluation_overrides(sweep: Sweep, i: int, protocol: str, cell: dict[str, Any]) -> list[Override]:
+    """What section i sets of a protocol's evaluations; a linear evaluation to start from is set as its own are."""
+    then = sweep.config.evaluate[i]
+
+    def of(name: str) -> list[Override]:
+        return [*sweep.overrides(then.set, "evaluate", i, "set"),
+                *sweep.overrides(then.per_protocol.get(name, {}), "evaluate", i, "per_protocol", name),
+                *(Override(key, value, sweep.place("evaluate", i, "grid")) for key, value in cell.items())]
+
+    return (protocols.start_from_linear(of("linear")) if protocol == "finetune-after-linear" else []) + of(protocol)
 
 
-def cells(section: dict[str, Any]) -> list[dict[str, Any]]:
-    """The overrides of every cell of the section's grids: key -> one of its values."""
-    return [dict(zip(grid, values, strict=True)) for grid in grids_of(section)
+def cells(section: PretrainSection | EvaluateSection) -> list[dict[str, Any]]:
+    """The overrides of every cell of the section's grids: key -> one of its values; one empty cell where there is no grid."""
+    return [dict(zip(grid, values, strict=True)) for grid in section.grid or ({},)
             for values in itertools.product(*grid.values())]
 
 
-def overrides_of(then: dict[str, Any], protocol: str, cell: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What the sweep sets of a protocol's evaluations; a linear evaluation to start from is as its own are."""
-    def given(name: str) -> list[tuple[str, Any]]:
-        return [*then.get("set", {}).items(), *then.get("per_protocol", {}).get(name, {}).items(), *cell.items()]
+class Checks:
+    """What would otherwise show only when a run is reached, after hours of others. What seeds share is checked once."""
 
-    return (evaluation.of_linear(given("linear")) if protocol == "finetune-after-linear" else []) + given(protocol)
+    def __init__(self, stores: dict[str, Store]):
+        self.stores, self.recipes = stores, set[str]()
+        self.seen: dict[str, dict[str, torch.Tensor]] = {}  # data section -> what a pre-training may draw from
 
-
-def check(run: Pretraining, stores: dict[str, Store], seen: dict[str, dict[str, torch.Tensor]]) -> None:
-    """UserError for what would otherwise show only when the run is reached, after hours of others.
-
-    seen: what pre-trainings may draw from, by their data section; filled in here.
-    """
-    made, checked = run.config, set()
-    data, key = made["data"], config.canonical(made["data"])
-    views.check(made["views"], made["data"]["rate_hz"], made["data"]["crop_seconds"], made["encoder"]["patch"])
-    with torch.device("meta"):  # shapes alone
-        build(made)
-    if made["optim"]["steps"] and key not in seen:
-        seen[key] = leak.seen([stores[name] for name in data["mix"]], data["folds"],
-                              round(data["crop_seconds"] * data["rate_hz"]))
-    for c in run.evaluations.values():
-        rules = config.canonical({**c, "seed": 0})
-        if rules not in checked:
-            evaluation.check_protocol(c, made["optim"]["steps"] > 0)
-            target = stores[c["data"]["store"]]
-            task = evaluation.open_task(c, made, target)
-            if made["optim"]["steps"]:
-                evaluation.check_unseen(seen[key], task, target)
-        checked.add(rules)
-
-
-def pretraining_config(method: str, seed: int, mix: dict[str, float], stores: dict[str, Store],
-                       overrides: dict[str, Any]) -> Config:
-    """A pre-training's config, with the stores' fingerprints in it."""
-    made = config.load(method, [*overrides.items(), ("seed", seed), ("data.mix", dict(mix))])
-    return with_fingerprints(made, stores)
+    def check(self, run: Pretraining) -> None:
+        """UserError for a run that cannot be trained or evaluated as the sweep says."""
+        config, rules = run.config, set[str]()
+        recipe = canonical(config.replace(seed=0))
+        if recipe in self.recipes:
+            return
+        self.recipes.add(recipe)
+        data, key = config.data, canonical(config.data)
+        views.check(config.views, data.rate_hz, data.crop_seconds, config.encoder.patch)
+        with torch.device("meta"):  # shapes alone
+            build(config)
+        if config.optim.steps and key not in self.seen:
+            self.seen[key] = leak.seen([self.stores[name] for name in data.mix], data.folds,
+                                       round(data.crop_seconds * data.rate_hz))
+        for each in run.evaluations.values():
+            rule = canonical(each.replace(seed=0))
+            if rule not in rules:
+                evaluation.check_protocol(each, config.optim.steps > 0)
+                target = self.stores[each.data.store]
+                task = evaluation.open_task(each, config, target)
+                if config.optim.steps:
+                    evaluation.check_unseen(self.seen[key], task, target)
+            rules.add(rule)
 
 
-def with_fingerprints(made: Config, stores: dict[str, Store]) -> Config:
-    """The config with its stores' fingerprints; UserError where a store was not prepared as the config says."""
-    data = made["data"]
-    if data["resampling"] not in RESAMPLERS:
-        raise unknown("data.resampling", data["resampling"], RESAMPLERS)
-    for name in data["mix"]:
-        store, manifest = stores[name], stores[name].manifest
-        if store.rate_hz != data["rate_hz"]:
-            raise UserError(f"store {name} has {store.rate_hz} Hz, data.rate_hz is {data['rate_hz']}; "
-                            f"set data.rate_hz or prepare the store at that rate")
-        if manifest["resampled"] and manifest["resampling"] != data["resampling"]:
-            raise UserError(f"store {name} was resampled by {manifest['resampling']}, data.resampling is "
-                            f"{data['resampling']}; set it, or prepare the store with --resampling {data['resampling']}")
-    data["fingerprints"] = {name: stores[name].fingerprint for name in sorted(data["mix"])}
-    return made
+def open_stores(folder: Path, names: Iterable[str]) -> dict[str, Store]:
+    """name -> store, of stores in folder."""
+    return {name: open_by_name(folder, name) for name in sorted(set(names))}
 
 
-def open_stores(folder: Path, names: set[str]) -> dict[str, Store]:
-    return {name: store.open_by_name(folder, name) for name in sorted(names)}
+def stores_of(sweep: Sweep) -> set[str]:
+    """The names of the stores that the sweep needs."""
+    mixes = [mix for first in sweep.config.pretrain for mix in (first.mix, *(cell.get("data.mix") for cell in cells(first)))]
+    named = [load_mixture(mix) if isinstance(mix, str) else mix or {} for mix in mixes]
+    return {then.store for then in sweep.config.evaluate}.union(*named)
 
 
-def load(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
+def load_sweep(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
     """(every run of the sweep in path, the stores that they need)."""
-    spec = read(path)
-    with config.located(path):
-        mixes = [mix for first in spec["pretrain"]
-                 for mix in (first.get("mix", {}), *(cell.get("data.mix", {}) for cell in cells(first)))]
-        stores = open_stores(work / "stores", {then["store"] for then in spec["evaluate"]}.union(*mixes))
-        return expand(spec, stores), stores
+    sweep = read_sweep(path)
+    stores = open_stores(work / "stores", stores_of(sweep))
+    return expand(sweep, stores), stores
 
 
-def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
-    """Run the sweep in this process, skipping whatever has a record: interrupting and repeating it is safe."""
-    runs, stores = load(path, where.work)
+def run_sweep(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
+    """Run the sweep in this process, skipping whatever has a result: interrupting and repeating it is safe."""
+    runs, stores = load_sweep(path, where.work)
     every = [name for r in runs for name in (r.run_id, *r.evaluations)]
     done = sum(record.exists(where.results, name) for name in every)
     say(f"{path.name}: {len(runs)} pre-trainings, {len(every) - len(runs)} evaluations; {done} of {len(every)} done")
@@ -299,7 +313,7 @@ def run(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pr
         wanted = [name for name in r.evaluations if not record.exists(where.results, name)]
         if record.exists(where.results, r.run_id) and not wanted:
             continue
-        pretrain(r.config, [stores[name] for name in r.config["data"]["mix"]], where)
-        for name in dict.fromkeys(c["data"]["store"] for c in r.evaluations.values()):
-            evaluation.evaluate([c for c in r.evaluations.values() if c["data"]["store"] == name], stores[name], where)
+        pretrain(r.config, [stores[name] for name in r.config.data.mix], where)
+        for name in dict.fromkeys(c.data.store for c in r.evaluations.values()):
+            evaluation.evaluate([c for c in r.evaluations.values() if c.data.store == name], stores[name], where)
     return runs

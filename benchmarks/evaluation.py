@@ -32,8 +32,9 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation import finetune, frozen, heads, tasks
-from bench.evaluation.runner import config_for
+from bench.evaluation.protocols import load_evaluation_config
 from bench.runs import results as record
+from bench.runs.config import overrides_of
 from bench.training import optim
 from bench.training.trainer import Where
 
@@ -78,8 +79,8 @@ class Ours:
         labels = (place % min(PER_CLASS, records) == 0).astype(np.float32)
         split = tasks.Split(self.rows, labels)
         self.task = frozen.Visible("multi-label", [str(i) for i in range(CLASSES)], split, split)
-        given = [("evaluation.precision", precision), ("evaluation.batch", min(BATCH, records))]
-        configs = [config_for("linear", "all", "", store, seed, given) for seed in range(SEEDS)]
+        given = overrides_of({"evaluation.precision": precision, "evaluation.batch": min(BATCH, records)})
+        configs = [load_evaluation_config("linear", "all", "", store, seed, given) for seed in range(SEEDS)]
         settings = configs[0]["evaluation"]
         self.crops = Crops(store, round(settings["crop_seconds"] * RATE_HZ), there.device)
         self.stride = round(settings["stride_seconds"] * RATE_HZ)
@@ -90,7 +91,7 @@ class Ours:
         self.kept = self.reader.keep(self.rows, "crops")
         self.stack = frozen.Stack(configs, frozen.points(settings)[0], self.task, encoder, there.device)
         self.labels = torch.from_numpy(labels[: BATCH]).to(there.device)
-        self.config = config_for("finetune", "all", "", store, 0, given)
+        self.config = load_evaluation_config("finetune", "all", "", store, 0, given)
         self.tokens = self.read_tokens()
         torch.manual_seed(0)
         tuned = vit.Encoder(vit.SIZES[size], dropout=0.05)

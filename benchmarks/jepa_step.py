@@ -16,7 +16,7 @@ from bench.data.loader import Loader
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.parts import block_split
-from bench.runs.config import Config
+from bench.runs.config import PretrainConfig
 from bench.training import optim
 from bench.training import trainer as pretrain
 from methods.jepa import JEPA
@@ -70,7 +70,7 @@ class Clock:
         self.spent[part] += self.time() - began
 
 
-def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tensor, keep: float, taken: int,
+def step(model: JEPA, optimiser: torch.optim.Optimizer, config: PretrainConfig, x: Tensor, keep: float, taken: int,
          clock: Clock) -> Tensor:
     """One step of bench.training.trainer with JEPA.forward taken apart, in place; gives its loss."""
     settings, n = config["optim"], x.shape[2] // config["encoder"]["patch"]
@@ -99,7 +99,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: Config, x: Tenso
 class Ours:
     """A JEPA of ours in training, and what its steps cost."""
 
-    config: Config
+    config: PretrainConfig
     store: Store
     device: torch.device
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})  # seconds

@@ -18,9 +18,8 @@ import numpy as np
 import orjson
 
 from bench.core.files import write_text
-from bench.evaluation.protocols import defaults
 from bench.report import aggregate as report
-from bench.runs import config
+from bench.runs.config import find_methods, load_mixture, load_pretrain_config, overrides_of, run_id
 from paper import tables
 
 TARGETS = {"seconds": 30.0, "memory_mb": 2048.0}  # of reading and tables together, of 100,000 records
@@ -36,19 +35,19 @@ ALMOST = np.nextafter(1, 0)
 
 def pretrainings(seeds: int) -> Iterator[dict[str, Any]]:
     """The config of every seed of every method at every size on every mixture; a random backbone has one."""
-    fingerprints = {name: f"{i:016x}" for i, name in enumerate(config.mixture("all"))}
-    for method, size, mix in itertools.product(config.methods(), SIZES, MIXES):
+    fingerprints = {name: f"{i:016x}" for i, name in enumerate(load_mixture("all"))}
+    for method, size, mix in itertools.product(find_methods(), SIZES, MIXES):
         learns = method != report.RANDOM
         for seed in range(seeds if learns else 1):
             if learns or mix == MIXES[0]:
-                made = config.load(method, [("encoder.size", size), ("data.mix", mix), ("seed", seed)])
-                made["data"]["fingerprints"] = {name: fingerprints[name] for name in made["data"]["mix"]}
-                yield made
+                made = load_pretrain_config(method, overrides_of({"encoder.size": size, "data.mix": mix}))
+                data = made.data.replace(fingerprints={name: fingerprints[name] for name in made.data.mix})
+                yield made.replace(data=data, seed=seed).to_json()
 
 
 def evaluations(run: str, learns: bool, seeds: int) -> Iterator[dict[str, Any]]:
     for name, at, fraction in RECIPES if learns else [r for r in RECIPES if r[1] == 1 and r[0] != "finetune-after-linear"]:
-        made = defaults(name if learns or name != "finetune" else "scratch")
+        made = load_defaults(name if learns or name != "finetune" else "scratch").value
         made |= {"pretrain": run, "at": at, "fraction": fraction, "data": {"store": "ptb-xl", "fingerprint": f"{2:016x}"}}
         for task in CLASSES:
             for seed in range(1 if learns else seeds):
@@ -94,7 +93,7 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
 
     def write(kind: str, made: dict[str, Any], result: dict[str, Any], **more: Any) -> str:
         nonlocal count, size
-        name = config.run_id(made)
+        name = run_id(parse_config(made))
         text = orjson.dumps({"schema": 1, "kind": kind, "run_id": name, "config": made, "result": result,
                              "provenance": about | {"slurm_job": str(count // 30)}, **more}, option=orjson.OPT_SORT_KEYS)
         (folder / f"{name}.json").write_bytes(text)
@@ -147,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = Path(name) / "results"
         results.mkdir()
         each = len(RECIPES) * len(CLASSES) + 1
-        count, size = generate(results, max(1, round(given.records / (each * len(config.methods()) * len(SIZES) * len(MIXES)))))
+        count, size = generate(results, max(1, round(given.records / (each * len(find_methods()) * len(SIZES) * len(MIXES)))))
         print(f"{count:,} records, {size / 2**20:,.0f} MB")
         time.sleep(2.1)  # what has changed just now is not kept in the cache
         found: dict[str, Any] = {"records": count, "megabytes": size / 2**20}

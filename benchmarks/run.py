@@ -1,5 +1,6 @@
 """Prints what loader, masks and JEPA steps cost here, alone or against the published implementation."""
 
+
 import argparse
 import contextlib
 import itertools
@@ -35,8 +36,8 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.parts import block_split
-from bench.runs import config
 from bench.runs import results as record
+from bench.runs.config import Override, load_pretrain_config
 from bench.training import optim
 
 RATE_HZ, PATCH, BLOCK = 500, 25, 10  # published configurations
@@ -153,10 +154,10 @@ def step_rows(plan: Plan, store: Store, name: str, batch: int, precision: str, b
     ours: dict[str, Ours] = {}
     for compiled in plan.compiled:
         what = f"step {name} {batch} {precision}{' compiled' * compiled}"
-        settings = config.load("jepa", [
+        settings = load_pretrain_config("jepa", [Override(*each) for each in [
             ("encoder.size", name), ("encoder.patch", PATCH), ("optim.batch", batch), ("optim.precision", precision),
             ("optim.compile", compiled), ("method.block", BLOCK), ("data.rate_hz", RATE_HZ),
-            ("data.crop_seconds", plan.samples / RATE_HZ), ("views", [{"seconds": plan.samples / RATE_HZ}])])
+            ("data.crop_seconds", plan.samples / RATE_HZ), ("views", [{"seconds": plan.samples / RATE_HZ}])]])
         ours[what] = Ours(settings, store, plan.device)
         rows.append(Row(what, target=plan.aim(
             COMPILED if compiled else STEP, plan.device.type == "cpu" and precision == plan.precisions[-1])))

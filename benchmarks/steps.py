@@ -30,8 +30,8 @@ from bench.core.rng import seeded
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.encoders import vit
-from bench.runs import config
 from bench.runs import results as record
+from bench.runs.config import find_methods, load_pretrain_config, overrides_of
 from bench.training import optim
 from bench.training import trainer as pretrain
 
@@ -40,7 +40,8 @@ SIDES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of the squar
 
 def one(name: str, size: str, batch: int, precision: str, compiled: bool, device: torch.device, steps: int) -> dict[str, Any]:
     """Steps of bench.training.trainer on a batch at hand, views included; the first three warm up."""
-    made = config.load(name, [("encoder.size", size), ("optim.batch", batch), ("optim.precision", precision)])
+    made = load_pretrain_config(name, overrides_of(
+        {"encoder.size": size, "optim.batch": batch, "optim.precision": precision}))
     settings, data = made["optim"], made["data"]
     if device.type == "cpu":
         memory.keep()  # as pretrain does
@@ -85,7 +86,7 @@ def measured(given: argparse.Namespace, combination: tuple[Any, ...]) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    trained = [name for name in config.methods() if config.load(name)["optim"]["steps"]]
+    trained = [name for name in find_methods() if load_pretrain_config(name)["optim"]["steps"]]
     add("--methods", nargs="+", default=trained, metavar="METHOD")
     add("--sizes", nargs="+", default=["xs"], metavar="SIZE", help="of the ViT (default: xs)")
     add("--batch", type=int, default=16, help="records (default: 16)")

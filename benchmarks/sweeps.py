@@ -66,7 +66,7 @@ class Cluster:
 
 
 def graph(path: Path, folder: Path) -> dict[str, Run]:
-    return plan.graph(sweep.load(path, folder)[0])
+    return plan.graph(sweep.load_sweep(path, folder)[0])
 
 
 def measure(runs: int) -> dict[str, float]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.aggregate import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, labelled, protocol_of, spread
+from bench.core.models import canonical
+from bench.report.aggregate import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, Config, labelled, protocol_of, spread
 from bench.report.statistics import LEVEL, Ranking, by_class, compare_pairs, holm, ranking
-from bench.runs.config import Config, canonical
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
            f"runs each, p of the difference {LEVEL:g} or more after Holm's correction for all comparisons with the best)")

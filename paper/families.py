@@ -10,11 +10,13 @@ import numpy as np
 from scipy import stats
 
 from bench.catalogue import header
+from bench.core.models import canonical
 from bench.report.aggregate import (
     MISSING,
     RANDOM,
     RANDOM_ROW,
     Cell,
+    Config,
     Record,
     Row,
     backbone,
@@ -26,7 +28,6 @@ from bench.report.aggregate import (
 )
 from bench.report.statistics import LEVEL
 from bench.runs import config as configs
-from bench.runs.config import Config, canonical
 from paper.columns import LEADERS, Column, leaders, numbers, runs_in, score
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
@@ -56,7 +57,7 @@ class Group:
 
 
 def family_of(method: str) -> str:
-    path = configs.method_files().get(method)
+    path = configs.find_methods().get(method)
     return header(path).get("family", MISSING) if path else MISSING
 
 
@@ -65,7 +66,7 @@ def mixture_of(mix: dict[str, float]) -> str:
     if len(mix) == 1:
         return next(iter(mix))
     shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
-    return configs.mixture_name(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
+    return configs.name_mixture(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:

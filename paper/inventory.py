@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from bench.core.yaml import read_yaml
 from bench.data.corpora import Corpus, modules
 from bench.encoders import vit
 from bench.report.aggregate import MISSING, Record
@@ -17,7 +18,7 @@ PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.1
 
 def sizes() -> Sheet:
     """Parameters of the backbones, counted on this code's, beside the published counts."""
-    base = configs.read_yaml(configs.ROOT / "bench" / "runs" / "base.yaml")["encoder"]
+    base = read_yaml(configs.BASE)["encoder"]
     data, lines = [], []
     for name, size in vit.SIZES.items():
         with torch.device("meta"):

@@ -23,15 +23,18 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.catalogue import header
 from bench.core.errors import UserError
-from bench.core.files import write_text
+from bench.core.files import ROOT, write_text
+from bench.core.models import canonical
+from bench.core.yaml import read_yaml
 from bench.data.corpora import modules
 from bench.encoders.vit import SIZES
-from bench.evaluation.protocols import defaults, protocols
+from bench.evaluation.protocols import list_protocols, load_defaults
 from bench.report.aggregate import (
     FINETUNE,
     RANDOM,
@@ -47,7 +50,6 @@ from bench.report.aggregate import (
 )
 from bench.report.statistics import LEVEL, compare_pairs, holm
 from bench.runs import config as configs
-from bench.runs.config import ROOT, canonical
 from paper.columns import columns_of
 from paper.published import TASKS, facts, ours_of
 from paper.typeset import tex
@@ -102,7 +104,7 @@ def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record
 
 def possible() -> Iterator[tuple[str, ...]]:
     """The parts of every name that records can give a number, for the methods, protocols and tasks of this repository."""
-    methods, cases = (*configs.methods(), BEST), list(itertools.product(protocols(), TASKS))
+    methods, cases = (*configs.find_methods(), BEST), list(itertools.product(list_protocols(), TASKS))
     for method, of in itertools.product(methods, cases):
         yield from (("auc", method, *of, each) for each in OF_SCORE)
         yield from (("gain", method, *of, each) for each in OF_GAIN)
@@ -111,20 +113,20 @@ def possible() -> Iterator[tuple[str, ...]]:
         yield from (("auc", *place, *of, each) for each in ("", "sd", "runs"))
     for of in cases:
         yield from ((each, *of) for each in ("compared", "above", "below", "ahead-of-jepa", "behind-jepa", BEST))
-    yield from itertools.product(OF_METHOD, configs.methods())
+    yield from itertools.product(OF_METHOD, configs.find_methods())
     yield from (("comparison", each) for each in OF_COMPARISON)
-    yield from (("comparison", *each) for each in itertools.product(protocols(), OF_PROTOCOL))
+    yield from (("comparison", *each) for each in itertools.product(list_protocols(), OF_PROTOCOL))
     yield from (("records", each) for each in OF_RECORDS)
 
 
 def known() -> Iterator[Number]:
     """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
-    yield from settings((), configs.read_yaml(ROOT / "bench" / "runs" / "base.yaml"))
-    for protocol in protocols():
-        yield from settings((protocol,), defaults(protocol)["evaluation"])
+    yield from settings((), read_yaml(configs.BASE))
+    for protocol in list_protocols():
+        yield from settings((protocol,), load_defaults(protocol).value["evaluation"])
     families: Counter[str] = Counter()
-    for method, path in configs.method_files().items():
-        yield from settings((method,), configs.read_yaml(path)["method"])
+    for method, path in configs.find_methods().items():
+        yield from settings((method,), read_yaml(path)["method"])
         families[header(path).get("family", "")] += method != RANDOM
     yield from ((("methods", family), count(n)) for family, n in families.items())
     yield ("methods",), count(families.total())
@@ -138,7 +140,7 @@ def known() -> Iterator[Number]:
         yield from ((("size", size, key), str(value)) for key, value in vars(each).items())
 
 
-def settings(parts: Sequence[str], config: configs.Config) -> Iterator[Number]:
+def settings(parts: Sequence[str], config: dict[str, Any]) -> Iterator[Number]:
     """A config's numbers, those of a list by their index."""
     for key, value in leaves(config):
         for i, each in enumerate(value) if isinstance(value, list) else [("", value)]:
@@ -190,7 +192,7 @@ def comparison(cells: Sequence[Cell]) -> list[Cell]:
     return [c for c in found if times[c.row.method, *case_of(c)] == 1]
 
 
-def is_whole(config: configs.Config) -> bool:
+def is_whole(config: dict[str, Any]) -> bool:
     """Is an evaluation of the last checkpoint, with all labels, each its record's own, and on the test folds?"""
     usual = {"at": 1.0, "fraction": 1.0, "shuffle_labels": 0}
     return all(config.get(key, value) == value for key, value in usual.items()) and not external(config)

@@ -13,6 +13,8 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.files import replacing, write_text
+from bench.core.models import canonical
+from bench.core.yaml import read_yaml
 from bench.evaluation.metrics import RULES, interval
 from bench.report.aggregate import (
     FIRST,
@@ -20,6 +22,7 @@ from bench.report.aggregate import (
     OTHER_SCORES,
     RANDOM,
     Cell,
+    Config,
     Record,
     Row,
     as_set,
@@ -34,7 +37,7 @@ from bench.report.aggregate import (
     text_of,
 )
 from bench.report.statistics import compare_pairs, holm
-from bench.runs.config import ROOT, Config, canonical, load, methods, mixture_name, read_yaml
+from bench.runs.config import BASE, find_methods, load_pretrain_config, name_mixture
 from paper.columns import Column, columns_of
 from paper.families import mixture_of
 
@@ -278,14 +281,14 @@ def rerun(config: Config) -> str:
     if "imported" in config["method"]:
         saw = (f"--saw {shlex.quote(store)}" for store in sorted(mix) or ["unknown"])
         return " ".join(["ecgssl import FILE --as", shlex.quote(name), *saw])
-    default = load(name) if name in methods() else read_yaml(ROOT / "bench" / "runs" / "base.yaml")
+    default = load_pretrain_config(name).to_json() if name in find_methods() else read_yaml(BASE)
     before = dict(leaves(without(default, {"data": "mix"})))
     settings = [(key, value) for key, value in sorted(leaves(without(config, {"data": "mix"})))
                 if not key.startswith("views.") and key not in ("protocol", "method.name") and before.get(key, ...) != value]
     if config["views"] != default["views"]:
         settings.append(("views", config["views"]))
     stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
-    if len(mix) > 1 and (known := mixture_name(mix)):
+    if len(mix) > 1 and (known := name_mixture(mix)):
         stores = [f"--mix {known}"]
     return " ".join(["ecgssl pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
 

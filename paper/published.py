@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.evaluation.protocols import defaults
-from bench.report.aggregate import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH, Cell, Row, external, leaves, protocol_of
+from bench.evaluation.protocols import load_defaults
+from bench.report.aggregate import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH, Cell, Config, Row, external, leaves, protocol_of
 from bench.runs import config as configs
-from bench.runs.config import Config
 from paper.columns import Column
 
 LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500
@@ -87,7 +86,7 @@ def facts() -> tuple[Fact, ...]:
 def place_of(config: Config) -> Place | None:
     """Which pre-training of the paper a config is; None: none of them. FREE may differ, keys that it lacks are as published."""
     method, size, mix = config["method"]["name"], config["encoder"].get("size"), config["data"]["mix"]
-    name = configs.mixture_name(mix) or ""
+    name = configs.name_mixture(mix) or ""
     if method not in (RANDOM, "jepa") or size not in SIZES or (name not in DATA and method != RANDOM):
         return None
     if _differs(dict(leaves(config)), _published(method, size, "" if method == RANDOM else name)):
@@ -97,7 +96,8 @@ def place_of(config: Config) -> Place | None:
 
 @cache
 def _published(method: str, size: str, mix: str) -> Mapping[str, object]:
-    made = configs.load(method, [("encoder.size", size), ("data.mix", mix or "ptb-xl"), ("optim.batch", BATCH[size])])
+    made = configs.load_pretrain_config(method, configs.overrides_of(
+        {"encoder.size": size, "data.mix": mix or "ptb-xl", "optim.batch": BATCH[size]})).to_json()
     wanted = {k: v for k, v in leaves(made) if k not in FREE}
     return wanted if mix else {k: v for k, v in wanted.items() if k == "data.rate_hz" or k.startswith("encoder.")}
 
@@ -114,7 +114,7 @@ def task_of(column: Column) -> tuple[str, str] | None:
     name = str(protocol_of(config))
     if name not in (LINEAR, FINETUNE, AFTER_LINEAR, SCRATCH):
         return None
-    wanted = dict(leaves(defaults(name)))
+    wanted = dict(leaves(load_defaults(name).value))
     for filled in ("task", "data.store", "evaluation.name"):
         del wanted[filled]
     first = next(c.runs[0] for c in column.cells if c.runs)

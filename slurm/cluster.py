@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError, unknown
+from bench.core.files import ROOT
+from bench.core.yaml import read_yaml
 from bench.encoders import vit
-from bench.evaluation.protocols import protocols
-from bench.runs import config
-from bench.runs.config import ROOT, Config
+from bench.evaluation.protocols import list_protocols
+from bench.runs.config import Config, EvaluationConfig
 from slurm.lease import BEAT_SECONDS
 
 FOLDER = ROOT / "slurm" / "clusters"
@@ -65,16 +66,16 @@ class Cluster:
 
     def kind(self, run: Config) -> str:
         """The kind that the file describes this run's most closely by: pretrain-<size> or pretrain, and so on."""
-        if "evaluation" in run:
-            first, then = "evaluate", run["evaluation"]["name"]
+        if isinstance(run, EvaluationConfig):
+            first, then = "evaluate", run.evaluation.name
         else:
-            first, then = "pretrain", run["encoder"]["size"]
+            first, then = "pretrain", run.encoder.size
         return f"{first}-{then}" if f"{first}-{then}" in self.asked else first
 
 
 def kinds() -> list[str]:
     return ["pretrain", *(f"pretrain-{size}" for size in vit.SIZES),
-            "evaluate", *(f"evaluate-{name}" for name in protocols())]
+            "evaluate", *(f"evaluate-{name}" for name in list_protocols())]
 
 
 def find(name: str) -> Path:
@@ -89,31 +90,30 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Cluster:
     """The cluster that the file describes; UserError naming key and line where it is none."""
-    content = config.read_yaml(path)
-    with config.located(path):
-        given = checked(content, TOP, f"{path}:")
-        runs = given.pop("runs", None)
-        if not runs:
-            raise UserError(f"{path} has no 'runs': what to ask for, for all runs and per kind ({', '.join(kinds())})")
-        if not all(isinstance(line, str) for line in given.get("setup", [])):
-            raise UserError(f"{path}: setup must be a list of lines of bash")
-        sections = {}
-        for kind, section in runs.items():
-            if kind not in ("all", *kinds()):
-                raise unknown(f"kind in {path}, runs:", kind, ["all", *kinds()])
-            if not isinstance(section, dict):
-                raise UserError(f"{path}: runs.{kind} must be a mapping, got {section!r}")
-            sections[kind] = checked(section, ASKED, f"{path}, runs.{kind}:")
-        asked = {}
-        for kind in {"pretrain", "evaluate", *sections} - {"all"}:
-            merged = dict(DEFAULTS)
-            for name in ("all", kind.partition("-")[0], kind):
-                merged |= sections.get(name, {})
-            asked[kind] = asked_of(merged, f"{path}: runs.{kind}")
-        if given.get("beat_seconds", BEAT_SECONDS) <= 0:
-            raise UserError(f"{path}: beat_seconds must be positive")
-        given |= {key: (path.parent / given[key]).absolute() for key in ("work", "results") if key in given}
-        return Cluster(path.stem, **given, asked=asked)
+    content = read_yaml(path)
+    given = checked(content, TOP, f"{path}:")
+    runs = given.pop("runs", None)
+    if not runs:
+        raise UserError(f"{path} has no 'runs': what to ask for, for all runs and per kind ({', '.join(kinds())})")
+    if not all(isinstance(line, str) for line in given.get("setup", [])):
+        raise UserError(f"{path}: setup must be a list of lines of bash")
+    sections = {}
+    for kind, section in runs.items():
+        if kind not in ("all", *kinds()):
+            raise unknown(f"kind in {path}, runs:", kind, ["all", *kinds()])
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: runs.{kind} must be a mapping, got {section!r}")
+        sections[kind] = checked(section, ASKED, f"{path}, runs.{kind}:")
+    asked = {}
+    for kind in {"pretrain", "evaluate", *sections} - {"all"}:
+        merged = dict(DEFAULTS)
+        for name in ("all", kind.partition("-")[0], kind):
+            merged |= sections.get(name, {})
+        asked[kind] = asked_of(merged, f"{path}: runs.{kind}")
+    if given.get("beat_seconds", BEAT_SECONDS) <= 0:
+        raise UserError(f"{path}: beat_seconds must be positive")
+    given |= {key: (path.parent / given[key]).absolute() for key in ("work", "results") if key in given}
+    return Cluster(path.stem, **given, asked=asked)
 
 
 def checked(section: dict[Any, Any], schema: dict[str, type], where: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import read_json
+from bench.core.models import canonical
 from bench.runs import results as record
-from bench.runs.config import Config, canonical
+from bench.runs.config import Config, EvaluationConfig, PretrainConfig, parse_config
 from slurm.cluster import Cluster
 from slurm.plan import Run
 
@@ -30,19 +31,17 @@ class Cost:
 
 def like(config: Config, pretrain: Config) -> str:
     """What runs share whose speed is about the same: all but seeds, lengths and data."""
-    shared = {"encoder": pretrain["encoder"], "crop_seconds": pretrain["data"]["crop_seconds"],
-              "rate_hz": pretrain["data"]["rate_hz"]}
-    if "evaluation" in config:
-        return canonical({**shared, "evaluation": config["evaluation"], "task": config["task"],
-                          "store": config["data"]["store"]})
-    return canonical({**shared, "method": config["method"], "views": config["views"],
-                      "precision": config["optim"]["precision"], "batch": config["optim"]["batch"]})
+    assert isinstance(pretrain, PretrainConfig)
+    shared: list[Any] = [pretrain.encoder.to_json(), pretrain.data.crop_seconds, pretrain.data.rate_hz]
+    if isinstance(config, EvaluationConfig):
+        return canonical([*shared, config.evaluation.to_json(), config.task, config.data.store])
+    return canonical([*shared, config.method.to_json(), config.views, config.optim.precision, config.optim.batch])
 
 
 def seconds(config: Config, records: list[dict[str, Any]]) -> float:
     """How long a run takes if it is as fast as the mean of those recorded."""
     results = [each["result"] for each in records]
-    if "evaluation" in config:
+    if isinstance(config, EvaluationConfig):
         return sum(r["seconds"] / r.get("together", 1) for r in results) / len(results)  # those that ran together share them
     work = config["optim"]["steps"] * config["optim"]["batch"]
     return work * sum(r["seconds"] / max(1, r["records"]) for r in results) / len(results)
@@ -62,7 +61,7 @@ def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str,
             if key in wanted and len(found.get(key, ())) < LIKE:
                 found.setdefault(key, []).append(read_json(record.path(results, run.name), "record"))
     for made in others(results, runs) if wanted - found.keys() else ():
-        key = like(made["config"], made.get("pretrain_config", made["config"]))
+        key = like(parse_config(made["config"]), parse_config(made.get("pretrain_config", made["config"])))
         if key in wanted and len(found.get(key, ())) < LIKE:
             found.setdefault(key, []).append(made)
     costs: dict[str, Cost] = {}
@@ -73,7 +72,7 @@ def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str,
             hours = asked.nodes * seconds(run.config, found[key]) / 3600
             cost.gpu_hours += hours * asked.gpus
             cost.cpu_hours += hours * asked.processes * asked.cpus
-        elif "evaluation" not in run.config and not run.config["optim"]["steps"]:
+        elif isinstance(run.config, PretrainConfig) and not run.config.optim.steps:
             pass  # no step, no time
         else:
             cost.unknown += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.evaluation import runner as evaluation
-from bench.runs.config import Config, run_id
+from bench.runs.config import Config, EvaluationConfig, run_id
 from bench.sweeps import Pretraining
 from slurm import commands, lease
 from slurm.cluster import Cluster
@@ -46,7 +46,7 @@ class Array:
     """The tasks of one sbatch: index -> units, each the configs of runs that run together."""
 
     kind: str
-    tasks: dict[int, list[list[Config]]]
+    tasks: dict[int, list[Sequence[Config]]]
     after: str = ""  # token of the array whose task of the same index comes first
     token: str = field(default_factory=lambda: secrets.token_hex(6))  # names it: in its job's name, and on disk
 
@@ -62,7 +62,7 @@ class Plan:
     later: list[str] = field(default_factory=list)  # evaluations whose pre-training runs outside the queue
 
 
-def units(evaluations: Sequence[Config]) -> list[list[Config]]:
+def units(evaluations: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
     """Evaluations of one backbone -> those that one call of `evaluate` runs together.
 
     A finetune-after-linear is with the linear evaluation that it starts from, so that no two jobs run that.
@@ -187,7 +187,7 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
             array = Array(kind, {i: [[config]] for i, config in enumerate(few)})
             place |= {run_id(config): (array.token, i) for i, config in enumerate(few)}
             made.arrays.append(array)
-    waiting: dict[str, list[Config]] = {}  # pre-training -> its evaluations
+    waiting: dict[str, list[EvaluationConfig]] = {}  # pre-training -> its evaluations
     for run in runs.values():
         if run.pretrain and (run.state in wanted or (run.state == "blocked" and run.pretrain in place)):
             before = runs[run.pretrain]
@@ -196,11 +196,12 @@ def arrays(runs: dict[str, Run], cluster: Cluster, largest: int, also: Sequence[
                     made.later.append(run.name)
                     continue
                 place[before.name] = before.task.token, before.task.index
+            assert isinstance(run.config, EvaluationConfig)
             waiting.setdefault(before.name, []).append(run.config)
-    free: dict[str, list[list[Config]]] = {}
-    bound: dict[tuple[str, str], dict[int, list[list[Config]]]] = {}  # (kind, array that comes first) -> index -> units
-    for name, configs in waiting.items():
-        for unit in units(configs):
+    free: dict[str, list[Sequence[Config]]] = {}
+    bound: dict[tuple[str, str], dict[int, list[Sequence[Config]]]] = {}  # (kind, array that comes first) -> index -> units
+    for name, evaluations in waiting.items():
+        for unit in units(evaluations):
             kind = cluster.kind(unit[-1])  # with a finetune-after-linear its linear evaluation is of that kind, too
             if name in place:
                 after, index = place[name]

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench.core.files import write_text
-from bench.runs import config
+from bench.core.files import ROOT, write_text
 from bench.runs import results as record
+from bench.runs.config import find_methods
 
 PARTS = ("bench", "methods", "slurm")
 SUFFIXES = (".py", ".yaml", ".csv")
@@ -22,10 +22,10 @@ def take(folder: Path) -> Path:
     made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
     try:
         for part in PARTS:
-            for path in sorted((config.ROOT / part).rglob("*")):
+            for path in sorted((ROOT / part).rglob("*")):
                 if path.suffix in SUFFIXES:
-                    copy(path, made / path.relative_to(config.ROOT))
-        for path in config.method_files().values():
+                    copy(path, made / path.relative_to(ROOT))
+        for path in find_methods().values():
             for each in (path, path.with_suffix(".py")):
                 copy(each, made / "methods" / each.name)
         write_text(made / record.SNAPSHOT, json.dumps(record.code()))

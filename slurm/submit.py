@@ -98,7 +98,7 @@ def prepare(array: Array, shared: Shared, cluster: Cluster, sweep: str, code: Pa
     (folder / "logs").mkdir(parents=True)
     lines = []
     for index, units in array.tasks.items():
-        named = [[{"run_id": run_id(config), "config": config} for config in unit] for unit in units]
+        named = [[{"run_id": run_id(config), "config": config.to_json()} for config in unit] for unit in units]
         lines.append(json.dumps({"index": index, "units": named}) + "\n")
     write_text(folder / "tasks.jsonl", "".join(lines))
     write_text(folder / "job.sh", "\n".join([

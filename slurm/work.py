@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.errors import UserError
 from bench.core.files import read_json
 from bench.runs import results as record
-from bench.runs.config import Config, run_id
+from bench.runs.config import Config, EvaluationConfig, PretrainConfig, parse_config, run_id
 from slurm import commands, lease
 from slurm.shared import Shared, last_words, parked
 
@@ -55,7 +55,7 @@ def read_task(folder: Path, index: int) -> list[list[dict[str, Any]]]:
         for line in f:
             task = json.loads(line)
             if task["index"] == index:
-                return task["units"]
+                return [[{**run, "config": parse_config(run["config"])} for run in unit] for unit in task["units"]]
     raise LookupError(f"{folder} has no task {index}")
 
 
@@ -127,7 +127,7 @@ class Worker:
 
     def early(self) -> set[str]:
         """Evaluations whose pre-training has no record: Slurm takes a job that it has forgotten for one that went well."""
-        needed = {run: config["pretrain"] for run, config in self.runs.items() if config.get("pretrain")}
+        needed = {run: config.pretrain for run, config in self.runs.items() if isinstance(config, EvaluationConfig)}
         there = self.done(set(needed.values()))
         return {run for run, pretrain in needed.items() if pretrain not in there}
 
@@ -263,17 +263,17 @@ def perform_unit(configs: list[Config], where: "Where", world: "World") -> None:
     from bench.evaluation import runner as evaluation
     from bench.training import trainer as pretrain
 
-    data = configs[0]["data"]
-    wanted = data["fingerprints"] if "mix" in data else {data["store"]: data["fingerprint"]}
-    stores = [open_by_name(where.work / "stores", name) for name in wanted]
+    first = configs[0]
+    fingerprints = first.data.fingerprints if isinstance(first, PretrainConfig) else {first.data.store: first.data.fingerprint}
+    stores = [open_by_name(where.work / "stores", name) for name in fingerprints]
     for store in stores:
-        if store.fingerprint != wanted[store.name]:
+        if store.fingerprint != fingerprints[store.name]:
             raise UserError(f"store {store.name} has changed since this was submitted: its fingerprint is "
-                            f"{store.fingerprint}, not {wanted[store.name]}; submit again")
-    if "mix" in data:
-        pretrain.pretrain(configs[0], stores, where, world)
+                            f"{store.fingerprint}, not {fingerprints[store.name]}; submit again")
+    if isinstance(first, PretrainConfig):
+        pretrain.pretrain(first, stores, where, world)
     else:
-        evaluation.evaluate(configs, stores[0], where)
+        evaluation.evaluate([config for config in configs if isinstance(config, EvaluationConfig)], stores[0], where)
 
 
 if __name__ == "__main__":

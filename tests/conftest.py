@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,9 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.report import aggregate as report
-from bench.runs import config
-from bench.runs.config import Config
-from bench.sweeps import with_fingerprints
+from bench.runs.config import PretrainConfig, load_pretrain_config, parse_overrides
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where
+from bench.training.trainer import Where, fill_fingerprints
 from paper import figures, macros, tables
 
 torch.set_num_threads(1)
@@ -77,13 +76,13 @@ def where(tmp_path: Path) -> Where:
 
 
 @pytest.fixture
-def configure(nano: vit.Size, tiny: Store) -> Callable[..., Config]:
+def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
     """configure(method, *overrides): a pre-training of a nano encoder on `tiny`, 8 steps of 4 records."""
 
-    def make(method: str, *overrides: str) -> Config:
+    def make(method: str, *overrides: str) -> PretrainConfig:
         steps = [] if method == "random" else ["optim.steps=8", "optim.batch=4", "optim.warmup_steps=2"]
-        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps, *heads(method).items()]
-        return with_fingerprints(config.load(method, [*nano, *overrides]), {"tiny": tiny})
+        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps, *(f"{key}={json.dumps(value)}" for key, value in heads(method).items())]
+        return fill_fingerprints(load_pretrain_config(method, parse_overrides([*nano, *overrides])), {"tiny": tiny})
 
     return make
 
@@ -96,7 +95,7 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
 
 def heads(method: str) -> dict[str, Any]:
     """The overrides that make a method small."""
-    return {f"method.{key}": value for key, value in small(config.load(method)["method"]).items()}
+    return {f"method.{key}": value for key, value in small(load_pretrain_config(method).method.arguments).items()}
 
 
 @pytest.fixture(scope="session")

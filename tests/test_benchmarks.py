@@ -2,11 +2,11 @@ import json
 import sys
 from pathlib import Path
 
+import configs
 import pytest
 import torch
 
 from bench.encoders import vit
-from bench.runs import config
 from bench.training import trainer as pretrain
 from bench.training.optim import adamw
 
@@ -49,7 +49,7 @@ def test_a_record_costs_the_stated_arithmetic(jepa_step):
 
 
 def test_the_step_that_is_timed_is_the_methods_own(jepa_step):
-    settings = config.load("jepa", ["encoder.size=tiny", "method.keep=[0.2, 0.2]", "optim.warmup_steps=0"])
+    settings = configs.load("jepa", ["encoder.size=tiny", "method.keep=[0.2, 0.2]", "optim.warmup_steps=0"])
     x = torch.randn(3, 12, 1000, generator=torch.Generator().manual_seed(0))
     timed, own = pretrain.build(settings), pretrain.build(settings)
     loss = jepa_step.step(timed, adamw(timed, settings["optim"]), settings, x, 0.2, 7, jepa_step.Clock(lambda: 0.0))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs.config import ROOT
+from bench.core.files import ROOT
 
 FILES = sorted(p for top in ("bench", "methods", "slurm", "paper") for p in (ROOT / top).rglob("*.py"))
 OURS = ("bench", "methods", "slurm", "paper")
@@ -64,11 +64,11 @@ def test_a_method_is_one_py_and_one_yaml() -> None:
 
 def test_bench_names_no_method_module() -> None:
     """A method is reached by its name alone; `random` is the one that stands for no method."""
-    from bench.runs.config import methods
+    from bench.runs.config import find_methods
 
     for path in FILES:
         if path.is_relative_to(ROOT / "bench") and path.parent != CLI:
-            assert [m for m in methods() if f"methods.{m}" in path.read_text()] == [], path
+            assert [m for m in find_methods() if f"methods.{m}" in path.read_text()] == [], path
 
 
 def calls(path: Path, name: str) -> list[ast.Call]:

@@ -17,12 +17,14 @@ from corpora import noise
 
 from bench import sweeps as sweep
 from bench.core.errors import UserError
+from bench.core.files import ROOT
 from bench.core.interrupt import Interrupted
+from bench.core.models import canonical
+from bench.core.yaml import Document
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
-from bench.runs.config import ROOT, canonical
 from bench.training import optim
-from bench.training.trainer import Where, build
+from bench.training.trainer import Where, build, fill_fingerprints
 
 SPEC: dict[str, Any] = {
     "pretrain": {
@@ -37,6 +39,10 @@ SPEC: dict[str, Any] = {
         "per_protocol": {"finetune": {"evaluation.warmup_steps": 1}},
     },
 }
+
+
+def checked(spec: dict[str, Any], path: Path) -> sweep.Sweep:
+    return sweep.parse_sweep(Document(path, spec, {}))
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -71,7 +77,7 @@ HERE = Path("spec.yaml")  # as messages name it
 def run(spec: dict[str, Any], where: Where) -> tuple[list[sweep.Pretraining], str]:
     path, said = where.work / "spec.yaml", list[str]()
     path.write_text(yaml.safe_dump(spec))
-    return sweep.run(path, where, said.append), said[0]
+    return sweep.run_sweep(path, where, said.append), said[0]
 
 
 def state(where: Where) -> dict[str, tuple[int, bytes]]:
@@ -219,7 +225,7 @@ def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[st
     one = spec["evaluate"]
     spec["evaluate"] = [{**one, "at": [0.5, 1.0], "protocols": ["linear"], "per_protocol": {}},
                         {**one, "protocols": ["linear"], "per_protocol": {}, "grid": [{"fraction": [0.5]}]}]
-    random, mae, *_ = sweep.expand(sweep.checked(spec, HERE), sweep.open_stores(where.work / "stores", {"tiny"}))
+    random, mae, *_ = sweep.expand(checked(spec, HERE), sweep.open_stores(where.work / "stores", {"tiny"}))
     assert mae.config["checkpoints"]["at"] == [0.5]
     found = {(c["at"], c["fraction"], c["seed"]) for c in mae.evaluations.values()}
     assert found == {(at, fraction, seed) for at, fraction in ((0.5, 1.0), (1.0, 1.0), (1.0, 0.5)) for seed in one["seeds"]}
@@ -230,43 +236,43 @@ def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str
     opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/at", [0.25, 1.0])
     one = {**spec["evaluate"], "protocols": ["linear"], "per_protocol": {}}
     spec["evaluate"] = [{**one, "methods": ["mae"]}, {**one, "methods": ["random", "jepa"], "seeds": [5], "at": [1.0]}]
-    random, *learned = sweep.expand(sweep.checked(spec, HERE), opened)
+    random, *learned = sweep.expand(checked(spec, HERE), opened)
     found = {r.config["method"]["name"]: (r.config["checkpoints"]["at"], {c["seed"] for c in r.evaluations.values()})
              for r in learned}
     assert found == {"mae": ([0.25], set(one["seeds"])), "jepa": ([], {5})}
     assert {c["seed"] for c in random.evaluations.values()} == {5}
     spec["evaluate"][0]["methods"] = ["random", "mea"]
     with pytest.raises(UserError, match="unknown method in .*evaluate.methods: 'mea'; did you mean 'mae'"):
-        sweep.checked(spec, HERE)
+        checked(spec, HERE)
     spec["evaluate"][0]["methods"] = ["mae", "mae"]
     with pytest.raises(UserError, match="evaluate.methods names mae twice"):
-        sweep.checked(spec, HERE)
+        checked(spec, HERE)
     for unnamed, named in (("mae", ["random", "jepa"]), ("random", ["jepa", "mae"])):
         with pytest.raises(UserError, match=f"the sweep evaluates {unnamed} in no way$"):
-            sweep.expand(sweep.checked({**spec, "evaluate": [{**one, "methods": named}]}, HERE), opened)
+            sweep.expand(checked({**spec, "evaluate": [{**one, "methods": named}]}, HERE), opened)
 
 
 def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Where]) -> None:
     opened, one = sweep.open_stores(place("a").work / "stores", {"tiny"}), SPEC["pretrain"]
     other = {**one, "methods": ["mae"], "per_method": {"mae": heads("mae")}, "seeds": [7], "grid": [{"optim.lr": [1e-3, 1e-2]}]}
-    both, first, second = (sweep.expand(sweep.checked({**SPEC, "pretrain": sections}, HERE), opened)
+    both, first, second = (sweep.expand(checked({**SPEC, "pretrain": sections}, HERE), opened)
                            for sections in ([one, other], one, [other]))
     assert both == first + second
     assert [(r.config["seed"], r.config["optim"]["lr"]) for r in second] == [(7, 1e-3), (7, 1e-2)]
     with pytest.raises(UserError, match="the sweep has one run twice: jepa, seed 0; .* two sections"):
-        sweep.expand(sweep.checked({**SPEC, "pretrain": [one, one]}, HERE), opened)
+        sweep.expand(checked({**SPEC, "pretrain": [one, one]}, HERE), opened)
     for bad, words in (([], "pretrain is an empty list"), ([one, 3], "has no section 'pretrain'"),
                        ([one, {**other, "seeds": []}], "pretrain.seeds is empty")):
         with pytest.raises(UserError, match=words):
-            sweep.checked({**SPEC, "pretrain": bad}, HERE)
+            checked({**SPEC, "pretrain": bad}, HERE)
 
 
 def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
-    without, empty = (sweep.expand(sweep.checked(spec, HERE), opened) for spec in (SPEC, changed("pretrain/grid", [])))
+    without, empty = (sweep.expand(checked(spec, HERE), opened) for spec in (SPEC, changed("pretrain/grid", [])))
     assert without == empty
     with pytest.raises(UserError, match="pretrain has no 'mix'"):
-        sweep.checked({**SPEC, "pretrain": {**{k: v for k, v in SPEC["pretrain"].items() if k != "mix"}, "grid": []}}, HERE)
+        checked({**SPEC, "pretrain": {**{k: v for k, v in SPEC["pretrain"].items() if k != "mix"}, "grid": []}}, HERE)
 
 
 def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place: Callable[[str], Where]) -> None:
@@ -277,7 +283,7 @@ def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place
     one["set"]["encoder.patch"] = 25
 
     def encoders(*sections: dict[str, Any]) -> dict[bool, list[str]]:
-        runs = sweep.expand(sweep.checked({**spec, "pretrain": list(sections)}, HERE), opened)
+        runs = sweep.expand(checked({**spec, "pretrain": list(sections)}, HERE), opened)
         return {random: [canonical(r.config["encoder"]) for r in runs if (r.config["method"]["name"] == "random") is random]
                 for random in (True, False)}
 
@@ -294,7 +300,7 @@ def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str
     spec = changed("evaluate/protocols", ["linear", "finetune"])
     spec["evaluate"] = [spec["evaluate"]] * 2
     with pytest.raises(UserError, match="has one evaluation twice: linear"):
-        sweep.expand(sweep.checked(spec, HERE), sweep.open_stores(place("a").work / "stores", {"tiny"}))
+        sweep.expand(checked(spec, HERE), sweep.open_stores(place("a").work / "stores", {"tiny"}))
 
 
 def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Where]) -> None:
@@ -303,7 +309,7 @@ def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: 
     spec["evaluate"]["seeds"], spec["evaluate"]["set"]["evaluation.warmup_steps"] = [0, 1], 0
     spec["evaluate"]["per_protocol"] = {"finetune": {"evaluation.lr": 0.5}, "scratch": {"evaluation.lr": 0.5},
                                         "linear": {"evaluation.lr": 0.25}}
-    random, jepa, *_ = sweep.expand(sweep.checked(spec, HERE), opened)
+    random, jepa, *_ = sweep.expand(checked(spec, HERE), opened)
     names = [[c["evaluation"]["name"] for c in run.evaluations.values()] for run in (random, jepa)]
     assert names[0] == ["linear"] * 2 + ["knn"] * 2 + ["scratch"] * 2
     assert names[1] == ["linear"] * 2 + ["knn"] + ["finetune"] * 2 + ["finetune-after-linear"] * 2
@@ -318,29 +324,29 @@ def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_pa
     at_100, at_200 = (corpora.store(tmp_path / str(hz), noise(2, 12, 400), at_hz=hz) for hz in (100, 200))
     made = {"data": {"mix": {"a": 1.0}, "rate_hz": 200, "resampling": "periodic"}}
     with pytest.raises(UserError, match="store a was resampled by fourier, data.resampling is periodic"):
-        sweep.with_fingerprints(made, {"a": at_200})
+        fill_fingerprints(made, {"a": at_200})
     made["data"]["rate_hz"] = 100  # as published: no method was used
-    assert sweep.with_fingerprints(made, {"a": at_100})["data"]["fingerprints"] == {"a": at_100.fingerprint}
+    assert fill_fingerprints(made, {"a": at_100})["data"]["fingerprints"] == {"a": at_100.fingerprint}
 
 
 def test_what_a_random_backbone_does_not_use_is_no_part_of_its_name(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
-    names = [sweep.expand(sweep.checked(changed("pretrain/set/optim.lr", lr), HERE), opened) for lr in (1e-3, 1e-2)]
+    names = [sweep.expand(checked(changed("pretrain/set/optim.lr", lr), HERE), opened) for lr in (1e-3, 1e-2)]
     assert names[0][0].run_id == names[1][0].run_id
     assert names[0][1].run_id != names[1][1].run_id
 
 
 def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Where]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
-    a, b = (sweep.expand(sweep.checked(changed("pretrain/mix", {"tiny": w}), HERE), opened) for w in (1, 1.0))
+    a, b = (sweep.expand(checked(changed("pretrain/mix", {"tiny": w}), HERE), opened) for w in (1, 1.0))
     assert [r.run_id for r in a] == [r.run_id for r in b]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm" / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(path: Path,
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, text = sweep.read(path), path.read_text().replace(",", "")
-    monkeypatch.setattr(sweep, "with_fingerprints", lambda made, stores: made)
+    spec, text = sweep.read_sweep(path), path.read_text().replace(",", "")
+    monkeypatch.setattr(sweep, "fill_fingerprints", lambda made, stores: made)
     monkeypatch.setattr(sweep, "check", lambda run, stores, seen: build(run.config))
     names = {then["store"] for then in spec["evaluate"]}
     with torch.device("meta"):

@@ -22,11 +22,13 @@ from bench.data.ingest import prepare
 from bench.data.ingest.records import ANY_RATE
 from bench.data.signal import LEADS
 from bench.encoders import vit
+from bench.encoders.config import EncoderConfig
 from bench.evaluation import heads, tasks
 from bench.evaluation import runner as evaluation
 from bench.evaluation.diagnostics import cka
+from bench.evaluation.protocols import load_defaults
 from bench.runs import results as record
-from bench.runs.config import ROOT, read_yaml
+from bench.runs.config import EvaluationConfig, HeadConfig
 from bench.training import checkpoint, optim
 from bench.training.trainer import folder_of, kept_name
 
@@ -45,7 +47,7 @@ class Applied:
     done: dict[str, Any]  # what was done to them, for the output's metadata
 
 
-def over_crops(f: Callable[[Tensor], Tensor], source: Source, backbone: Backbone, settings: dict[str, Any], *,
+def over_crops(f: Callable[[Tensor], Tensor], source: Source, backbone: Backbone, settings: HeadConfig, *,
                device: torch.device, resample: bool, workers: int,
                progress: Callable[[int, str], None] = lambda done, text: None) -> Applied:
     """The mean of f over the crops of every record: (B, 12, T) in the backbone's units -> (B, K).
@@ -121,7 +123,7 @@ def over_crops(f: Callable[[Tensor], Tensor], source: Source, backbone: Backbone
 
 def embed(backbone: Backbone, source: Source, device: torch.device, **options: Any) -> Applied:
     """(n, D) embeddings: the mean of the tokens, registers left out, over the crops that an evaluation would take."""
-    shared = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]["evaluation"]
+    shared = HeadConfig.model_validate(load_defaults("linear").value["evaluation"])
     made = over_crops(backbone.to(device).embed, source, backbone, shared, device=device, **options)
     about = {key: backbone.about[key] for key in ("run_id", "method", "statistics")}
     return replace(made, done={"backbone": about, "embedding": "mean of tokens, mean over crops", **made.done})
@@ -170,11 +172,11 @@ def open_classifier(work: Path, results: Path, run: str) -> Classifier:
         raise UserError(f"{path} does not hold the weights of an evaluation; remove it, and run the evaluation again")
     if meta["leads"] != list(LEADS):
         raise UserError(f"{path}: its leads are {meta['leads']!r:.200}, not {', '.join(LEADS)}")
-    config = meta["config"]
+    config = EvaluationConfig.model_validate(meta["config"])
     trained = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     if trained:
         with torch.device("meta"):
-            encoder = vit.build({**meta["pretrain_config"]["encoder"], "dropout": 0.0})
+            encoder = vit.build(EncoderConfig.model_validate(meta["pretrain_config"]["encoder"]).replace(dropout=0.0))
         checkpoint.fill_(encoder, trained, str(path))
     else:
         source = folder_of(work, config["pretrain"]) / kept_name(config["at"])
@@ -193,8 +195,8 @@ def open_classifier(work: Path, results: Path, run: str) -> Classifier:
 
 def predict(classifier: Classifier, source: Source, device: torch.device, **options: Any) -> Applied:
     """(n, C) probabilities, as the evaluation computed them."""
-    classifier, config = classifier.to(device), classifier.meta["config"]
-    settings = config["evaluation"]
+    classifier, config = classifier.to(device), EvaluationConfig.model_validate(classifier.meta["config"])
+    settings = config.evaluation
 
     def f(x: Tensor) -> Tensor:
         with optim.autocast(device, settings["precision"]):

@@ -24,6 +24,7 @@ from bench.data.corpora import modules
 from bench.data.loader import CLIP
 from bench.data.signal import LEADS
 from bench.encoders import vit
+from bench.encoders.config import EncoderConfig
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
 from bench.training import checkpoint
@@ -143,7 +144,7 @@ def load(folder: Path) -> Backbone:
     try:
         tensors = safetensors.torch.load(content)
         with torch.device("meta"):
-            encoder = vit.build(about["encoder"])
+            encoder = vit.build(EncoderConfig.model_validate(about["encoder"]))
         made = Backbone(encoder, about["rate_hz"], about["units"], about["mean"], about["sd"], about["clip_sd"], about)
     except (safetensors.SafetensorError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} is no exported backbone, or is damaged ({type(error).__name__}: {error!s:.99})") from None

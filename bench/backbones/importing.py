@@ -18,12 +18,15 @@ from torch import Tensor
 from bench.backbones import apply
 from bench.core.errors import UserError, unknown
 from bench.core.files import locked, write_text
+from bench.core.yaml import read_yaml
 from bench.data import leak
 from bench.data.signal import LEADS, lead_order
 from bench.data.store import Store, eligible
 from bench.encoders import vit
+from bench.encoders.config import EncoderConfig
+from bench.evaluation.protocols import load_defaults
 from bench.evaluation.runner import KEPT
-from bench.runs import config
+from bench.runs.config import BASE, EvaluationConfig, PretrainConfig, find_methods, run_id
 from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
 from bench.training.trainer import folder_of, kept_name
@@ -172,7 +175,7 @@ def encoder_settings(made: dict[str, Any]) -> dict[str, Any]:
 def encoder(made: dict[str, Any], weights: dict[str, Tensor], what: str) -> vit.Encoder:
     """The encoder of a published config with these weights of read()."""
     with torch.device("meta"):
-        empty = vit.build(encoder_settings(made))
+        empty = vit.build(EncoderConfig.model_validate(encoder_settings(made)))
     checkpoint.fill_(empty, weights, what)
     return empty
 
@@ -193,7 +196,7 @@ def import_(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> t
     function of the weights, their config, the name and these statements. The file may hold the EMA target encoder
     (evaluated, as published) or a classifier's encoder.
     """
-    if not re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) or name in config.methods():
+    if not re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) or name in find_methods():
         raise UserError(f"--as {name!r:.80} must be letters, digits, '_', '.' or '-', and no method of the suite")
     given = read(path)
     part = "encoder" if given.classifier else "target_encoder"
@@ -201,7 +204,7 @@ def import_(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> t
         raise unknown(f"content of {path}: it lacks", part, given.weights)
     backbone = encoder(given.config, given.weights[part], f"{path}, {part}").state_dict()
     made = run_config(given, digest(backbone), name, saw)
-    run = config.run_id(made)
+    run = run_id(made)
     rate_hz, samples = given.config["sampling_frequency"], given.config["channel_size"]
     folds = made["data"]["folds"]
     stores = {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in saw or ()}
@@ -213,24 +216,24 @@ def import_(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> t
         seen = {corpus: {"source": corpus, "version": UNKNOWN, "records": None} for corpus in given.config["datasets"]}
         seen = seen or {UNKNOWN: {"source": UNKNOWN, "version": UNKNOWN, "records": None}}
     head = head_of(given, path, made) if given.classifier else None
-    name = config.run_id(head.meta["config"]) if head else ""
+    name = run_id(EvaluationConfig.model_validate(head.meta["config"])) if head else ""
     folder = folder_of(work, run)
     with locked(folder / "lock", f"run {run}"):
         checkpoint.forget_partial(folder)
-        write_text(folder / "config.json", json.dumps(made, indent=1, sort_keys=True))
+        write_text(folder / "config.json", json.dumps(made.to_json(), indent=1, sort_keys=True))
         marks = leak.seen(saw or (), folds, samples)
         checkpoint.save(folder / kept_name(1), Checkpoint(
             {f"model/encoder.{k}": v for k, v in backbone.items()} | {f"seen/{k}": v for k, v in marks.items()},
-            {"config": made, "run_id": run, "leads": list(LEADS), "rate_hz": rate_hz, "stores": stores, "saw": seen,
+            {"config": made.to_json(), "run_id": run, "leads": list(LEADS), "rate_hz": rate_hz, "stores": stores, "saw": seen,
              "step": given.step, "window": []}))
         if head:
             checkpoint.save(folder / "evaluations" / name / KEPT, head)
     return run, name
 
 
-def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] | None) -> config.Config:
+def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] | None) -> PretrainConfig:
     """The config of an imported backbone: what its own config says, in our words, and that config itself."""
-    made, base = given.config, config.read_yaml(config.ROOT / "bench" / "runs" / "base.yaml")
+    made, base = given.config, read_yaml(BASE)
     for store in saw or ():
         if store.rate_hz != made["sampling_frequency"]:
             raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone {made['sampling_frequency']} Hz; "
@@ -238,17 +241,17 @@ def run_config(given: Published, weights: str, name: str, saw: Sequence[Store] |
     shares = {s.name: made["datasets"].get(s.manifest["source"]) for s in saw or ()}
     if not all(type(share) in (int, float) and share > 0 for share in shares.values()):  # not all named there: alike
         shares = dict.fromkeys(shares, 1.0)
-    return {
+    return PretrainConfig.model_validate({
         **base,
         "data": {**base["data"], "mix": {k: v / sum(shares.values()) for k, v in shares.items()},
                  "fingerprints": {s.name: s.fingerprint for s in saw or ()}, "rate_hz": made["sampling_frequency"],
                  "crop_seconds": made["channel_size"] / made["sampling_frequency"], "resampling": "periodic"},
-        "encoder": encoder_settings(made), "optim": {"steps": made["steps"], "batch": made["batch_size"]},
+        "encoder": encoder_settings(made), "optim": {**base["optim"], "steps": made["steps"], "batch": made["batch_size"], "warmup_steps": 0},
         "method": {"name": name, "imported": weights, "saw": UNKNOWN if saw is None else "stated", "step": given.step,
-                   "config": made, "eval_config": given.classifier, "task": given.task}}
+                   "config": made, "eval_config": given.classifier, "task": given.task}})
 
 
-def head_of(given: Published, path: Path, made: config.Config) -> Checkpoint:
+def head_of(given: Published, path: Path, made: PretrainConfig) -> Checkpoint:
     """The classifier's head as an evaluation keeps it (KEPT). Its classes are numbered: the file has no names.
 
     UserError where the head is of a kind that ours are not.
@@ -265,11 +268,12 @@ def head_of(given: Published, path: Path, made: config.Config) -> Checkpoint:
     with torch.device("meta"):
         apply.head(kind, vit.build(made["encoder"]), classifier["num_classes"], tensors, f"{path}, head")
     seconds = classifier.get("crop_duration") or made["data"]["crop_seconds"]
-    settings = {"name": "linear" if classifier["frozen"] else "finetune", "head": kind, "frozen": classifier["frozen"],
-                "dropout": 0.0, "crop_seconds": seconds, "stride_seconds": classifier.get("crop_stride") or seconds,
-                "average": "logits", "precision": "float32"}
-    evaluation = {"protocol": made["protocol"], "seed": 0, "pretrain": config.run_id(made), "at": 1.0, "task": given.task,
-                  "data": {"store": "", "fingerprint": ""}, "evaluation": settings, "imported": digest(tensors)}
+    name = "linear" if classifier["frozen"] else "finetune"
+    value = load_defaults(name).value
+    value["evaluation"] |= {"head": kind, "dropout": 0.0, "crop_seconds": seconds,
+                            "stride_seconds": classifier.get("crop_stride") or seconds, "precision": "float32"}
+    value |= {"pretrain": run_id(made), "task": given.task, "after": None, "imported": digest(tensors)}
+    evaluation = EvaluationConfig.model_validate(value)
     return Checkpoint({f"head.{k}": v for k, v in tensors.items()}, {
-        "config": evaluation, "pretrain_config": made, "classes": [str(i) for i in range(classifier["num_classes"])],
+        "config": evaluation.to_json(), "pretrain_config": made.to_json(), "classes": [str(i) for i in range(classifier["num_classes"])],
         "rate_hz": made["data"]["rate_hz"], "leads": list(LEADS), "units": "mV", "mean": given.mean, "sd": given.sd})

@@ -16,14 +16,15 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
     if context.invoked_subcommand:
         return
     from bench import catalogue
-    from bench.runs import config
+    from bench.runs.config import find_methods, load_pretrain_config, parse_overrides
 
     given = overrides or []
-    jepa = catalogue.gflop(config.load("jepa", given))
+    jepa = catalogue.gflop(load_pretrain_config("jepa", parse_overrides(given)))
     table = Table("family", "method", "what it does", "source", "parameters", "cost")
-    facts = {name: catalogue.header(path) for name, path in config.method_files().items()}
+    facts = {name: catalogue.header(path) for name, path in find_methods().items()}
     for name, head in sorted(facts.items(), key=lambda item: (item[1].get("family", ""), item[0])):
-        made = config.load(name, [g for g in given if name != "random" or not g.startswith("optim.")])
+        made = load_pretrain_config(
+            name, parse_overrides(g for g in given if name != "random" or not g.startswith("optim.")))
         parameters = sum(p.numel() for p in catalogue.built(made).parameters() if p.requires_grad)
         table.add_row(head.get("family", "-"), name, head.get("about", "-"), head.get("source", "-").split(";")[0],
                       f"{parameters / 1e6:.1f} M", f"{catalogue.gflop(made) / jepa:.2f}")
@@ -38,9 +39,9 @@ def methods_show(name: Annotated[str, typer.Argument(help="See `ecgssl methods`.
     """Print a method's whole config and the file that each value comes from."""
     from bench import catalogue
     from bench.core.errors import unknown
-    from bench.runs import config
+    from bench.runs.config import find_methods
 
-    files = config.method_files()
+    files = find_methods()
     if name not in files:
         raise unknown("method", name, files)
     for key, text in catalogue.header(files[name]).items():
@@ -57,11 +58,11 @@ def methods_new(name: Annotated[str, typer.Argument(help="Lower-case letters, di
                                   "it to --methods afterwards.")] = Path("methods"), outside: Methods = None) -> None:
     """Write the two files of a new method: commented, working, yours to change."""
     from bench import catalogue
-    from bench.runs import config
+    from bench.core.files import ROOT
 
     for path in catalogue.new(name, folder):
         print(path)
-    option = "" if folder.resolve() == config.ROOT / "methods" else f" --methods {folder}"
+    option = "" if folder.resolve() == ROOT / "methods" else f" --methods {folder}"
     print(f"Next: ecgssl pretrain {name} --store STORE{option}")
 
 
@@ -71,8 +72,9 @@ def methods_see(name: Annotated[str, typer.Argument(help="See `ecgssl methods`."
     """Draw what a method's encoder sees of a record: its views, its masks, drawn by the method itself."""
     from bench.data.store import open_by_name
     from bench.plot import pictures
-    from bench.runs import config
+    from bench.runs.config import Override, load_pretrain_config, parse_overrides
 
     opened = open_by_name(work / "stores", store)
-    made = config.load(name, [("data.rate_hz", opened.rate_hz), *(overrides or [])])
+    made = load_pretrain_config(
+        name, [Override("data.rate_hz", opened.rate_hz), *parse_overrides(overrides or [])])
     print(pictures.see(opened, record_id, out, made))

@@ -76,12 +76,12 @@ def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
 @app.command()
 def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
     """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
-    from bench import sweeps as sweep
+    from bench import sweeps
+    from bench.core.files import ROOT
     from bench.data.corpora import open_source
     from bench.data.ingest import prepare as preparing
     from bench.data.store import open_by_name
     from bench.plot import pictures
-    from bench.runs import config
     from bench.runs.reading import read
 
     corpus, results, out = work / "synthetic-ptb-xl", work / "results", work / "report"
@@ -90,7 +90,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     if not (work / "stores" / "synthetic").exists():
         preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
                           workers=len(os.sched_getaffinity(0)))
-    sweep.run(config.ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
+    sweeps.run_sweep(ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
     store, drawn = open_by_name(work / "stores", "synthetic"), out / "figures"
     ecgs = [pictures.draw(store, [], drawn / f"{what}.png", what) for what in ("ecg", "views")]
     trained = {r["config"]["method"]["name"]: r["run_id"] for r in read(results)[0] if r["kind"] == "pretrain"}

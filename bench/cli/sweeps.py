@@ -23,7 +23,7 @@ SweepResults = Annotated[Path | None, typer.Option("--results", help="Folder of 
 
 def _sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | None) -> tuple[Any, Any, Any]:
     """(runs of the sweep, what its jobs share, the cluster or None)."""
-    from bench import sweeps as sweep
+    from bench import sweeps
     from slurm import cluster as clusters
     from slurm import plan
     from slurm.shared import Shared
@@ -31,7 +31,7 @@ def _sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | N
     where = clusters.read(clusters.find(cluster)) if cluster else None
     work = work or (where and where.work) or WORK
     shared = Shared(work, results or (where and where.results) or Path("results"))
-    return plan.graph(sweep.load(spec, work)[0]), shared, where
+    return plan.graph(sweeps.load_sweep(spec, work)[0]), shared, where
 
 
 def _looked(runs: Any, shared: Any) -> Any:
@@ -206,7 +206,7 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
               jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Of --local: how many at a time.")] = 1,
               outside: Methods = None) -> None:
     """Run a sweep on this machine; whatever has a record is skipped, so interrupting and repeating it is safe."""
-    from bench import sweeps as sweep
+    from bench import sweeps
     from slurm import plan, status, submit
 
     if local:
@@ -217,5 +217,5 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
         if any(run.state != "done" for run in runs.values()):
             sys.exit(1)
     else:
-        sweep.run(spec, where(work, results, device, threads, save_minutes))
+        sweeps.run_sweep(spec, where(work, results, device, threads, save_minutes))
     print(f"done. Next: ecgssl report --results {results}")

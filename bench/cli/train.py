@@ -28,10 +28,10 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
     """
     import torch
 
-    from bench import sweeps as sweep
     from bench.core import processes as distributed
     from bench.core.errors import unknown
     from bench.data.loader import PLACES
+    from bench.data.store import open_by_name
     from bench.runs import config
     from bench.training.trainer import pretrain as run
 
@@ -42,20 +42,20 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
     for key, option in (("seed", "--seed N"), ("data.mix", "--store NAME=WEIGHT or --mix NAME")):
         if any(item.partition("=")[0].strip().startswith(key) for item in overrides or []):
             raise UserError(f"--set {key} would be overridden; write {option}")
-    weights = config.mixture(mix) if mix else {}
+    weights = config.load_mixture(mix) if mix else {}
     for item in chosen or []:
         name, given, weight = item.partition("=")
         try:
             weights[name] = float(weight) if given else 1.0
         except ValueError:
             raise UserError(f"--store {item!r}: the weight must be a number, e.g. {name}=0.7") from None
-    stores = sweep.open_stores(work / "stores", set(weights))
-    made = config.load(method, [*(overrides or []), ("seed", seed), ("data.mix", weights)])
-    made = sweep.with_fingerprints(made, stores)
+    stores = {name: open_by_name(work / "stores", name) for name in weights}
+    set_here = config.overrides_of({"seed": seed, "data.mix": weights})
+    made = config.load_pretrain_config(method, [*config.parse_overrides(overrides or []), *set_here])
     world = distributed.joined()
     if device in ("auto", "cuda") and world.size > 1 and torch.cuda.is_available():
         device = f"cuda:{world.local}"
-    name = run(made, [stores[n] for n in weights], where(work, results, device, threads, save_minutes, place), world)
+    name = run(made, list(stores.values()), where(work, results, device, threads, save_minutes, place), world)
     distributed.left()
     if not world.first:
         return
@@ -89,16 +89,18 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
     from bench.core.files import read_json
     from bench.data.store import open_by_name
     from bench.evaluation import runner as evaluation
+    from bench.evaluation.protocols import load_evaluation_config, start_from_linear
     from bench.runs import results as record
+    from bench.runs.config import Override, parse_overrides
 
     opened = open_by_name(work / "stores", store)
     other = open_by_name(work / "stores", external) if external else None
-    given = overrides or []
-    if any(item.partition("=")[0].strip() == "at" for item in given):
+    given = parse_overrides(overrides or [])
+    if any(each.key == "at" for each in given):
         raise UserError("--set at would be overridden; write --at SHARE")
     learned = evaluation.has_learned(work, run)
-    configs = [evaluation.config_for(protocol, task, run, opened, s, [
-                   *(evaluation.of_linear(given) if protocol == "finetune-after-linear" else []), *given, ("at", at)], other)
+    configs = [load_evaluation_config(protocol, task, run, opened, s, [
+                   *(start_from_linear(given) if protocol == "finetune-after-linear" else []), *given, Override("at", at)], other)
                for protocol in protocols for task in tasks
                for s in evaluation.seeds_of(protocol, learned, range(seed, seed + seeds))]
     names = evaluation.evaluate(configs, opened, where(work, results, device, threads, save_minutes), other)

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from bench.core.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what flock says on a shared file system without locks
 
 

@@ -24,8 +24,8 @@ import xxhash
 
 from bench.core.errors import UserError
 from bench.core.files import read_json, sha256
+from bench.core.models import canonical
 from bench.data.signal import LEADS
-from bench.runs.config import canonical
 
 FORMAT = 3
 FILES = ("signals.i16", "index.npy", "records.csv", "prepare.json")

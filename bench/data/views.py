@@ -6,7 +6,7 @@ Settings are ours unless a source is named.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ VIEWS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (
 LARGEST = {"share": 1.0, "probability": 1.0, "sd": math.inf, "amplitude": math.inf, "factor": math.inf}  # settings
 
 
-def check(spec: list[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
+def check(spec: Sequence[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
     """UserError when a views section cannot be made from crops of crop_seconds."""
     for i, view in enumerate(spec):
         if not isinstance(view, dict) or not isinstance(view.get("seconds"), int | float):
@@ -132,7 +132,7 @@ def _setting(name: str, value: Any, where: str) -> str:
     return parameter.name
 
 
-def make(x: Tensor, spec: list[dict[str, Any]], rate_hz: int, rng: Rng) -> list[Tensor]:
+def make(x: Tensor, spec: Sequence[dict[str, Any]], rate_hz: int, rng: Rng) -> list[Tensor]:
     """One (B, C, T) tensor per view of the spec; transformations run in the order in which the spec lists them."""
     out = []
     for view in spec:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError, unknown
+from bench.encoders.config import EncoderConfig
 
 NORM_EPS = 1e-6  # published configurations
 MLP_RATIO = 4
@@ -214,9 +215,9 @@ def initialise_(module: nn.Module, init: str, depth: int) -> None:
             nn.init.trunc_normal_(part.weight, std=0.02 / math.sqrt(2 * depth) if residual else 0.02)
 
 
-def build(config: dict) -> Encoder:
+def build(config: EncoderConfig) -> Encoder:
     """The encoder that a config's `encoder` section describes; weights from torch's global generator."""
-    settings = dict(config)
+    settings = config.to_json()
     return Encoder(size_of(settings.pop("size")), **settings)
 
 

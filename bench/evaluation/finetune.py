@@ -18,7 +18,7 @@ from bench.data.loader import Crops
 from bench.evaluation import heads
 from bench.evaluation.crops import Epochs, grid, places
 from bench.evaluation.frozen import Visible, chunk
-from bench.runs.config import Config, run_id
+from bench.runs.config import EvaluationConfig, HeadConfig, run_id
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 from bench.training.trainer import Where
@@ -26,7 +26,7 @@ from bench.training.trainer import Where
 DROPOUT = 103  # stream of random numbers drawn from an evaluation's seed
 
 
-def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, stride: int, state: Checkpoint | None,
+def fit(config: EvaluationConfig, task: Visible, model: heads.Classifier, crops: Crops, stride: int, state: Checkpoint | None,
         folder: Path, where: Where, asked: Callable[[], int]) -> dict[str, Any]:
     """Train the classifier and leave the weights with the best validation in it; gives what the record says of that."""
     settings, seed = config["evaluation"], config["seed"]
@@ -91,7 +91,7 @@ def fit(config: Config, task: Visible, model: heads.Classifier, crops: Crops, st
 
 
 def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: Visible, x: Tensor, y: Tensor,
-         settings: dict[str, Any]) -> Tensor:
+         settings: HeadConfig) -> Tensor:
     """One optimiser step on crops (B, 12, T) and their labels (B, C), in place; gives the loss."""
     model.train()
     with optim.autocast(x.device, settings["precision"]):
@@ -106,7 +106,7 @@ def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: Visibl
 
 
 def predict(model: heads.Classifier, task: Visible, rows: np.ndarray, crops: Crops, stride: int,
-            settings: dict[str, Any]) -> np.ndarray:
+            settings: HeadConfig) -> np.ndarray:
     """(n, C) probabilities of the rows (n,) from their crops at every stride."""
     fixed = grid(crops, rows, stride)
     owner = torch.from_numpy(places(fixed.rows, rows)[1])

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from bench.core import progress
 from bench.core.files import named
 from bench.core.interrupt import Interrupted
+from bench.core.models import canonical
 from bench.data.loader import Crops
 from bench.encoders.vit import Encoder
 from bench.evaluation import heads, tasks
 from bench.evaluation.crops import Epochs, average, grid, places
 from bench.evaluation.diagnostics import diagnose
 from bench.evaluation.tasks import Split
-from bench.runs.config import Config, canonical, run_id
+from bench.runs.config import EvaluationConfig, HeadConfig, run_id
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 from bench.training.trainer import Where
@@ -79,7 +80,7 @@ class Visible:
 class Outcome:
     """What the validation folds chose, for evaluations that differ by their seed alone."""
 
-    configs: list[Config]  # S
+    configs: list[EvaluationConfig]  # S
     predict: Callable[["Kept", np.ndarray], np.ndarray]  # tokens of records, their rows (n,) -> (S, n, C) probabilities
     p_validation: np.ndarray  # (S, n, C)
     results: list[dict[str, Any]]  # of the record, one per config
@@ -118,7 +119,7 @@ class Kept:
 class Reader:
     """A frozen backbone and what it reads: crops in, tokens (B, R + N, D) out."""
 
-    def __init__(self, encoder: Encoder, crops: Crops, stride: int, settings: dict[str, Any], folder: Path,
+    def __init__(self, encoder: Encoder, crops: Crops, stride: int, settings: HeadConfig, folder: Path,
                  asked: Callable[[], int]):
         self.encoder, self.crops, self.stride = copy.deepcopy(encoder).eval().requires_grad_(False), crops, stride
         self.folder, self.asked = folder, asked
@@ -186,12 +187,12 @@ class Reader:
 class Stack:
     """Heads of one recipe and one point of its grid, a seed each: S of them, trained as one."""
 
-    def __init__(self, configs: Sequence[Config], point: dict[str, float], task: Visible, encoder: Encoder, device: torch.device):
+    def __init__(self, configs: Sequence[EvaluationConfig], point: dict[str, float], task: Visible, encoder: Encoder, device: torch.device):
         settings = configs[0]["evaluation"]
         self.configs, self.point, self.task, self.device = configs, point, task, device
-        self.settings = {**settings, **point, **{
+        self.settings = settings.replace(**point, **{
             f"final_{key}": settings[f"final_{key}"] * (value / settings[key]) if settings[key] else value
-            for key, value in point.items()}}
+            for key, value in point.items()})
         made = []
         for config in configs:
             torch.manual_seed(optim.derive(config["seed"], WEIGHTS, 1))
@@ -275,7 +276,7 @@ class Stack:
             meta[k] for k in ("taken", "window", "best", "curves", "lost"))
 
 
-def predict(stacked: nn.Module, kept: Kept, rows: np.ndarray, task: Visible, settings: dict[str, Any]) -> np.ndarray:
+def predict(stacked: nn.Module, kept: Kept, rows: np.ndarray, task: Visible, settings: HeadConfig) -> np.ndarray:
     """(S, n, C) probabilities of the rows (n,), or values in their unit."""
     head = copy.deepcopy(stacked).to(kept.dtype)  # as autocast would at every batch
     crops = kept.together(rows) if settings["average"] == "logits" else 1
@@ -318,21 +319,22 @@ class Feed:
             self.tokens, self.records = self.tokens[self.batch:], self.records[self.batch:]
 
 
-def points(settings: dict[str, Any]) -> list[dict[str, float]]:
+def points(settings: HeadConfig) -> list[dict[str, float]]:
     """The grid, a setting each; the recipe's own values where it names none."""
-    return [dict(zip(settings["grid"], values, strict=True)) for values in itertools.product(
-        *(given or [settings[key]] for key, given in settings["grid"].items()))]
+    grid = settings.grid
+    return [{"lr": lr, "weight_decay": weight_decay} for lr, weight_decay in itertools.product(
+        grid.lr or [settings.lr], grid.weight_decay or [settings.weight_decay])]
 
 
-def fit(configs: Sequence[Config], visible: Mapping[str, Visible], reader: Reader, rows: np.ndarray,
+def fit(configs: Sequence[EvaluationConfig], visible: Mapping[str, Visible], reader: Reader, rows: np.ndarray,
         state: Checkpoint | None, folder: Path, where: Where) -> list[Outcome]:
     """Train the heads of all configs, and choose on the validation folds.
 
     visible: by run_id; rows: all that the training folds hold, whatever the task; state: where a killed one stood.
     """
-    recipes: dict[str, list[Config]] = {}
+    recipes: dict[str, list[EvaluationConfig]] = {}
     for config in sorted(configs, key=run_id):
-        recipes.setdefault(canonical({**config, "seed": 0}), []).append(config)
+        recipes.setdefault(canonical(config.replace(seed=0)), []).append(config)
     task_of = {key: visible[run_id(same[0])] for key, same in recipes.items()}
     validation = reader.keep(union(task.validation for task in task_of.values()), "validation crops")
     nearest = {key for key, same in recipes.items() if same[0]["evaluation"]["head"] == "neighbours"}
@@ -364,7 +366,7 @@ def train(stacks: dict[str, list[Stack]], members: list[str], rows: np.ndarray, 
     together: dict[str, list[Stack]] = {}  # by task and batch
     for each in stacks.values():
         config = each[0].configs[0]
-        task = {k: v for k, v in config.items() if k not in ("seed", "after", "evaluation")}
+        task = {k: v for k, v in config.to_json().items() if k not in ("seed", "after", "evaluation")}
         together.setdefault(canonical({**task, "batch": config["evaluation"]["batch"]}), []).extend(each)
     feeds = [Feed(each[0].task, rows, each[0].settings["batch"], each, where.device) for each in together.values()]
     epoch, at = 0, 0
@@ -455,7 +457,7 @@ def chosen(stacks: list[Stack], validation: Kept) -> Outcome:
     return Outcome(configs, of, of(validation, task.validation.rows), results, weights, lost)
 
 
-def neighbours(configs: list[Config], task: Visible, reader: Reader, validation: Kept, bank_rows: np.ndarray,
+def neighbours(configs: list[EvaluationConfig], task: Visible, reader: Reader, validation: Kept, bank_rows: np.ndarray,
                bank: Tensor) -> Outcome:
     """k nearest training records by the cosine of their features; their labels are averaged with weights
     exp(cosine / temperature) (Wu et al. 2018, arXiv 1805.01978; k and temperature as in arXiv 2104.14294)."""

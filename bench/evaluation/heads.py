@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.core.errors import unknown
 from bench.encoders.vit import Encoder
 from bench.evaluation.crops import average
+from bench.runs.config import HeadConfig
 from bench.training import optim
 
 
@@ -156,7 +157,7 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def predict(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], n: int,
-            chances: Callable[[Tensor], Tensor], settings: dict[str, Any]) -> np.ndarray:
+            chances: Callable[[Tensor], Tensor], settings: HeadConfig) -> np.ndarray:
     """(..., n, C) what `chances` makes of n records' logits, the mean over their crops of what settings["average"] says.
 
     batches: what the model takes, crops or their tokens (b, ...), and which record each is of.

@@ -1,26 +1,67 @@
-"""The protocols of evaluation and their settings, from protocols.yaml."""
+"""The protocols of evaluation: their settings, from protocols.yaml, and the config of an evaluation."""
 
+import copy
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.core.errors import unknown
-from bench.runs.config import Config, merge, read_yaml
+from bench.core.errors import UserError, unknown
+from bench.core.models import validate
+from bench.core.yaml import Document, read_document
+from bench.data.store import Store
+from bench.runs.config import EvaluationConfig, Layers, Override
+
+FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name", "imported")  # no user sets these
+FOLLOWS = ("lr", "weight_decay")  # a final_ value that equals its start by default follows it when that is set
 
 
 @functools.cache
-def _settings() -> Config:
-    return read_yaml(Path(__file__).parent / "protocols.yaml")
+def _document() -> Document:
+    return read_document(Path(__file__).with_name("protocols.yaml"))
 
 
-def protocols() -> list[str]:
-    return [name for name in _settings() if name != "shared"]
+def list_protocols() -> list[str]:
+    """The names of the protocols."""
+    return [name for name in _document().value if name != "shared"]
 
 
-def defaults(protocol: str) -> Config:
-    """The config of a protocol before anything is filled in or overridden."""
-    if protocol not in protocols():
-        raise unknown("protocol", protocol, protocols())
-    config = merge(_settings()["shared"], _settings()[protocol])
+def load_defaults(protocol: str) -> Layers:
+    """The settings of a protocol before anything is filled in or set."""
+    if protocol not in list_protocols():
+        raise unknown("protocol", protocol, list_protocols())
+    content, layers = _document().value, Layers()
+    for part in ("shared", protocol):
+        layers.add_document(Document(_document().path, content[part], {}))
     if protocol == "finetune-after-linear":
-        config["after"] = defaults("linear")["evaluation"]
-    return config
+        layers.value["after"] = copy.deepcopy(load_defaults("linear").value["evaluation"])
+    return layers
+
+
+def load_evaluation_config(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
+                           overrides: Sequence[Override] = (), external: Store | None = None) -> EvaluationConfig:
+    """The config of an evaluation; UserError where an override names what is filled in, or a value cannot be."""
+    given = {override.key for override in overrides}
+    for key in sorted(given):
+        if any(key == filled or key.startswith(f"{filled}.") for filled in FILLED):
+            raise UserError(f"{key} is filled in and cannot be set; name the protocol, task, store and seed that you want")
+    layers = load_defaults(protocol)
+    default = copy.deepcopy(layers.value)
+    layers.value |= {"seed": seed, "pretrain": pretrain, "task": task,
+                     "data": {"store": store.name, "fingerprint": store.fingerprint}}
+    for override in overrides:
+        layers.set(override)
+    if external:
+        layers.value["external"] = {"store": external.name, "fingerprint": external.fingerprint}
+    for section in ("evaluation", "after"):
+        settings = layers.value[section]
+        for key in FOLLOWS if settings else ():
+            if default[section][key] == default[section][f"final_{key}"] and f"{section}.final_{key}" not in given:
+                settings[f"final_{key}"] = settings[key]
+    layers.value["after"] = layers.value["after"] or None
+    return validate(EvaluationConfig, layers.value, layers.locate)
+
+
+def start_from_linear(overrides: Sequence[Override]) -> list[Override]:
+    """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
+    return [Override(f"after.{override.key.removeprefix('evaluation.')}", override.value, override.place)
+            for override in overrides if override.key.startswith("evaluation.")]

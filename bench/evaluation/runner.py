@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.core import memory
-from bench.core.errors import UserError, unknown
+from bench.core.errors import UserError
 from bench.core.files import locked, read_json, replacing, write_text
 from bench.core.interrupt import Interrupted, watched
+from bench.core.models import canonical
 from bench.data import leak
 from bench.data.loader import Crops
 from bench.data.store import Store
@@ -26,66 +27,16 @@ from bench.encoders import vit
 from bench.evaluation import external as external_set
 from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
-from bench.evaluation.protocols import defaults
 from bench.evaluation.tasks import Task
 from bench.runs import results as record
-from bench.runs.config import Config, canonical, merge, override, parse, run_id
+from bench.runs.config import EvaluationConfig, PretrainConfig, run_id
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 from bench.training.trainer import Where, build, folder_of, kept_name, peak_memory_mb
 
 Weights = dict[str, Tensor]
 KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
-FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name")  # by config_for; --set does not
 TOGETHER = ("features", "precision", "crop_seconds", "stride_seconds")  # of `evaluation`: what the crops and tokens depend on
-
-
-def config_for(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
-               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> Config:
-    """The config of an evaluation; overrides as in bench.runs.config, but of what is FILLED in."""
-    overrides = list(overrides)
-    given = {item.partition("=")[0].strip() if isinstance(item, str) else item[0] for item in overrides}
-    for key in sorted(given):
-        if any(key == filled or key.startswith(f"{filled}.") for filled in FILLED):
-            raise UserError(f"{key} is filled in and cannot be set; name the protocol, task, store and seed that you want")
-    default = defaults(protocol)
-    config = merge(default, {
-        "seed": seed, "pretrain": pretrain, "task": task,
-        "data": {"store": store.name, "fingerprint": store.fingerprint}})
-    config = override(config, overrides)
-    if external:
-        config["external"] = {"store": external.name, "fingerprint": external.fingerprint}
-    folds = config["folds"]
-    if not set(folds["test"]).isdisjoint([*folds["train"], *folds["validation"]]):
-        raise UserError("folds.test overlaps folds.train or folds.validation: the test fold must be unseen")
-    if not set(folds["train"]).isdisjoint(folds["validation"]):
-        raise UserError("folds.train overlaps folds.validation: what chooses must not have been trained on")
-    if not 0 < config["at"] <= 1:
-        raise UserError(f"at must be a share of the pre-training's steps, above 0 and up to 1, got {config['at']}")
-    if not 0 < config["fraction"] <= 1:
-        raise UserError(f"fraction must be above 0 and up to 1, got {config['fraction']}")
-    if config["shuffle_labels"] < 0:
-        raise UserError(f"shuffle_labels must be 0 (no) or the number of an order, 1 or more, got {config['shuffle_labels']}")
-    if config["seed"] < 0:
-        raise UserError(f"seed must be 0 or more, got {config['seed']}")
-    for section in ("evaluation", "after"):
-        for key in ("lr", "weight_decay") if config[section] else ():  # what is constant by default stays so
-            if default[section][key] == default[section][f"final_{key}"] and f"{section}.final_{key}" not in given:
-                config[section][f"final_{key}"] = config[section][key]
-        if config[section]:
-            check_settings(config[section], section)
-    first = config["after"]
-    if first and not (first["frozen"] and first["head"] == config["evaluation"]["head"]):
-        raise UserError(f"{protocol} starts from the head of its linear evaluation: after.frozen must be true and after.head "
-                        f"{config['evaluation']['head']}, got {first['frozen']} and {first['head']}")
-    return config
-
-
-def of_linear(overrides: Iterable[str | tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
-    pairs = [(item.partition("=")[0].strip(), parse(item.partition("=")[2], item)) if isinstance(item, str) else item
-             for item in overrides]
-    return [(f"after.{key.removeprefix('evaluation.')}", value) for key, value in pairs if key.startswith("evaluation.")]
 
 
 def seeds_of(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int]:
@@ -93,67 +44,27 @@ def seeds_of(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int
     return seeds[:1] if protocol == "knn" and learned else seeds
 
 
-def check_settings(settings: dict[str, Any], section: str) -> None:
-    """UserError for a value that cannot be, naming its key."""
-    def numbers(values: Any, least: float, *kinds: type) -> bool:
-        return all(type(v) in kinds and v >= least for v in values)
-
-    if settings["head"] not in (known := (*heads.HEADS, "neighbours")):
-        raise unknown(f"{section}.head", settings["head"], known)
-    tries, near = settings["grid"], settings["neighbours"]
-    for key, holds, needed in (
-            ("steps", settings["steps"] >= 1, "1 or more"), ("batch", settings["batch"] >= 1, "1 or more"),
-            ("betas", len(settings["betas"]) == 2 and all(0 <= b < 1 for b in settings["betas"]),
-             "two numbers in [0, 1)"),
-            ("clip", settings["clip"] >= 0, "0 (no clipping) or more"),
-            ("dropout", 0 <= settings["dropout"] < 1, "in [0, 1)"),
-            ("validate_every", 1 <= settings["validate_every"] <= settings["steps"],
-             f"between 1 and {section}.steps ({settings['steps']})"),
-            ("patience", settings["patience"] >= settings["validate_every"],
-             f"{section}.validate_every ({settings['validate_every']}) or more"),
-            ("final_lr", settings["final_lr"] <= settings["lr"], f"at most {section}.lr ({settings['lr']}); set both"),
-            ("warmup_steps", 0 <= settings["warmup_steps"] < settings["steps"],
-             f"less than {section}.steps ({settings['steps']})"),
-            ("stride_seconds", settings["stride_seconds"] > 0, "positive"),
-            ("crop_seconds", settings["crop_seconds"] > 0, "positive"),
-            ("average", settings["average"] in ("logits", "probabilities"), "logits or probabilities"),
-            ("precision", settings["precision"] in ("float32", "bfloat16"), "float32 or bfloat16"),
-            ("features", settings["features"] in ("exact", "cached"), "exact or cached"),
-            ("features", settings["frozen"] or settings["features"] == "exact", "exact where the backbone trains, too"),
-            ("dropout", not settings["frozen"] or settings["dropout"] == 0, "0 where the backbone is frozen"),
-            ("head", settings["frozen"] or settings["head"] != "neighbours", "one that trains where the backbone does"),
-            ("grid", settings["frozen"] or not any(tries.values()), "empty where the backbone trains, too"),
-            ("grid.lr", numbers(tries["lr"], 1e-30, int, float), "a list of positive numbers"),
-            ("grid.weight_decay", numbers(tries["weight_decay"], 0, int, float), "a list of numbers, 0 or more"),
-            ("neighbours.k", near["k"] and numbers(near["k"], 1, int), "a list of numbers of records, 1 or more"),
-            ("neighbours.temperature", near["temperature"] > 0, "positive")):
-        if not holds:
-            value: Any = settings
-            for part in key.split("."):
-                value = value[part]
-            raise UserError(f"{section}.{key} must be {needed}, got {value!r}")
-
-
-def linear_of(config: Config) -> Config:
+def linear_of(config: EvaluationConfig) -> EvaluationConfig:
     """The config of the linear evaluation that a finetune-after-linear starts from: its name is a part of the other's."""
-    return {**config, "evaluation": config["after"], "after": {}}
+    assert config.after is not None
+    return config.replace(evaluation=config.after, after=None)
 
 
-def groups(configs: Sequence[Config]) -> list[list[Config]]:
+def groups(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
     """What evaluate runs together: all heads on one frozen backbone that read the same crops; what fine-tunes is alone.
 
     In the order to run them: a finetune-after-linear comes after its linear evaluation.
     """
-    found: dict[str, dict[str, Config]] = {}
+    found: dict[str, dict[str, EvaluationConfig]] = {}
     for config in configs:
         settings, name = config["evaluation"], run_id(config)
-        shared = {k: config[k] for k in ("pretrain", "at", "data", "external")} | {
-            "train": config["folds"]["train"]} | {k: settings[k] for k in TOGETHER}
+        shared = [config.pretrain, config.at, config.data.to_json(), config.external.to_json(), config.folds.train,
+                  [getattr(settings, key) for key in TOGETHER]]
         found.setdefault(canonical(shared) if settings["frozen"] else name, {})[name] = config
     return sorted((list(group.values()) for group in found.values()), key=lambda group: not group[0]["evaluation"]["frozen"])
 
 
-def evaluate(configs: Sequence[Config], store: Store, where: Where, external: Store | None = None) -> list[str]:
+def evaluate(configs: Sequence[EvaluationConfig], store: Store, where: Where, external: Store | None = None) -> list[str]:
     """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
 
     Killed, the same call continues where it stood, and ends with the same weights, predictions and scores.
@@ -178,7 +89,7 @@ def has_learned(work: Path, run: str) -> bool:
     return not path.is_file() or bool(read_json(path, f"run {run}")["optim"]["steps"])
 
 
-def load(source: Path, config: Config) -> Checkpoint:
+def load(source: Path, config: EvaluationConfig) -> Checkpoint:
     """The backbone's checkpoint; UserError where there is none, or where the protocol does not go with it."""
     if not source.is_file():
         raise UserError(f"no finished pre-training {config['pretrain']!r}: {source} does not exist; "
@@ -191,7 +102,7 @@ def load(source: Path, config: Config) -> Checkpoint:
     return trained
 
 
-def check_protocol(config: Config, learned: bool) -> None:
+def check_protocol(config: EvaluationConfig, learned: bool) -> None:
     """UserError where the protocol asks for a backbone that has learned something, or for one that has not."""
     name, run = config["evaluation"]["name"], config["pretrain"]
     if name == "scratch" and learned:
@@ -200,7 +111,7 @@ def check_protocol(config: Config, learned: bool) -> None:
         raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")
 
 
-def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
+def together(configs: Sequence[EvaluationConfig], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
              where: Where) -> None:
     """Run one group; records are written at its end, and what it keeps on the way is removed after the last of them."""
     names = {run_id(c): c for c in configs}
@@ -220,16 +131,17 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
             state = None
         members = [names[name] for name in (state.meta["members"] if state else wanted)]
         origin, about = record.provenance(where.device), trained.meta
+        pretrained = PretrainConfig.model_validate(about["config"])
         read: dict[str, Task] = {}  # seeds and heads of one task share it
         opened = {}
         for c in members:
-            about_data = canonical({k: v for k, v in c.items() if k not in ("seed", "after", "evaluation")})
+            about_data = canonical({k: v for k, v in c.to_json().items() if k not in ("seed", "after", "evaluation")})
             if about_data not in read:
-                read[about_data] = open_task(c, about["config"], store, external)
+                read[about_data] = open_task(c, pretrained, store, external)
                 check_unseen({kind: trained.tensors[f"seen/{kind}"] for kind in leak.KINDS}, read[about_data], store)
             opened[run_id(c)] = read[about_data]
         for name in wanted:
-            write_text(evaluations / name / "config.json", json.dumps(names[name], indent=1, sort_keys=True))
+            write_text(evaluations / name / "config.json", json.dumps(names[name].to_json(), indent=1, sort_keys=True))
         folder.mkdir(parents=True, exist_ok=True)
         if len(names) > 1:
             write_text(folder / "members.json", json.dumps(sorted(names)))
@@ -242,11 +154,11 @@ def together(configs: Sequence[Config], trained: Checkpoint, evaluations: Path, 
                     continue
                 task = opened[name]
                 keep(evaluations / name, task, store, p_validation, p_test, Checkpoint(weights, {
-                    "config": config, "pretrain_config": about["config"], "classes": task.classes,
+                    "config": config.to_json(), "pretrain_config": about["config"], "classes": task.classes,
                     "kind": task.kind, "moments": task.moments, "rate_hz": store.rate_hz, "mean": store.mean.tolist(),
                     "sd": store.sd.tolist(), **{key: store.manifest[key] for key in ("leads", "units")}}))
                 record.write(where.results, {
-                    "kind": "evaluate", "run_id": name, "config": config, "pretrain_config": about["config"],
+                    "kind": "evaluate", "run_id": name, "config": config.to_json(), "pretrain_config": about["config"],
                     "saw": about["saw"], "provenance": origin, "result": {
                         **scores(task, p_validation, p_test), "task": task.facts,
                         "records": {part: len(getattr(task, part).rows) for part in ("train", "validation", "test")},
@@ -277,8 +189,8 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     One of zero steps holds nothing learned: its weights are drawn from the evaluation's seed, so that the sd over
     seeds of a random backbone is over backbones.
     """
-    config = trained.meta["config"]
-    encoder = vit.build({**config["encoder"], "dropout": dropout})
+    config = PretrainConfig.model_validate(trained.meta["config"])
+    encoder = vit.build(config.encoder.replace(dropout=dropout))
     if trained.meta["step"] == 0:
         return encoder
     model = build(config)  # the method knows which of its encoders is evaluated
@@ -287,13 +199,13 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     return encoder
 
 
-def open_task(config: Config, pretrained: Config, store: Store, external: Store | None = None) -> Task:
+def open_task(config: EvaluationConfig, pretrained: PretrainConfig, store: Store, external: Store | None = None) -> Task:
     """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
     settings, patch, rate_hz = config["evaluation"], pretrained["encoder"]["patch"], pretrained["data"]["rate_hz"]
     if rate_hz != store.rate_hz:
         raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at {rate_hz} Hz; "
                         f"prepare the store at that rate")
-    if config["data"] != {"store": store.name, "fingerprint": store.fingerprint}:
+    if (config.data.store, config.data.fingerprint) != (store.name, store.fingerprint):
         raise UserError(f"the config is of store {config['data']['store']!r}, not of the {store.name} that was opened")
     samples = round(settings["crop_seconds"] * store.rate_hz)
     for key in ("crop_seconds", "stride_seconds"):
@@ -309,7 +221,7 @@ def open_task(config: Config, pretrained: Config, store: Store, external: Store 
             (external.fingerprint, external.name) if external else ("", "")):
         raise UserError(f"external.store is {config['external']['store']!r} in the config but not opened; write "
                         f"`ecgssl evaluate --external STORE`, it fills in the key")
-    folds = config["folds"] | ({"test": config["folds"]["validation"]} if external else {})  # its own stays unread
+    folds = config.folds.to_json() | ({"test": config.folds.validation} if external else {})  # its own stays unread
     task = tasks.load(store, config["task"], folds, empty_classes=config["empty_classes"], shortest=samples,
                       fraction=config["fraction"])
     if config["shuffle_labels"]:
@@ -326,8 +238,8 @@ def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
         leak.check(seen, store, np.concatenate([task.validation.rows, task.test.rows]), "validation and test")
 
 
-def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
-        folder: Path, where: Where, asked: Callable[[], int]) -> Iterator[tuple[Config, np.ndarray, np.ndarray, Config, Weights]]:
+def run(configs: Sequence[EvaluationConfig], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
+        folder: Path, where: Where, asked: Callable[[], int]) -> Iterator[tuple[EvaluationConfig, np.ndarray, np.ndarray, dict[str, Any], Weights]]:
     """(config, validation and test probabilities (n, C), what the record says of the choice, chosen weights) of each.
 
     What trains and chooses is given each task without its test fold, whose records are read only after it has ended.
@@ -372,7 +284,7 @@ def run(configs: Sequence[Config], opened: Mapping[str, Task], trained: Checkpoi
         raise UserError("; ".join(lost))
 
 
-def linear_weights(config: Config, evaluations: Path, where: Where) -> Weights:
+def linear_weights(config: EvaluationConfig, evaluations: Path, where: Where) -> Weights:
     """The head that a linear evaluation chose."""
     name = run_id(config)
     path = evaluations / name / KEPT

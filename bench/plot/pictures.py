@@ -19,7 +19,7 @@ from bench.data.store import Store
 from bench.method import Method
 from bench.parts import MaskedAutoencoder
 from bench.plot import drawing as plot
-from bench.runs.config import Config
+from bench.runs.config import PretrainConfig
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
 
@@ -114,7 +114,7 @@ def draw(store: Store, record_ids: Sequence[str], out: Path, what: str) -> Path:
     return plot.save(figure, out.with_suffix(""), (kind,))[0]
 
 
-def see(store: Store, record_id: str | None, out: Path, made: Config, weights: dict[str, torch.Tensor] | None = None) -> Path:
+def see(store: Store, record_id: str | None, out: Path, made: PretrainConfig, weights: dict[str, torch.Tensor] | None = None) -> Path:
     """Write to out what a method's encoder is given of a record in the first step of this config; with the weights of a run,
     what its decoder makes of the rest."""
     kind, name, rate_hz = suffix(out), made["method"]["name"], made["data"]["rate_hz"]
@@ -140,11 +140,11 @@ def see_run(store: Store, record_id: str | None, out: Path, work: Path, run: str
         raise unknown("finished run", run, sorted(p.parent.name for p in (work / "runs").glob(f"*/{path.name}")))
     trained = checkpoint.load(path)
     weights = {k.removeprefix("model/"): v for k, v in trained.tensors.items() if k.startswith("model/")}
-    return see(store, record_id, out, trained.meta["config"], weights)
+    return see(store, record_id, out, PretrainConfig.model_validate(trained.meta["config"]), weights)
 
 
 @torch.no_grad()
-def sights(model: Method, made: Config, x: torch.Tensor, rebuild: bool) -> list[plot.Sight]:
+def sights(model: Method, made: PretrainConfig, x: torch.Tensor, rebuild: bool) -> list[plot.Sight]:
     """What the method hands its encoder in one step on a batch that is twice the crop x (1, 12, T).
 
     Where that is never the whole crop, the crop comes first.

@@ -15,10 +15,10 @@ import numpy as np
 import orjson
 
 from bench.core.errors import UserError, unknown
+from bench.core.models import canonical
 from bench.evaluation.metrics import RULES, interval
-from bench.evaluation.protocols import defaults
+from bench.evaluation.protocols import load_defaults
 from bench.report.statistics import Comparison, by_class, by_run, compare_pairs, holm, runs_of
-from bench.runs.config import Config, canonical
 from bench.runs.reading import METRICS as METRICS
 from bench.runs.reading import Record, metric_of
 from bench.runs.reading import read as read
@@ -26,6 +26,7 @@ from bench.runs.reading import read as read
 if TYPE_CHECKING:  # whoever makes tables need not wait for pandas
     import pandas as pd
 
+Config = dict[str, Any]  # of a result, as JSON has it
 MISSING = "--"
 RANDOM = "random"
 RANDOM_ROW = "random / from scratch"
@@ -346,7 +347,7 @@ def compare_with_random_(cells: Sequence[Cell]) -> None:
 def evaluation_options(config: Config) -> str:
     """What makes `ecgssl evaluate` run this recipe: names, and --set for what is not its protocol's default."""
     name, task, store = config["evaluation"]["name"], config["task"], config["data"]["store"]
-    default = dict(leaves(defaults(name))) | {"task": task, "data.store": store}
+    default = dict(leaves(load_defaults(name).value)) | {"task": task, "data.store": store}
     settings = [(key, value) for key, value in sorted(leaves(config)) if default.get(key) != value]
     other = [f"--external {external(config)}"] if external(config) else []
     other += [f"--at {value:g}" for key, value in settings if key == "at"]

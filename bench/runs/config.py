@@ -1,261 +1,241 @@
-"""A run is a plain dict: base.yaml <- methods/<name>.yaml <- key=value overrides. Its hash names it."""
+"""What a run is: typed, frozen configs. base.yaml <- methods/<name>.yaml <- overrides; its hash names the run."""
 
-import contextlib
 import copy
-import functools
 import hashlib
-import json
 import math
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-import yaml
+from pydantic import ConfigDict, Field, model_validator
 
 from bench.core.errors import UserError, unknown
+from bench.core.files import ROOT
+from bench.core.models import (
+    Amount,
+    Bool,
+    Dropout,
+    Float,
+    Int,
+    Model,
+    Natural,
+    Positive,
+    PositiveFloat,
+    Share,
+    Text,
+    canonical,
+    rule,
+    validate,
+)
+from bench.core.yaml import Document, Keys, parse_numbers, parse_value, read_document, read_yaml
+from bench.encoders.config import EncoderConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = "ECGSSL_METHODS"  # environment variable: folders of methods outside the repository
-OWNED = {"method", "views"}  # a method's yaml brings them whole; its constructor and views.py check them
-WHOLE = {"data.mix", "data.fingerprints", "views"}  # keyed by the user's names: any key, replaced whole
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+BASE = Path(__file__).with_name("base.yaml")
+MIXTURES = ROOT / "bench" / "data" / "mixtures.yaml"
+REPLACED = {("data", "mix"), ("data", "fingerprints"), ("views",), ("method",)}  # a later layer replaces them whole
+FREE = ("data.mix", "data.fingerprints")  # their keys are the user's own names
 
-Config = dict[str, Any]
-
-
-def method_files() -> dict[str, Path]:
-    """Method -> its yaml, sorted: of methods/, and of the folders that ECGSSL_METHODS names as PATH names some."""
-    found: dict[str, Path] = {}
-    outside = [Path(text).resolve() for text in os.environ.get(METHODS, "").split(os.pathsep) if text]
-    for folder in dict.fromkeys([ROOT / "methods", *outside]):
-        if not folder.is_dir():
-            raise UserError(f"{METHODS} or --methods names {folder}, which is not a folder")
-        for path in folder.glob("*.yaml"):
-            if path.stem in found:
-                raise UserError(f"two methods are called {path.stem!r}: {found[path.stem]} and {path}; rename one")
-            if not path.with_suffix(".py").is_file():
-                raise UserError(f"method {path.stem!r}: {path} has no {path.stem}.py beside it")
-            found[path.stem] = path
-    return dict(sorted(found.items()))
+Beta = Annotated[Float, Field(ge=0, lt=1)]
+Inside = Annotated[Float, Field(gt=0, lt=1)]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def methods() -> list[str]:
-    """Names of the known methods, sorted."""
-    return list(method_files())
+class DataConfig(Model):
+    """What a pre-training reads."""
+
+    mix: dict[Text, PositiveFloat]
+    fingerprints: dict[Text, Text]
+    folds: tuple[Int, ...]
+    rate_hz: Positive
+    resampling: Literal["fourier", "periodic"]
+    crop_seconds: PositiveFloat
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = math.fsum(self.mix.values())
+        if self.mix and abs(total - 1) > 1e-9:
+            shares = ", ".join(f"{name}: {weight / total:.6g}" for name, weight in self.mix.items())
+            raise rule("mix", f"weights that sum to 1 (these sum to {total:.9g}; in the same proportions: {{{shares}}})")
+        return self
 
 
-def load(method: str, overrides: Iterable[str | tuple[str, Any]] = ()) -> Config:
-    """The config of a pre-training; overrides are "key=value" texts (YAML values) or (key, value) pairs."""
-    files = method_files()
-    if method not in files:
-        raise unknown("method", method, files)
-    config = merge(read_yaml(ROOT / "bench" / "runs" / "base.yaml"), read_yaml(files[method]))
-    if config["method"].get("name") != method:
-        raise UserError(f"{files[method]}: method.name is {config['method'].get('name')!r}, it must be {method!r}")
-    config = override(config, overrides)
-    validate(config)
-    if not config["optim"]["steps"]:  # its weights are drawn from the evaluation's seed: one run, whatever seed was named
-        config["seed"] = 0
-    return config
+class OptimConfig(Model):
+    """AdamW and its schedules."""
+
+    steps: Natural
+    batch: Positive
+    accumulate: Positive
+    lr: Amount
+    final_lr: Amount
+    warmup_steps: Natural
+    warmup_lr: Amount
+    weight_decay: Amount
+    final_weight_decay: Amount
+    betas: tuple[Beta, Beta]
+    eps: PositiveFloat
+    clip: Amount
+    precision: Precision
+    compile: Bool
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch % self.accumulate:
+            raise rule("accumulate", f"a divisor of optim.batch ({self.batch})")
+        if self.steps and self.warmup_steps >= self.steps:
+            raise rule("warmup_steps", f"less than optim.steps ({self.steps})")
+        return self
 
 
-def override(config: Config, overrides: Iterable[str | tuple[str, Any]]) -> Config:
-    """Set existing keys: override(c, ["optim.lr=3e-4"]) or override(c, [("optim.lr", 3e-4)])."""
-    out = copy.deepcopy(config)
-    for item in overrides:
-        if isinstance(item, str):
-            key, found, text = item.partition("=")
-            if not found:
-                raise UserError(f"--set {item!r} has no '='; write key=value, e.g. optim.lr=3e-4")
-            item = (key.strip(), parse(text, key))
-        key, value = item
-        if key == "data.mix" and isinstance(value, str):
-            value = mixture(value)
-        *parents, leaf = key.split(".")
-        node, where = out, ""
-        for parent in parents:
-            if parent not in node or not isinstance(node[parent], dict):
-                raise unknown("key", key, (f"{where}{k}" for k in node))
-            node, where = node[parent], f"{where}{parent}."
-        if leaf not in node and where[:-1] not in WHOLE:
-            raise unknown("key", key, (f"{where}{k}" for k in node))
-        if leaf not in node or key in WHOLE:
-            node[leaf] = floats(numbers(value))
-        elif isinstance(node[leaf], dict) and isinstance(value, dict):
-            node[leaf] = _overlay(node[leaf], numbers(value), f"{key}.")
-        else:
-            node[leaf] = _as_type_of(node[leaf], numbers(value), key)
-    return out
+class CheckpointConfig(Model):
+    """Which backbones on the way are kept for evaluation."""
+
+    at: tuple[Inside, ...]
 
 
-def parse(text: str, where: str) -> Any:
-    try:
-        return numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: {text!r} is not YAML ({type(error).__name__})") from None
+class MethodConfig(Model):
+    """A method's name and the keyword arguments of its constructor, which are checked by bench.method.build_method."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's keyword arguments."""
+        return dict(self.model_extra or {})
 
 
-def read_yaml(path: Path) -> Config:
-    """A YAML mapping, with 1e-3 read as the number that it is (PyYAML reads it as text)."""
-    try:
-        value = _parsed(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; a YAML file is needed") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, a 13th month, a huge integer
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        raise UserError(f"{path} is not valid YAML{'' if line is None else f' (line {line + 1})'}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a mapping of keys to values, it holds {type(value).__name__}")
-    return numbers(value)
+class PretrainConfig(Model):
+    """A pre-training."""
+
+    protocol: Int
+    seed: Natural
+    data: DataConfig
+    encoder: EncoderConfig
+    optim: OptimConfig
+    checkpoints: CheckpointConfig
+    method: MethodConfig
+    views: tuple[dict[str, Any], ...]
+
+    @model_validator(mode="after")
+    def _needs_steps_for_a_seed(self) -> Self:
+        if self.seed and not self.optim.steps:
+            raise rule("seed", "0 for a run of no steps, whose weights are drawn from the seed of the evaluation")
+        return self
 
 
-@functools.lru_cache
-def _parsed(text: str) -> Any:
-    """What the YAML text says; shared, so not to be changed (numbers() copies): a sweep asks 10,000 times."""
-    return yaml.safe_load(text)
+class StoreConfig(Model):
+    """A store and the fingerprint of its content; empty where there is none."""
+
+    store: Text
+    fingerprint: Text
 
 
-@contextlib.contextmanager
-def located(path: Path) -> Iterator[None]:
-    """Let a UserError of the block name the one line of the YAML file in path that holds what it complains of."""
-    try:
-        yield
-    except UserError as error:
-        if path.is_file() and not re.search(r"\(line \d+\)", str(error)):
-            lines = list(_lines(yaml.compose(path.read_text(), yaml.SafeLoader)))
-            said = re.findall(r"'([^']+)'", str(error)) + re.findall(r"[\w-]+(?:\.[\w-]+)+", str(error))
-            for word in [*said, *(word.rpartition(".")[2] for word in said)]:
-                found = {line for name, line in lines if name == word}
-                if len(found) == 1:
-                    raise UserError(f"{error} ({path} line {found.pop()})") from None
-        raise
+class FoldsConfig(Model):
+    """Which folds train, choose and test."""
+
+    train: tuple[Int, ...]
+    validation: tuple[Int, ...]
+    test: tuple[Int, ...]
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        if not set(self.test).isdisjoint([*self.train, *self.validation]):
+            raise rule("test", "disjoint from folds.train and folds.validation: the test fold must be unseen")
+        if not set(self.train).isdisjoint(self.validation):
+            raise rule("train", "disjoint from folds.validation: what chooses must not have been trained on")
+        return self
 
 
-def _lines(node: yaml.Node | None, parents: str = "") -> Iterator[tuple[str, int]]:
-    """(what stands there, line) of every key, bare and with its parents, and every scalar."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            for name in {str(key.value), f"{parents}{key.value}"}:
-                yield name, key.start_mark.line + 1
-            yield from _lines(value, f"{parents}{key.value}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _lines(value, parents)
-    elif isinstance(node, yaml.ScalarNode):
-        yield str(node.value), node.start_mark.line + 1
+class GridConfig(Model):
+    """Values to try on a frozen backbone; the validation folds choose."""
+
+    lr: tuple[PositiveFloat, ...]
+    weight_decay: tuple[Amount, ...]
 
 
-def numbers(value: Any) -> Any:
-    """YAML 1.1 takes `1e-3` for text: give back the same value with such texts as floats."""
-    if isinstance(value, dict):
-        return {k: numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [numbers(v) for v in value]
-    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+class NeighboursConfig(Model):
+    """Settings of nearest neighbours."""
+
+    k: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    temperature: PositiveFloat
 
 
-def floats(value: Any) -> Any:
-    """The same value with every int as a float: weights and views must name the same run as 3 and as 3.0."""
-    if isinstance(value, dict):
-        return {k: floats(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [floats(v) for v in value]
-    return float(value) if type(value) is int else value
+class HeadConfig(Model):
+    """How a head, or a head and its encoder, are trained and chosen."""
+
+    name: Text
+    head: Literal["attentive", "mean", "register", "neighbours"]
+    frozen: Bool
+    features: Literal["exact", "cached"]
+    steps: Positive
+    batch: Positive
+    lr: Amount
+    final_lr: Amount
+    warmup_steps: Natural
+    warmup_lr: Amount
+    weight_decay: Amount
+    final_weight_decay: Amount
+    betas: tuple[Beta, Beta]
+    eps: PositiveFloat
+    clip: Amount
+    dropout: Dropout
+    validate_every: Positive
+    patience: Positive
+    crop_seconds: PositiveFloat
+    stride_seconds: PositiveFloat
+    average: Literal["logits", "probabilities"]
+    precision: Precision
+    grid: GridConfig
+    neighbours: NeighboursConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for key, holds, needed in (
+                ("validate_every", self.validate_every <= self.steps, f"between 1 and the steps ({self.steps})"),
+                ("patience", self.patience >= self.validate_every, f"validate_every ({self.validate_every}) or more"),
+                ("final_lr", self.final_lr <= self.lr, f"at most lr ({self.lr}); set both"),
+                ("warmup_steps", self.warmup_steps < self.steps, f"less than the steps ({self.steps})"),
+                ("features", self.frozen or self.features == "exact", "exact where the encoder trains, too"),
+                ("dropout", not self.frozen or not self.dropout, "0 where the backbone is frozen"),
+                ("head", self.frozen or self.head != "neighbours", "one that trains where the encoder does"),
+                ("grid", self.frozen or not (self.grid.lr or self.grid.weight_decay), "empty where the encoder trains, too")):
+            if not holds:
+                raise rule(key, needed)
+        return self
 
 
-def mixture(name: str) -> dict[str, float]:
-    """A named mixture of corpora: store -> probability."""
-    known = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
-    if name not in known:
-        raise unknown("mixture", name, known)
-    return known[name]
+class EvaluationConfig(Model):
+    """An evaluation of one backbone on one task."""
+
+    protocol: Int
+    seed: Natural
+    pretrain: Text
+    at: Share
+    data: StoreConfig
+    task: Text
+    folds: FoldsConfig
+    fraction: Share
+    shuffle_labels: Natural
+    external: StoreConfig
+    empty_classes: Literal["refuse", "drop"]
+    after: HeadConfig | None = None
+    evaluation: HeadConfig
+    imported: Text | None = None  # of a head that was imported: the SHA-256 of its weights
+
+    @model_validator(mode="after")
+    def _same_head(self) -> Self:
+        first, head = self.after, self.evaluation.head
+        if first and not (first.frozen and first.head == head):
+            raise rule("after", f"a linear evaluation with the same head: frozen true and head {head}")
+        return self
 
 
-def mixture_name(weights: dict[str, float]) -> str | None:
-    """What a mixture is called, if it has a name."""
-    known = read_yaml(ROOT / "bench" / "data" / "mixtures.yaml")
-    return next((name for name in known if known[name] == weights), None)
-
-
-def merge(base: Config, extra: Config) -> Config:
-    """Overlay extra on base. New keys and changed types are errors, so a typo cannot pass silently."""
-    return _overlay(base, extra, "")
-
-
-def _overlay(base: Config, extra: Config, where: str) -> Config:
-    out = copy.deepcopy(base)
-    for key, value in extra.items():
-        name = f"{where}{key}"
-        if name in OWNED | WHOLE:
-            value = _as_type_of(base[key], value, name) if not base[key] else value
-            out[key] = floats(value) if name in WHOLE else value
-        elif key not in base:
-            raise unknown("key", name, (f"{where}{k}" for k in base))
-        elif isinstance(base[key], dict) and isinstance(value, dict):
-            out[key] = _overlay(base[key], value, f"{name}.")
-        else:
-            out[key] = _as_type_of(base[key], value, name)
-    return out
-
-
-def _as_type_of(old: Any, value: Any, name: str) -> Any:
-    if type(old) is float and type(value) is int:  # 3 and 3.0 must name the same run
-        value = float(value)
-    if type(old) is int and type(value) is float and value.is_integer():  # 1e5 steps
-        value = int(value)
-    if type(value) is not type(old):
-        raise UserError(f"{name} must be {type(old).__name__} (now {old!r}), got {value!r}")
-    if isinstance(value, list) and old and all(type(v) is not list for v in old):
-        value = [_as_type_of(old[0], v, f"{name}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} must be a finite number, got {value!r}")
-    return value
-
-
-def validate(config: Config) -> None:
-    """Refuse values that no run can have, naming the key."""
-    optim, data = config["optim"], config["data"]
-    rules = [
-        (optim["steps"] >= 0, "optim.steps", "0 or more"),
-        (optim["batch"] >= 1, "optim.batch", "1 or more"),
-        (optim["accumulate"] >= 1 and optim["batch"] % optim["accumulate"] == 0, "optim.accumulate",
-         f"a divisor of optim.batch ({optim['batch']})"),
-        (optim["lr"] >= 0, "optim.lr", "0 or more"),
-        (0 <= optim["warmup_steps"] < max(1, optim["steps"]) or not optim["steps"], "optim.warmup_steps",
-         f"less than optim.steps ({optim['steps']})"),
-        (optim["clip"] >= 0, "optim.clip", "0 (no clipping) or more"),
-        (optim["precision"] in ("float32", "bfloat16"), "optim.precision", "float32 or bfloat16"),
-        (len(optim["betas"]) == 2 and all(0 <= b < 1 for b in optim["betas"]), "optim.betas", "two numbers in [0, 1)"),
-        (optim["eps"] > 0, "optim.eps", "positive"),
-        (min(optim["weight_decay"], optim["final_weight_decay"]) >= 0, "optim.weight_decay", "0 or more, final_ too"),
-        (data["rate_hz"] > 0, "data.rate_hz", "a positive rate"),
-        (data["crop_seconds"] > 0, "data.crop_seconds", "a positive duration"),
-        (config["encoder"]["patch"] > 0, "encoder.patch", "1 sample or more"),
-        (0 <= config["encoder"]["dropout"] < 1, "encoder.dropout", "in [0, 1)"),
-        (all(isinstance(at, float) and 0 < at < 1 for at in config["checkpoints"]["at"]), "checkpoints.at",
-         "a list of shares of the steps, between 0 and 1"),
-        (config["seed"] >= 0, "seed", "0 or more"),
-        (config["encoder"]["registers"] >= 0, "encoder.registers", "0 or more"),
-        (isinstance(data["mix"], dict), "data.mix", "a mapping of store to weight, or a mixture's name"),
-        (isinstance(config["views"], list), "views", "a list of mappings, see bench/data/views.py"),
-    ]
-    for holds, key, needed in rules:
-        if not holds:
-            value: Any = config
-            for part in key.split("."):
-                value = value[part]
-            raise UserError(f"{key} must be {needed}, got {value!r}")
-    for name, weight in data["mix"].items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise UserError(f"data.mix.{name} must be a positive weight, got {weight!r}")
-    total = math.fsum(data["mix"].values())
-    if data["mix"] and abs(total - 1) > 1e-9:
-        shares = ", ".join(f"{name}: {weight / total:.6g}" for name, weight in data["mix"].items())
-        raise UserError(f"the weights of data.mix sum to {total:.9g}, not 1; in these proportions they are {{{shares}}}")
+Config = PretrainConfig | EvaluationConfig
 
 
 def run_id(config: Config) -> str:
@@ -263,6 +243,174 @@ def run_id(config: Config) -> str:
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
 
 
-def canonical(config: Config) -> str:
-    """JSON with sorted keys and no spaces: equal configs, equal text."""
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def parse_config(value: Any) -> Config:
+    """The config in plain JSON values, as a result or a checkpoint holds it."""
+    if isinstance(value, dict) and "evaluation" in value:
+        return validate(EvaluationConfig, value)
+    return validate(PretrainConfig, value)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value that a user sets, and where: key is dotted, e.g. optim.lr."""
+
+    key: str
+    value: Any
+    place: str = ""
+
+
+def parse_overrides(texts: Iterable[str]) -> list[Override]:
+    """Overrides of "KEY=VALUE" texts, as the option --set takes them; values are YAML."""
+    out = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text!r} has no '='; write key=value, e.g. optim.lr=3e-4")
+        out.append(Override(key.strip(), parse_value(value, key)))
+    return out
+
+
+def overrides_of(values: dict[str, Any]) -> list[Override]:
+    """Overrides of {dotted key: value}."""
+    return [Override(key, value) for key, value in values.items()]
+
+
+@dataclass
+class Layers:
+    """Settings laid over each other, and for each value the place that it comes from."""
+
+    value: dict[str, Any] = field(default_factory=dict)
+    places: dict[Keys, str] = field(default_factory=dict)
+
+    def add_document(self, document: Document) -> None:
+        """Lay a YAML file over what is here."""
+        self._overlay(self.value, document.value, (), document)
+
+    def _overlay(self, under: dict[str, Any], over: dict[str, Any], keys: Keys, document: Document) -> None:
+        for key, value in over.items():
+            path = (*keys, key)
+            if isinstance(value, dict) and isinstance(under.get(key), dict) and path not in REPLACED:
+                self._overlay(under[key], value, path, document)
+                continue
+            under[key] = copy.deepcopy(value)
+            self.places |= {inner: document.place(inner) for inner in document.lines if inner[: len(path)] == path}
+
+    def set(self, override: Override) -> None:
+        """Set one existing key; UserError where there is none of that name."""
+        *parents, leaf = override.key.split(".")
+        node, prefix, path = self.value, "", (*parents, leaf)
+        end = f" ({override.place})" if override.place else ""
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                raise UserError(f"{unknown('key', override.key, (f'{prefix}{k}' for k in node))}{end}")
+            node, prefix = node[key], f"{prefix}{key}."
+        if leaf not in node and prefix[:-1] not in FREE:
+            raise UserError(f"{unknown('key', override.key, (f'{prefix}{k}' for k in node))}{end}")
+        old, value = node.get(leaf), parse_numbers(override.value)
+        if override.key == "data.mix" and isinstance(value, str):
+            value = load_mixture(value)
+        elif override.key == "views":
+            value = floats(value)
+        elif isinstance(old, dict) and isinstance(value, dict) and path not in REPLACED:
+            value = _merge(old, value, override.key, end, strict=parents[:1] == ["method"])
+        elif parents[:1] == ["method"]:
+            value = _as_type_of(old, value, override.key, end)
+        node[leaf] = value
+        self.places = {keys: place for keys, place in self.places.items() if keys[: len(path)] != path}
+        self.places[path] = override.place
+
+    def locate(self, keys: Keys) -> str:
+        """The place of the value that keys lead to, or of the nearest value around it."""
+        while keys and keys not in self.places:
+            keys = keys[:-1]
+        return self.places.get(keys, "")
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any], prefix: str, end: str, strict: bool) -> dict[str, Any]:
+    """A copy of under with over laid on it; strict: keys and types must be those of under."""
+    out = copy.deepcopy(under)
+    for key, value in over.items():
+        name = f"{prefix}.{key}"
+        if strict and key not in under:
+            raise UserError(f"{unknown('key', name, (f'{prefix}.{k}' for k in under))}{end}")
+        if isinstance(value, dict) and isinstance(under.get(key), dict):
+            out[key] = _merge(under[key], value, name, end, strict)
+        else:
+            out[key] = _as_type_of(under[key], value, name, end) if strict else value
+    return out
+
+
+def _as_type_of(old: Any, value: Any, name: str, end: str) -> Any:
+    """The value of a method's argument, of the type that its yaml gives it: 3 and 3.0 must name the same run."""
+    if type(old) is float and type(value) is int:
+        value = float(value)
+    if type(old) is int and type(value) is float and value.is_integer():  # 1e5
+        value = int(value)
+    if type(value) is not type(old):
+        raise UserError(f"{name} must be {type(old).__name__} (now {old!r}), got {value!r}{end}")
+    if isinstance(value, list) and old and all(type(v) is not list for v in old):
+        value = [_as_type_of(old[0], v, f"{name}[{i}]", end) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value!r}{end}")
+    return value
+
+
+def floats(value: Any) -> Any:
+    """The same value with every int as a float: views must name the same run as 3 and as 3.0."""
+    if isinstance(value, dict):
+        return {k: floats(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [floats(v) for v in value]
+    return float(value) if type(value) is int else value
+
+
+def find_methods() -> dict[str, Path]:
+    """Method -> its yaml, sorted: of methods/, and of the folders that ECGSSL_METHODS names as PATH names some."""
+    files: dict[str, Path] = {}
+    outside = [Path(text).resolve() for text in os.environ.get(METHODS, "").split(os.pathsep) if text]
+    for folder in dict.fromkeys([ROOT / "methods", *outside]):
+        if not folder.is_dir():
+            raise UserError(f"{METHODS} or --methods names {folder}, which is not a folder")
+        for path in folder.glob("*.yaml"):
+            if path.stem in files:
+                raise UserError(f"two methods are called {path.stem!r}: {files[path.stem]} and {path}; rename one")
+            if not path.with_suffix(".py").is_file():
+                raise UserError(f"method {path.stem!r}: {path} has no {path.stem}.py beside it")
+            files[path.stem] = path
+    return dict(sorted(files.items()))
+
+
+def load_pretrain_config(method: str, overrides: Sequence[Override] = ()) -> PretrainConfig:
+    """The config of a pre-training: base.yaml, then the method's yaml, then the overrides."""
+    files = find_methods()
+    if method not in files:
+        raise unknown("method", method, files)
+    layers = Layers()
+    layers.add_document(read_document(BASE))
+    own = read_document(files[method])
+    layers.add_document(own)
+    layers.value["views"] = floats(layers.value["views"])
+    for override in overrides:
+        layers.set(override)
+    config = validate(PretrainConfig, layers.value, layers.locate)
+    if config.method.name != method:
+        raise UserError(f"{own.place(('method', 'name'))}: method.name is {config.method.name!r}, it must be {method!r}")
+    return config
+
+
+def load_mixture(name: str) -> dict[str, float]:
+    """A named mixture of corpora: store -> probability."""
+    known = read_yaml(MIXTURES)
+    if name not in known:
+        raise unknown("mixture", name, known)
+    return {store: float(weight) for store, weight in known[name].items()}
+
+
+def name_mixture(weights: dict[str, float]) -> str | None:
+    """What a mixture is called, if it has a name."""
+    return next((name for name in _mixtures() if load_mixture(name) == weights), None)
+
+
+@cache
+def _mixtures() -> tuple[str, ...]:
+    return tuple(read_yaml(MIXTURES))

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.core.files import read_json, replacing, write_text
-from bench.runs.config import ROOT
+from bench.core.files import ROOT, read_json, replacing, write_text
 
 if TYPE_CHECKING:  # whoever only asks which runs have a record need not wait for torch
     import torch

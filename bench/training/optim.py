@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.runs.config import HeadConfig, OptimConfig
+
 
 def cosine(step: int, total: int, start: float, final: float, warmup: int = 0, warmup_start: float = 0.0) -> float:
     """Linear warm-up from warmup_start, then a half cosine from start that reaches final at step total - 1.
@@ -28,7 +30,7 @@ def linear(step: int, total: int, start: float, final: float) -> float:
     return start + (final - start) * step / total if step < total else final
 
 
-def adamw(module: nn.Module, settings: dict[str, Any]) -> torch.optim.AdamW:
+def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters: group 0 (weights of linear and convolution layers) decays, 1 does not."""
     decay = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear | nn.Conv1d)}
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -38,7 +40,7 @@ def adamw(module: nn.Module, settings: dict[str, Any]) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
 
 
-def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: dict[str, Any]) -> float:
+def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: OptimConfig | HeadConfig) -> float:
     """Set this step's lr and weight decay in place; gives the lr."""
     warmup, total = settings["warmup_steps"], settings["steps"]
     lr = cosine(step, total, settings["lr"], settings["final_lr"], warmup, settings["warmup_lr"])

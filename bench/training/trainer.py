@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation.diagnostics import rankme
 from bench.runs import results as record
-from bench.runs.config import Config, run_id
+from bench.runs.config import PretrainConfig, run_id
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 
@@ -62,11 +62,12 @@ def folder_of(work: Path, name: str) -> Path:
     return work / "runs" / name
 
 
-def pretrain(config: Config, stores: Sequence[Store], where: Where, world: World = ALONE) -> str:
+def pretrain(config: PretrainConfig, stores: Sequence[Store], where: Where, world: World = ALONE) -> str:
     """Run what config says unless it has a record; gives its run_id. A killed run continues where it stood.
 
     Several processes that call this with their World train one model together; the first of them writes.
     """
+    config = fill_fingerprints(config, {store.name: store for store in stores})
     name = run_id(config)
     folder = folder_of(where.work, name)
     if not world.first:
@@ -82,22 +83,40 @@ def pretrain(config: Config, stores: Sequence[Store], where: Where, world: World
             if world.tell(not record.exists(where.results, name)):
                 checkpoint.forget_partial(folder, folder / "checkpoints")
                 origin = record.provenance(where.device)
-                write_text(folder / "config.json", json.dumps(config, indent=1, sort_keys=True))
+                write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
                 result = train(config, stores, folder, where, world)
-                record.write(where.results, {"kind": "pretrain", "run_id": name, "config": config, "result": result,
+                record.write(where.results, {"kind": "pretrain", "run_id": name, "config": config.to_json(), "result": result,
                                              "provenance": {**origin, "processes": world.size}})
     except PermissionError as error:
         raise UserError(f"cannot write into {where.work} ({error.strerror}: {error.filename})") from None
     return name
 
 
-def build(config: Config) -> method.Method:
+def fill_fingerprints(config: PretrainConfig, stores: Mapping[str, Store]) -> PretrainConfig:
+    """The config with the fingerprints of its stores; UserError where a store is not the one that the config speaks of."""
+    data = config.data
+    for name in data.mix:
+        store, manifest = stores[name], stores[name].manifest
+        if store.rate_hz != data.rate_hz:
+            raise UserError(f"store {name} has {store.rate_hz} Hz, data.rate_hz is {data.rate_hz}; "
+                            f"set data.rate_hz or prepare the store at that rate")
+        if manifest["resampled"] and manifest["resampling"] != data.resampling:
+            raise UserError(f"store {name} was resampled by {manifest['resampling']}, data.resampling is "
+                            f"{data.resampling}; set it, or prepare the store with --resampling {data.resampling}")
+        if data.fingerprints.get(name, store.fingerprint) != store.fingerprint:
+            raise UserError(f"store {name} has changed: its fingerprint is {store.fingerprint}, the config says "
+                            f"{data.fingerprints[name]}; load the config anew, or bring the store back")
+    fingerprints = {name: stores[name].fingerprint for name in sorted(data.mix)}
+    return config.replace(data=data.replace(fingerprints=fingerprints))
+
+
+def build(config: PretrainConfig) -> method.Method:
     """The method around its encoder, with the initial weights that the config's seed gives."""
     torch.manual_seed(optim.derive(config["seed"], WEIGHTS))
     return method.build(config["method"], vit.build(config["encoder"]))
 
 
-def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, world: World) -> dict[str, Any]:
+def train(config: PretrainConfig, stores: Sequence[Store], folder: Path, where: Where, world: World) -> dict[str, Any]:
     """Train to the last step and save final.pt; gives the record's result."""
     seed, settings, data, device = config["seed"], config["optim"], config["data"], where.device
     stores = sorted(stores, key=lambda store: store.name)  # the config's name does not know their order
@@ -131,7 +150,7 @@ def train(config: Config, stores: Sequence[Store], folder: Path, where: Where, w
                        batch=MONITOR_BATCH, device=device, place="host").batch_at(MONITOR)
         if not taken:
             metrics.write(step=0, **collapse(model, fixed))
-    meta = {"config": config, "run_id": run_id(config), "leads": list(LEADS), "rate_hz": rate_hz,
+    meta = {"config": config.to_json(), "run_id": run_id(config), "leads": list(LEADS), "rate_hz": rate_hz,
             "stores": {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in stores},
             "saw": saw(stores, loader, total)}
 
@@ -254,7 +273,7 @@ def step_at(seed: int, taken: int, total: int, device: torch.device, batch: int,
                        generator(torch.device("cpu"), seed, HOST, taken), patients, gather)
 
 
-def micro_batches(config: Config, world: World) -> list[slice]:
+def micro_batches(config: PretrainConfig, world: World) -> list[slice]:
     """The rows of the whole batch that each forward of this process sees."""
     batch, accumulate = config["optim"]["batch"], config["optim"]["accumulate"]
     if batch % (world.size * accumulate):
@@ -369,14 +388,14 @@ class Metrics:
         return out
 
 
-def logged(work: Path, name: str) -> tuple[Config, list[dict[str, Any]]]:
+def logged(work: Path, name: str) -> tuple[PretrainConfig, list[dict[str, Any]]]:
     """A pre-training's config and the lines of its metrics, finished or not; UserError where there are none."""
     folder = folder_of(work, name)
     lines = Metrics(folder / "metrics.jsonl").read()
     if not lines:
         known = sorted(p.parent.name for p in (work / "runs").glob("*/metrics.jsonl"))
         raise unknown("run", name, known) if name not in known else UserError(f"run {name} has logged nothing yet")
-    return read_json(folder / "config.json", f"run {name}"), lines
+    return PretrainConfig.model_validate(read_json(folder / "config.json", f"run {name}")), lines
 
 
 def columns(lines: list[dict[str, Any]]) -> dict[str, list]:

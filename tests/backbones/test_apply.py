@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import configs
 import corpora
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def slow(ptbxl: Path, tmp_path: Path) -> Path:
 
 def evaluated(protocol: str, run: str, tiny: Store, where: Where, *overrides: str) -> tuple[str, dict[str, Any]]:
     """The run_id of a short evaluation, and its predictions."""
-    config = evaluation.config_for(protocol, "pitch", run, tiny, 1, [*SHORT, *overrides])
+    config = configs.evaluation(protocol, "pitch", run, tiny, 1, [*SHORT, *overrides])
     (name,) = evaluation.evaluate([config], tiny, where)
     with np.load(folder_of(where.work, run) / "evaluations" / name / "predictions.npz") as content:
         return name, dict(content)

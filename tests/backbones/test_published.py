@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import configs
 import corpora
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_wha
         tmp_path: Path, tiny: Store, where: Where) -> None:
     write(tmp_path / "x.pt", num_registers=2, qkv_bias=True)
     run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", None)
-    made = evaluation.config_for("linear", "pitch", run, tiny, 0, [
+    made = configs.evaluation("linear", "pitch", run, tiny, 0, [
         "evaluation.steps=2", "evaluation.batch=4", "evaluation.validate_every=2", "evaluation.patience=2"])
     (name,) = evaluation.evaluate([made], tiny, where)
     content = json.loads(record.path(where.results, name).read_text())
@@ -251,7 +252,7 @@ def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: 
 
 def check(where: Where, run: str, store: Store) -> None:
     trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
-    made = evaluation.config_for("linear", "pitch", run, store)
+    made = configs.evaluation("linear", "pitch", run, store)
     seen = {k.removeprefix("seen/"): v for k, v in trained.tensors.items() if k.startswith("seen/")}
     evaluation.check_unseen(seen, evaluation.open_task(made, trained.meta["config"], store), store)
 

@@ -2,6 +2,7 @@ import inspect
 import math
 import re
 
+import configs
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Generator, Tensor
 from bench.core.errors import UserError
 from bench.core.rng import Rng, seeded
 from bench.data import views
-from bench.runs import config
+from bench.runs.config import find_methods
 
 B, C, T, RATE_HZ = 64, 12, 500, 100
 SETTINGS = {"resized_crop": [0.5, 1.0], "time_out": [0.2, 0.4], "gaussian_noise": 0.3, "baseline_wander": 0.5,
@@ -174,8 +175,8 @@ def test_transformations_run_in_the_order_in_which_they_are_listed(x) -> None:
 
 
 def test_the_views_of_every_method_can_be_made(x) -> None:
-    for method in config.methods():
-        c = config.load(method)
+    for method in find_methods():
+        c = configs.load(method)
         views.check(c["views"], c["data"]["rate_hz"], c["data"]["crop_seconds"], c["encoder"]["patch"])
         made = views.make(torch.zeros(2, C, 5000), c["views"], 500, rng(2))
         assert [v.shape for v in made] == [(2, C, round(v["seconds"] * 500)) for v in c["views"]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import configs
 import numpy as np
 import pytest
 import torch
@@ -70,7 +71,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
 def evaluate(protocol: str, run: str, tiny: Store, where: Where, *overrides: str, seed: int = 0) -> SimpleNamespace:
     """The evaluation's record, predictions and bytes."""
-    config = evaluation.config_for(protocol, "pitch", run, tiny, seed, [*SHORT, *overrides])
+    config = configs.evaluation(protocol, "pitch", run, tiny, seed, [*SHORT, *overrides])
     (name,) = evaluation.evaluate([config], tiny, where)
     folder = folder_of(where.work, run) / "evaluations" / name
     with np.load(folder / "predictions.npz") as content:
@@ -369,19 +370,19 @@ def test_a_store_of_another_rate_and_a_crop_of_no_whole_patches_are_refused(run:
 ])
 def test_a_bad_override_is_one_line(tiny: Store, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        evaluation.config_for("linear", "pitch", "abc", tiny, 0, [*SHORT, override])
+        configs.evaluation("linear", "pitch", "abc", tiny, 0, [*SHORT, override])
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_protocol_and_head_name_the_known_ones(tiny: Store) -> None:
     with pytest.raises(UserError, match="unknown protocol 'liner'; did you mean 'linear'"):
-        evaluation.config_for("liner", "pitch", "abc", tiny)
+        configs.evaluation("liner", "pitch", "abc", tiny)
     with pytest.raises(UserError, match=r"unknown evaluation\.head 'x'. Known: attentive, mean, register"):
         heads.build("x", vit.Encoder(vit.Size(16, 1, 2)), 3)
 
 
 def test_the_name_chains_to_the_pretraining_and_the_data(tiny: Store) -> None:
-    ids = {run_id(evaluation.config_for("linear", "pitch", run, store, seed))
+    ids = {run_id(configs.evaluation("linear", "pitch", run, store, seed))
            for run, store, seed in (("a", tiny, 0), ("b", tiny, 0), ("a", tiny, 1),
                                     ("a", replace(tiny, manifest={**tiny.manifest, "fingerprint": "f"}), 0))}
     assert len(ids) == 4
@@ -389,7 +390,7 @@ def test_the_name_chains_to_the_pretraining_and_the_data(tiny: Store) -> None:
 
 def test_the_protocols_settings_are_the_papers() -> None:
     tiny = SimpleNamespace(name="x", fingerprint="f")
-    linear, finetune = (evaluation.config_for(p, "all", "a", tiny)["evaluation"]  # type: ignore[arg-type]
+    linear, finetune = (configs.evaluation(p, "all", "a", tiny)["evaluation"]  # type: ignore[arg-type]
                         for p in ("linear", "finetune"))
     assert (linear["steps"], linear["batch"], linear["lr"], linear["final_lr"]) == (5000, 128, 1e-3, 1e-3)
     assert (linear["weight_decay"], linear["clip"], linear["betas"], linear["frozen"]) == (0.1, 1.0, [0.9, 0.999], True)

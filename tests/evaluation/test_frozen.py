@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import configs
 import numpy as np
 import pytest
 import torch
@@ -67,7 +68,7 @@ def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
 
 def configs_of(store: Store, run: str, *overrides: str, protocols: tuple[str, ...] = ("linear", "linear-mean"),
                seeds: int = 2) -> list[Config]:
-    return [evaluation.config_for(protocol, task, run, store, seed, [*SHORT, *overrides])
+    return [configs.evaluation(protocol, task, run, store, seed, [*SHORT, *overrides])
             for protocol in protocols for task in ("pitch", "form") for seed in range(seeds)]
 
 
@@ -127,7 +128,7 @@ def plain(head: heads.AttentiveHead, tokens: Tensor) -> Tensor:
 
 def test_a_head_is_that_of_a_naive_loop(run: str, two: Store, where: Where) -> None:
     """One unstacked head, its tokens projected, the loop of torch, crops one by one."""
-    config = evaluation.config_for("linear", "form", run, two, 1, SHORT)
+    config = configs.evaluation("linear", "form", run, two, 1, SHORT)
     (name,) = evaluation.evaluate([config], two, where)
     trained = evaluation.load(folder_of(where.work, run) / "final.pt", config)
     encoder = evaluation.backbone(trained, 1, 0.0).eval().requires_grad_(False)
@@ -219,14 +220,14 @@ def test_a_batch_of_a_task_is_the_next_of_its_records_in_the_order_of_all(two: S
 
 
 def test_the_grid_point_with_the_best_validation_is_tested_and_recorded(run: str, two: Store, where: Where) -> None:
-    config = evaluation.config_for("linear", "pitch", run, two, 0, [
+    config = configs.evaluation("linear", "pitch", run, two, 0, [
         *SHORT, "evaluation.grid={lr: [1e-5, 3e-2], weight_decay: [0.0, 0.1]}"])
     found = result(evaluation.evaluate([config], two, where)[0], where)
     assert [(p["lr"], p["weight_decay"]) for p in found["grid"]] == [(1e-5, 0.0), (1e-5, 0.1), (3e-2, 0.0), (3e-2, 0.1)]
     best = max(found["grid"], key=lambda p: p["validation_macro_auroc"])
     assert found["chosen"] == {k: best[k] for k in ("lr", "weight_decay")}
     assert (found["best_step"], found["validation_macro_auroc"]) == (best["best_step"], best["validation_macro_auroc"])
-    single = evaluation.config_for("linear", "pitch", run, two, 0, [
+    single = configs.evaluation("linear", "pitch", run, two, 0, [
         *SHORT, *(f"evaluation.{k}={v}" for k, v in found["chosen"].items()), f"evaluation.final_lr={best['lr']}",
         f"evaluation.final_weight_decay={best['weight_decay']}"])
     (name,) = evaluation.evaluate([single], two, where)
@@ -280,7 +281,7 @@ def test_the_record_diagnoses_the_mean_tokens_of_the_validation_records(run: str
 
 def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_validation_fold(
         run: str, two: Store, where: Where) -> None:
-    config = evaluation.config_for("knn", "pitch", run, two, 0, ["evaluation.neighbours.k=[1, 5, 30]"])
+    config = configs.evaluation("knn", "pitch", run, two, 0, ["evaluation.neighbours.k=[1, 5, 30]"])
     (name,) = evaluation.evaluate([config], two, where)
     made, found = predictions(name, run, where), result(name, where)
     assert not (folder_of(where.work, run) / "evaluations" / name / "weights.pt").exists()
@@ -313,7 +314,7 @@ def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_
 
 def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(run: str, two: Store, where: Where) -> None:
     whole = ["evaluation.crop_seconds=5.0", "evaluation.stride_seconds=5.0"]  # one crop, wherever it starts
-    made = [evaluation.config_for("linear", "pitch", run, two, 0, [*SHORT, *whole, f"evaluation.features={how}"])
+    made = [configs.evaluation("linear", "pitch", run, two, 0, [*SHORT, *whole, f"evaluation.features={how}"])
             for how in ("exact", "cached")]
     exact, cached = (predictions(name, run, where)["p_test"] for name in evaluation.evaluate(made, two, where))
     assert made[0]["evaluation"] != made[1]["evaluation"]
@@ -326,7 +327,7 @@ def test_cached_training_crops_are_all_those_at_every_stride(run: str, two: Stor
     take = frozen.Kept.take
     monkeypatch.setattr(frozen.Kept, "take", lambda self, crops: taken.append(self.rows[crops]) or take(self, crops))
     monkeypatch.setattr(frozen, "IN_MEMORY", 0)  # in a file
-    config = evaluation.config_for("linear", "pitch", run, two, 0, [*SHORT, "evaluation.features=cached",
+    config = configs.evaluation("linear", "pitch", run, two, 0, [*SHORT, "evaluation.features=cached",
                                                                    "evaluation.batch=64", "evaluation.steps=30",
                                                                    "evaluation.patience=30"])
     starts: set[tuple[int, int]] = set()
@@ -368,7 +369,7 @@ def test_a_disk_too_small_for_the_tokens_is_an_error_that_names_the_folder(run: 
 
 
 def test_bfloat16_gives_nearly_the_same_losses(run: str, two: Store, where: Where) -> None:
-    made = [evaluation.config_for("linear", "pitch", run, two, 0, [*SHORT, f"evaluation.precision={precision}"])
+    made = [configs.evaluation("linear", "pitch", run, two, 0, [*SHORT, f"evaluation.precision={precision}"])
             for precision in ("float32", "bfloat16")]
     a, b = (np.array(result(name, where)["curve"]["loss"]) for name in evaluation.evaluate(made, two, where))
     assert 0 < np.abs(a - b).max() < 0.01
@@ -506,7 +507,7 @@ def test_two_calls_with_an_evaluation_in_common_do_not_run_at_once(run: str, two
 
 def test_what_runs_together_reads_the_same_crops_of_the_same_backbone(two: Store) -> None:
     def made(protocol: str = "linear", task: str = "pitch", run: str = "a", seed: int = 0, *more: str) -> Config:
-        return evaluation.config_for(protocol, task, run, two, seed, [*SHORT, *more])
+        return configs.evaluation(protocol, task, run, two, seed, [*SHORT, *more])
 
     first = made()
     same = [made(seed=1), made(task="form"), made("linear-mean"), made("knn"), made("linear", "pitch", "a", 0, "evaluation.lr=1")]
@@ -521,8 +522,8 @@ def test_what_runs_together_reads_the_same_crops_of_the_same_backbone(two: Store
 def test_finetune_after_linear_starts_from_the_chosen_head_and_runs_what_it_starts_from(
         run: str, two: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     after = [s.replace("evaluation.", "after.") for s in SHORT]
-    config = evaluation.config_for("finetune-after-linear", "pitch", run, two, 1, [*SHORT, *after])
-    linear = evaluation.config_for("linear", "pitch", run, two, 1, SHORT)
+    config = configs.evaluation("finetune-after-linear", "pitch", run, two, 1, [*SHORT, *after])
+    linear = configs.evaluation("linear", "pitch", run, two, 1, SHORT)
     assert run_id(evaluation.linear_of(config)) == run_id(linear)
     started: list[dict[str, Tensor]] = []
     fit = finetune.fit
@@ -555,11 +556,11 @@ def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch
     for protocol, name, words in (("scratch", run, "scratch draws all weights anew: .*; write finetune"),
                                   ("finetune", random, "finetune needs a backbone that has learned .*; write scratch"),
                                   ("finetune-after-linear", random, "finetune-after-linear needs .*; write scratch")):
-        config = evaluation.config_for(protocol, "pitch", name, two, 0, SHORT)
+        config = configs.evaluation(protocol, "pitch", name, two, 0, SHORT)
         with pytest.raises(UserError, match=words):
             evaluation.evaluate([{**config, "after": {}}], two, where)
-    made = [evaluation.config_for("scratch", "pitch", random, two, seed, SHORT) for seed in range(2)]
-    assert {k: v for k, v in made[0]["evaluation"].items() if k != "name"} == {k: v for k, v in evaluation.config_for(
+    made = [configs.evaluation("scratch", "pitch", random, two, seed, SHORT) for seed in range(2)]
+    assert {k: v for k, v in made[0]["evaluation"].items() if k != "name"} == {k: v for k, v in configs.evaluation(
         "finetune", "pitch", run, two, 0, SHORT)["evaluation"].items() if k != "name"}
     a, b = (predictions(name, random, where)["p_test"] for name in evaluation.evaluate(made, two, where))
     assert not np.array_equal(a, b)
@@ -571,7 +572,7 @@ def test_seeds_of_a_random_backbone_are_backbones(configure: Callable[..., Confi
     made = configs_of(two, random, protocols=("linear",))
     names = evaluation.evaluate(made, two, where)
     assert {result(name, where)["together"] for name in names} == {2}  # the tasks of one seed
-    made = [evaluation.config_for("knn", "pitch", random, two, seed) for seed in range(2)]
+    made = [configs.evaluation("knn", "pitch", random, two, seed) for seed in range(2)]
     a, b = (predictions(name, random, where)["p_test"] for name in evaluation.evaluate(made, two, where))
     assert not np.array_equal(a, b)
 
@@ -612,14 +613,14 @@ def test_one_command_evaluates_several_tasks_protocols_and_seeds(run: str, two: 
 ])
 def test_a_setting_that_cannot_be_is_one_line(two: Store, protocol: str, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        evaluation.config_for(protocol, "pitch", "abc", two, 0, [override])
+        configs.evaluation(protocol, "pitch", "abc", two, 0, [override])
     assert "\n" not in str(caught.value)
 
 
 def test_a_head_that_diverges_is_lost_alone(run: str, two: Store, where: Where) -> None:
     sound = configs_of(two, run, protocols=("linear",), seeds=1)
-    wild = evaluation.config_for("linear", "pitch", run, two, 0, [*SHORT[:4], "evaluation.lr=1e38", "evaluation.clip=0.0"])
-    grid_ = evaluation.config_for("linear", "form", run, two, 0, [
+    wild = configs.evaluation("linear", "pitch", run, two, 0, [*SHORT[:4], "evaluation.lr=1e38", "evaluation.clip=0.0"])
+    grid_ = configs.evaluation("linear", "form", run, two, 0, [
         *SHORT, "evaluation.grid.lr=[1e-2, 1e38]", "evaluation.clip=0.0"])
     with pytest.raises(UserError, match=f"evaluation stopped; lower evaluation.lr .evaluation {run_id(wild)}."):
         evaluation.evaluate([*sound, wild, grid_], two, where)
@@ -631,8 +632,8 @@ def test_a_head_that_diverges_is_lost_alone(run: str, two: Store, where: Where) 
 
 def test_a_grid_of_checkpoints_and_settings_of_linear_reach_the_run_that_comes_after_it(run: str, two: Store) -> None:
     given = ["evaluation.steps=4", "evaluation.validate_every=2", "evaluation.lr=1e-4", "at=0.5"]
-    linear = evaluation.config_for("linear", "pitch", run, two, 0, given)
-    after = evaluation.config_for("finetune-after-linear", "pitch", run, two, 0, [
+    linear = configs.evaluation("linear", "pitch", run, two, 0, given)
+    after = configs.evaluation("finetune-after-linear", "pitch", run, two, 0, [
         *evaluation.of_linear(given), *given, "evaluation.warmup_steps=0", "evaluation.patience=2"])
     assert evaluation.linear_of(after) == linear
     assert linear["evaluation"]["final_lr"] == 1e-4  # what is constant stays so
@@ -643,7 +644,7 @@ def test_a_grid_of_checkpoints_and_settings_of_linear_reach_the_run_that_comes_a
     ("after.name=x", "after.name is filled in")])
 def test_a_finetune_after_linear_needs_the_head_that_it_starts_from(run: str, two: Store, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        evaluation.config_for("finetune-after-linear", "pitch", run, two, 0, [override])
+        configs.evaluation("finetune-after-linear", "pitch", run, two, 0, [override])
 
 
 @pytest.mark.parametrize("name", ["attentive", "mean", "register"])

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import configs
 import pytest
 import yaml
 
 from bench import catalogue
 from bench.cli import main
 from bench.core.errors import UserError
-from bench.runs import config
+from bench.core.files import ROOT
 from bench.runs import results as record
-from bench.runs.config import METHODS, ROOT
+from bench.runs.config import METHODS, find_methods
 
 TUTORIAL = ROOT / "docs" / "add-a-method.md"
 
@@ -38,9 +39,9 @@ def ecgssl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Ca
     return run
 
 
-@pytest.mark.parametrize("name", config.methods())
+@pytest.mark.parametrize("name", find_methods())
 def test_a_method_s_yaml_says_what_it_is(name: str) -> None:
-    head = catalogue.header(config.method_files()[name])
+    head = catalogue.header(find_methods()[name])
     assert set(head) == set(catalogue.HEAD)
     assert all(head.values())
     assert head["family"] in ("joint-embedding predictive", "invariance-based", "generative", "none")
@@ -49,13 +50,13 @@ def test_a_method_s_yaml_says_what_it_is(name: str) -> None:
 def test_the_list_has_every_method_with_its_cost(ecgssl: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     rows = {cells[2].strip(): cells for line in ecgssl("methods").splitlines() if len(cells := line.split("│")) > 5}
-    assert set(rows) >= set(config.methods())
+    assert set(rows) >= set(find_methods())
     assert float(rows["jepa"][6]) == 1.0
     assert float(rows["random"][6]) == 0.0
 
 
 def test_a_step_s_operations_are_those_of_the_known_size() -> None:
-    made = config.load("jepa", ["method.keep=[0.2, 0.2]"])
+    made = configs.load("jepa", ["method.keep=[0.2, 0.2]"])
     assert catalogue.gflop(made) == pytest.approx(4.06, rel=0.02)  # counted by hand in benchmarks/jepa_step.py
 
 
@@ -95,7 +96,7 @@ def test_two_methods_of_one_name_are_an_error_that_names_both_files(tmp_path: Pa
         (tmp_path / f"mae{suffix}").write_text((ROOT / "methods" / f"mae{suffix}").read_text())
     monkeypatch.setenv(METHODS, str(tmp_path))
     with pytest.raises(UserError, match=rf"two methods are called 'mae': .*methods/mae\.yaml and {tmp_path}/mae\.yaml"):
-        config.methods()
+        find_methods()
 
 
 @pytest.mark.parametrize(("spoil", "words"), [
@@ -111,7 +112,7 @@ def test_what_is_wrong_with_a_method_of_a_stranger_is_said(tmp_path: Path, monke
     monkeypatch.setenv(METHODS, str(tmp_path))
     spoil(tmp_path)
     with pytest.raises(UserError, match=words):
-        pretrain.build(config.load("mine"))
+        pretrain.build(configs.load("mine"))
 
 
 def test_a_folder_of_methods_that_is_none_is_said(ecgssl: Callable[..., str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import configs
 import pytest
 import torch
 from conftest import small
@@ -18,7 +19,7 @@ from bench.core.rng import seeded
 from bench.data import views
 from bench.encoders import vit
 from bench.method import Method, Step
-from bench.runs import config
+from bench.runs.config import find_methods
 from bench.training import optim
 from bench.training.trainer import step_at
 from methods.jepa import JEPA
@@ -27,7 +28,7 @@ from methods.simclr import SimCLR
 
 RATE_HZ, TOTAL, BATCH = 100, 4, 6
 
-TRAINED = [name for name in config.methods() if config.load(name)["optim"]["steps"]]
+TRAINED = [name for name in find_methods() if configs.load(name)["optim"]["steps"]]
 
 
 def encoder(**settings: Any) -> vit.Encoder:
@@ -37,7 +38,7 @@ def encoder(**settings: Any) -> vit.Encoder:
 
 def make(name: str, **extra: Any) -> tuple[Method, list[Tensor]]:
     """The method as its yaml says around a small encoder, and a batch of its views."""
-    made = config.load(name)
+    made = configs.load(name)
     built = method.build({**made["method"], **small(made["method"]), **extra}, encoder(tokens=made["encoder"]["tokens"]))
     batch = torch.randn(BATCH, 12, 1000, generator=torch.Generator().manual_seed(1))
     return built.train(), views.make(batch, made["views"], RATE_HZ, seeded(2, BATCH))
@@ -49,7 +50,7 @@ def now(index: int, total: int = TOTAL) -> Step:
 
 
 def adamw(built: Method) -> torch.optim.Optimizer:
-    settings = config.load("jepa")["optim"]
+    settings = configs.load("jepa")["optim"]
     optimiser = optim.adamw(built, settings)
     optim.schedule_(optimiser, 0, {**settings, "warmup_steps": 0})
     return optimiser
@@ -70,7 +71,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_the_suite_holds_both_families_and_the_random_backbone() -> None:
     assert {"jepa", "simclr", "mae"} <= set(TRAINED)
-    assert set(config.methods()) - set(TRAINED) == {"random"}
+    assert set(find_methods()) - set(TRAINED) == {"random"}
 
 
 def test_loss_is_a_finite_scalar_and_what_is_logged_is_detached(name: str) -> None:
@@ -125,7 +126,7 @@ def test_a_step_reads_nothing_back_from_its_device(name: str, monkeypatch: pytes
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # it knows no such device
     patients = torch.zeros(BATCH, dtype=torch.int64, device="meta")
     for index in range(2):
-        seen = views.make(torch.randn(BATCH, 12, 1000, device="meta"), config.load(name)["views"], RATE_HZ,
+        seen = views.make(torch.randn(BATCH, 12, 1000, device="meta"), configs.load(name)["views"], RATE_HZ,
                           Nowhere())  # type: ignore[arg-type]
         step = Step(index, TOTAL, Nowhere(), torch.Generator().manual_seed(index), patients)  # type: ignore[arg-type]
         loss, _ = built(seen, step)
@@ -194,7 +195,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
     assert built(batch, now(0))[0].item() < before
 
 
-@pytest.mark.parametrize("any_name", config.methods())
+@pytest.mark.parametrize("any_name", find_methods())
 def test_backbone_maps_records_to_tokens_and_is_an_encoder(any_name: str) -> None:
     built, _ = make(any_name)
     assert isinstance(built.backbone(), vit.Encoder)
@@ -202,7 +203,7 @@ def test_backbone_maps_records_to_tokens_and_is_an_encoder(any_name: str) -> Non
     assert built.backbone()(torch.randn(2, 12, 250)).shape == (2, leads * 10, 16)
 
 
-@pytest.mark.parametrize("any_name", config.methods())
+@pytest.mark.parametrize("any_name", find_methods())
 def test_an_unknown_hyperparameter_is_named(any_name: str) -> None:
     with pytest.raises(UserError, match=r"unknown key 'method\.tempreature'"):
         make(any_name, tempreature=0.1)

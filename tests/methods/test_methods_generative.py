@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any
 
+import configs
 import pytest
 import torch
 from test_methods import BATCH, adamw, encoder, make, now, train
@@ -14,7 +15,6 @@ from bench.core.errors import UserError
 from bench.data import views
 from bench.method import Method, build
 from bench.parts import MaskedDecoder
-from bench.runs import config
 from bench.training.trainer import step_at
 from methods.lejepa import epps_pulley
 from methods.st_mem import LeadWise
@@ -61,13 +61,13 @@ def test_constant_leads_give_finite_loss_and_gradients(name: str) -> None:
     ("st_mem", "time", "lead-time"), ("mlae", "time", "lead-time"), ("cpc", "lead-time", "time")])
 def test_a_method_refuses_tokens_that_it_is_not_made_for(name: str, given: str, needed: str) -> None:
     with pytest.raises(UserError, match=f"needs encoder.tokens {needed}, got {given}"):
-        build(config.load(name)["method"], encoder(tokens=given))
+        build(configs.load(name)["method"], encoder(tokens=given))
 
 
 @pytest.mark.parametrize("name", ["st_mem", "mlae", "mtae"])
 @pytest.mark.parametrize("rate_hz", [500, 100])
 def test_a_patch_of_250_ms_divides_a_view_and_the_crops_of_the_evaluation(name: str, rate_hz: int) -> None:
-    made = config.load(name)
+    made = configs.load(name)
     patch = made["encoder"]["patch"] * rate_hz // made["data"]["rate_hz"]
     assert patch == rate_hz / 4
     views.check(made["views"], rate_hz, made["data"]["crop_seconds"], patch)
@@ -149,9 +149,9 @@ def test_mtae_is_mae_with_longer_patches() -> None:
     mae, mtae = make("mae")[0], make("mtae")[0]
     x = make("mae")[1]
     assert mae(x, now(0))[0].item() == mtae(x, now(0))[0].item()
-    longer = config.load("mtae")["encoder"]["patch"]
-    assert (longer, config.load("mae")["encoder"]["patch"]) == (125, 25)
-    assert config.load("mtae")["method"] == {**config.load("mae")["method"], "name": "mtae"}
+    longer = configs.load("mtae")["encoder"]["patch"]
+    assert (longer, configs.load("mae")["encoder"]["patch"]) == (125, 25)
+    assert configs.load("mtae")["method"] == {**configs.load("mae")["method"], "name": "mtae"}
 
 
 # data2vec

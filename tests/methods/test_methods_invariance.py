@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import configs
 import pytest
 import torch
 from test_methods import BATCH, make, now
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from bench.data import views
 from bench.method import Method
 from bench.parts import info_nce
-from bench.runs import config
 from methods.barlow import standardised
 from methods.cmsc import contrast
 from methods.moco import normalised
@@ -143,7 +143,7 @@ def test_what_is_evaluated_is_what_the_paper_evaluates(name: str, part: str) -> 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize(("rate_hz", "patch"), [(500, 25), (100, 10)])
 def test_views_divide_into_patches_at_both_rates(name: str, rate_hz: int, patch: int) -> None:
-    made = config.load(name)
+    made = configs.load(name)
     views.check(made["views"], rate_hz, made["data"]["crop_seconds"], patch)
 
 

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import configs
 import numpy as np
 import pytest
 from test_report import Runs
@@ -19,7 +20,7 @@ from test_report import Runs
 from bench.core.errors import UserError
 from bench.report import aggregate as report
 from bench.report.statistics import compare
-from bench.runs import config as configs
+from bench.runs.config import load_mixture, run_id
 from paper import page
 
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -227,11 +228,11 @@ def test_command_of_a_pretraining_makes_the_same_config(method: str, overrides: 
     assert words[:3] == ["ecgssl", "pretrain", method]
     mix = {store: float(weight) for store, _, weight in (each.rpartition("=") for each in given["--store"])}
     again = configs.load(method, [*given["--set"], ("seed", int(given["--seed"][0])), ("data.mix", mix)])
-    assert configs.run_id(again) == configs.run_id(made)
+    assert run_id(again) == run_id(made)
 
 
 def test_corpora_of_a_named_mixture_are_called_by_its_name() -> None:
-    made = configs.load("jepa", [("data.mix", configs.mixture("all"))])
+    made = configs.load("jepa", [("data.mix", load_mixture("all"))])
     assert page.corpora(made) == "all"
     assert "--mix all" in page.rerun(made)
     assert page.corpora(configs.load("jepa", [("data.mix", {"b": 0.25, "a": 0.75})])) == "0.75 a + 0.25 b"

@@ -8,16 +8,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import configs
 import numpy as np
 import pytest
 from conftest import SHARED
 from scipy import stats
 from test_report import Runs, tables, two_methods
 
-from bench.evaluation.protocols import defaults
+from bench.evaluation.protocols import load_defaults
 from bench.report import aggregate as report
 from bench.report.statistics import compare, holm
 from bench.runs import config
+from bench.runs.config import load_mixture
 from paper import columns, inventory, published, reproduction, training, typeset
 from paper import tables as printed
 from paper.published import TESTED
@@ -34,7 +36,7 @@ def runs() -> Runs:
 
 def pretrained(runs: Runs, method: str = "jepa", *overrides: Any, seed: int = 0, **result: Any) -> Record:
     """A pre-training as in arXiv 2410.13867, ViT-S on PTB-XL unless `overrides` say otherwise."""
-    made = config.load(method, [("encoder.size", "s"), ("data.mix", "ptb-xl"), ("seed", seed), *overrides])
+    made = configs.load(method, [("encoder.size", "s"), ("data.mix", "ptb-xl"), ("seed", seed), *overrides])
     made["data"]["fingerprints"] = dict.fromkeys(made["data"]["mix"], "f")
     stores = made["data"]["mix"] if made["optim"]["steps"] else {}
     saw = {name: {"source": name, "version": "1", "records": 100} for name in stores}
@@ -46,7 +48,7 @@ def pretrained(runs: Runs, method: str = "jepa", *overrides: Any, seed: int = 0,
 def evaluated(runs: Runs, run: Record, auroc: float, task: str = "all", protocol: str = "linear", *overrides: Any, seed: int = 0,
               tested: int = 0, **result: Any) -> Record:
     """An evaluation by the protocol's defaults on PTB-XL, unless `overrides` say otherwise."""
-    made = config.merge(defaults(protocol), {"seed": seed, "pretrain": run["run_id"], "task": task,
+    made = config.merge(load_defaults(protocol).value, {"seed": seed, "pretrain": run["run_id"], "task": task,
                                              "data": {"store": "ptb-xl", "fingerprint": "f"}})
     return runs.add("evaluate", {"config": config.override(made, overrides), "pretrain_config": run["config"], "saw": {},
                                  "provenance": {}, "result": {
@@ -253,8 +255,8 @@ def test_a_missing_cell_of_the_paper_names_the_next_command(runs: Runs, tmp_path
     texts = {path.suffix: path.read_text() for path in sheet.write(tmp_path)}
     assert f"\n% to fill JEPA All ViT-B: finetune-after-linear, linear: {pretrain}\n" in texts[".tex"]
     assert all(pretrain in text for text in texts.values())
-    made = config.load("jepa", ["encoder.size=b", "encoder.init=xavier_uniform", "optim.batch=1024",
-                                ("data.mix", config.mixture("all"))])
+    made = configs.load("jepa", ["encoder.size=b", "encoder.init=xavier_uniform", "optim.batch=1024",
+                                ("data.mix", load_mixture("all"))])
     assert published.place_of(made) == ("jepa", "b", "all")
 
 

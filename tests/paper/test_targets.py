@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import configs
 import numpy as np
 import pytest
 import torch
@@ -53,7 +54,7 @@ def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
 
 def evaluate(task: str, run: str, store: Store, where: Where, *overrides: str, protocol: str = "linear", seed: int = 0,
              external: Store | None = None) -> SimpleNamespace:
-    config = evaluation.config_for(protocol, task, run, store, seed, [*SHORT, *overrides], external)
+    config = configs.evaluation(protocol, task, run, store, seed, [*SHORT, *overrides], external)
     (name,) = evaluation.evaluate([config], store, where, external)
     folder = folder_of(where.work, run) / "evaluations" / name
     with np.load(folder / "predictions.npz") as content:
@@ -185,7 +186,7 @@ def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[.
 ])
 def test_a_bad_fraction_order_or_external_is_one_line(tiny: Store, override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        evaluation.config_for("linear", "pitch", "abc", tiny, 0, [override])
+        configs.evaluation("linear", "pitch", "abc", tiny, 0, [override])
     assert "\n" not in str(caught.value)
 
 
@@ -195,6 +196,6 @@ def test_an_external_store_that_is_only_named_is_refused(run: str, tiny: Store, 
 
 
 def test_the_same_external_store_in_another_version_has_another_name(tiny: Store) -> None:
-    names = {run_id(evaluation.config_for("linear", "pitch", "a", tiny, 0, (), SimpleNamespace(  # type: ignore[arg-type]
+    names = {run_id(configs.evaluation("linear", "pitch", "a", tiny, 0, (), SimpleNamespace(  # type: ignore[arg-type]
         name="x", fingerprint=fingerprint))) for fingerprint in ("f", "g")}
     assert len(names) == 2

@@ -18,8 +18,7 @@ from bench.method import Method
 from bench.plot import drawing as plot
 from bench.plot import pictures
 from bench.plot.drawing import Sight
-from bench.runs import config
-from bench.runs.config import Config
+from bench.runs.config import Config, find_methods
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
 
@@ -137,7 +136,7 @@ def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
         pictures.runs(tmp_path, ["aaaaaaaaaaab"], tmp_path / "runs.svg")
 
 
-TRAINED = sorted(set(config.methods()) - {"random"})
+TRAINED = sorted(set(find_methods()) - {"random"})
 
 
 def sights(made: Config, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Sight]:

@@ -19,9 +19,10 @@ from conftest import reported
 
 from bench import cli
 from bench.core.errors import UserError
+from bench.core.files import ROOT
+from bench.core.yaml import read_yaml
 from bench.report import aggregate as report
 from bench.report.statistics import compare, holm
-from bench.runs import config as configs
 from paper import figures
 from paper.columns import columns_of, rankings
 
@@ -193,7 +194,7 @@ def test_same_records_give_the_same_bytes_in_whatever_order_their_files_were_mad
 def test_command_sets_what_differs_from_the_protocols_defaults_and_nothing_else(
     runs: Runs, tmp_path: Path, fast: None
 ) -> None:
-    default = configs.read_yaml(configs.ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]["evaluation"]
+    default = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]["evaluation"]
     runs.evaluate(runs.pretrain("random"), [0.1], batch=default["batch"], steps=default["steps"] + 1)
     runs.pretrain("mae")
     _, cells = tables(runs, tmp_path)

@@ -4,21 +4,26 @@ import math
 import re
 from pathlib import Path
 
+import configs
 import pytest
 import yaml
 
 from bench.core.errors import UserError
+from bench.core.files import ROOT
+from bench.core.models import canonical
+from bench.core.yaml import read_yaml
 from bench.data.corpora import modules
 from bench.runs import config
+from bench.runs.config import find_methods, load_mixture, run_id
 
 
 def base() -> config.Config:
-    return config.read_yaml(config.ROOT / "bench" / "runs" / "base.yaml")
+    return read_yaml(ROOT / "bench" / "runs" / "base.yaml")
 
 
 def test_every_method_loads_and_holds_every_key_of_base() -> None:
-    for name in config.methods():
-        made = config.load(name)
+    for name in find_methods():
+        made = configs.load(name)
         assert made.keys() == base().keys()
         assert made["optim"].keys() == base()["optim"].keys()
         assert made["method"]["name"] == name
@@ -26,15 +31,15 @@ def test_every_method_loads_and_holds_every_key_of_base() -> None:
 
 def test_run_id_is_golden() -> None:
     """If this changes every result loses its name: that needs a new `protocol`, and a word in the changelog."""
-    assert config.run_id({"seed": 0, "optim": {"lr": 1e-3, "betas": [0.9, 0.99]}, "views": []}) == "9e92163ef860"
+    assert run_id({"seed": 0, "optim": {"lr": 1e-3, "betas": [0.9, 0.99]}, "views": []}) == "9e92163ef860"
 
 
 def test_run_id_ignores_the_order_of_keys() -> None:
-    made = config.load("mae")
+    made = configs.load("mae")
     turned = {k: dict(reversed(v.items())) if isinstance(v, dict) else v for k, v in reversed(made.items())}
     assert list(turned) != list(made)
-    assert config.run_id(turned) == config.run_id(made)
-    assert config.canonical({"b": 1, "a": [1.5, "x"]}) == '{"a":[1.5,"x"],"b":1}'
+    assert run_id(turned) == run_id(made)
+    assert canonical({"b": 1, "a": [1.5, "x"]}) == '{"a":[1.5,"x"],"b":1}'
 
 
 def leaves(node: object, path: tuple = ()) -> list[tuple]:
@@ -45,7 +50,7 @@ def leaves(node: object, path: tuple = ()) -> list[tuple]:
 
 
 def test_run_id_sees_every_leaf() -> None:
-    made, seen = config.load("jepa"), set()
+    made, seen = configs.load("jepa"), set()
     paths = leaves(made)
     assert len(paths) > 40
     for path in paths:
@@ -54,19 +59,19 @@ def test_run_id_sees_every_leaf() -> None:
         for key in path[:-1]:
             node = node[key]
         node[path[-1]] = "another value"
-        seen.add(config.run_id(changed))
-    assert len(seen | {config.run_id(made)}) == len(paths) + 1
+        seen.add(run_id(changed))
+    assert len(seen | {run_id(made)}) == len(paths) + 1
 
 
 def test_run_id_refuses_a_number_that_json_cannot_hold() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        config.run_id({"lr": math.nan})
+        run_id({"lr": math.nan})
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "+1e-3", "1.e-3", ".001", "0.001", "0.1e-2"])
 def test_a_number_in_any_notation_is_that_number(text: str) -> None:
-    assert config.load("jepa", [f"optim.lr={text}"])["optim"]["lr"] == 0.001
-    assert type(config.load("jepa", [f"optim.lr={text}"])["optim"]["lr"]) is float
+    assert configs.load("jepa", [f"optim.lr={text}"])["optim"]["lr"] == 0.001
+    assert type(configs.load("jepa", [f"optim.lr={text}"])["optim"]["lr"]) is float
 
 
 @pytest.mark.parametrize(("key", "whole", "real"), [
@@ -76,36 +81,36 @@ def test_a_number_in_any_notation_is_that_number(text: str) -> None:
     ("views", "[{seconds: 10, time_out: [0, 1]}]", "[{seconds: 10.0, time_out: [0.0, 1.0]}]"),
 ])
 def test_3_and_3_0_name_the_same_run(key: str, whole: str, real: str) -> None:
-    ids = {config.run_id(config.load("jepa", [f"{key}={value}"])) for value in (whole, real)}
+    ids = {run_id(configs.load("jepa", [f"{key}={value}"])) for value in (whole, real)}
     assert len(ids) == 1
-    assert ids != {config.run_id(config.load("jepa"))}
+    assert ids != {run_id(configs.load("jepa"))}
 
 
 def test_3_and_3_0_in_a_methods_yaml_name_the_same_run() -> None:
     assert config.merge(base(), {"views": [{"seconds": 10}], "optim": {"clip": 1}}) == \
         config.merge(base(), {"views": [{"seconds": 10.0}], "optim": {"clip": 1.0}})
     merged = config.merge(base(), {"views": [{"seconds": 10}], "data": {"mix": {"a": 1}}})
-    assert config.canonical(merged["views"]) == '[{"seconds":10.0}]'
-    assert config.canonical(merged["data"]["mix"]) == '{"a":1.0}'
+    assert canonical(merged["views"]) == '[{"seconds":10.0}]'
+    assert canonical(merged["data"]["mix"]) == '{"a":1.0}'
 
 
 def test_pairs_and_texts_are_the_same_override() -> None:
-    texts = config.load("jepa", ["optim.lr=3e-4", "method.predictor.depth=2", "data.mix.ptb-xl=1"])
-    pairs = config.load("jepa", [("optim.lr", 3e-4), ("method.predictor.depth", 2), ("data.mix.ptb-xl", 1)])
+    texts = configs.load("jepa", ["optim.lr=3e-4", "method.predictor.depth=2", "data.mix.ptb-xl=1"])
+    pairs = configs.load("jepa", [("optim.lr", 3e-4), ("method.predictor.depth", 2), ("data.mix.ptb-xl", 1)])
     assert texts == pairs
     assert texts["method"]["predictor"] == {"width": 0, "depth": 2, "heads": 0}
 
 
 def test_an_overlay_of_a_mapping_keeps_what_it_does_not_name() -> None:
-    made = config.load("mae", ["method.decoder={width: 64}"])
+    made = configs.load("mae", ["method.decoder={width: 64}"])
     assert made["method"]["decoder"] == {"width": 64, "depth": 4, "heads": 4}
 
 
 def test_override_leaves_the_given_config_alone() -> None:
-    made = config.load("jepa")
-    before = config.canonical(made)
+    made = configs.load("jepa")
+    before = canonical(made)
     config.override(made, ["optim.lr=1", "data.mix.x=1", "method.predictor.depth=1"])
-    assert config.canonical(made) == before
+    assert canonical(made) == before
 
 
 @pytest.mark.parametrize(("override", "words"), [
@@ -155,13 +160,13 @@ def test_override_leaves_the_given_config_alone() -> None:
 ])
 def test_a_bad_override_is_one_line_that_says_what_to_write(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        config.load("jepa", [override])
+        configs.load("jepa", [override])
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown method 'simlcr'; did you mean 'simclr'"):
-        config.load("simlcr")
+        configs.load("simlcr")
 
 
 def test_a_methods_yaml_may_not_invent_keys_outside_its_own_section() -> None:
@@ -180,43 +185,43 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: str | bytes
     path = tmp_path / "x.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=words) as caught:
-        config.read_yaml(path)
+        read_yaml(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        config.read_yaml(tmp_path / "no.yaml")
+        read_yaml(tmp_path / "no.yaml")
     with pytest.raises(UserError, match="is a folder"):
-        config.read_yaml(tmp_path)
+        read_yaml(tmp_path)
 
 
-@pytest.mark.parametrize("name", config.methods())
+@pytest.mark.parametrize("name", find_methods())
 def test_a_methods_yaml_opens_with_its_source_and_what_differs(name: str) -> None:
-    lines = (config.ROOT / "methods" / f"{name}.yaml").read_text().splitlines()
+    lines = (ROOT / "methods" / f"{name}.yaml").read_text().splitlines()
     heads = [m.group(1) for line in lines if (m := re.match(r"# (source|differs|cost|expected)  ", line))]
     assert heads == ["source", "differs", "cost", "expected"]
 
 
 def test_every_key_of_base_says_what_it_is() -> None:
-    lines = (config.ROOT / "bench" / "runs" / "base.yaml").read_text().splitlines()
+    lines = (ROOT / "bench" / "runs" / "base.yaml").read_text().splitlines()
     keys = [line for line in lines if re.match(r" +\w+:", line)]
     assert len(keys) > 20
     silent = [k.split(":")[0].strip() for k in keys if "#" not in k]
     obvious = {"dropout", "lr", "final_lr", "warmup_steps", "warmup_lr", "final_weight_decay", "betas", "eps"}
     assert set(silent) <= obvious
-    evaluations = config.read_yaml(config.ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]
+    evaluations = read_yaml(ROOT / "bench" / "evaluation" / "protocols.yaml")["shared"]
     assert yaml.safe_load("\n".join(lines))["protocol"] == evaluations["protocol"] == 2  # raised together
 
 
 def test_the_papers_mixtures_are_known_by_name_and_name_the_same_run_as_their_weights() -> None:
-    named = config.load("jepa", ["data.mix=all"])
-    assert list(config.mixture("all")) == sorted(config.mixture("all"), key=lambda k: -config.mixture("all")[k])
+    named = configs.load("jepa", ["data.mix=all"])
+    assert list(load_mixture("all")) == sorted(load_mixture("all"), key=lambda k: -load_mixture("all")[k])
     assert len(named["data"]["mix"]) == 10 and named["data"]["mix"]["ningbo"] == 0.028125
-    assert config.run_id(named) == config.run_id(config.load("jepa", [("data.mix", config.mixture("all"))]))
+    assert run_id(named) == run_id(configs.load("jepa", [("data.mix", load_mixture("all"))]))
     for name in ("all", "mimic-iv-ecg", "ptb-xl"):
-        assert math.fsum(config.mixture(name).values()) == 1.0
+        assert math.fsum(load_mixture(name).values()) == 1.0
 
 
 def test_a_mixture_names_corpora_that_can_be_prepared() -> None:
-    assert set(config.mixture("all")) <= set(modules())
+    assert set(load_mixture("all")) <= set(modules())

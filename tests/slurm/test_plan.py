@@ -41,7 +41,7 @@ def shared(tmp_path: Path, stores: Path, nano: object) -> Shared:
 
 def graph(shared: Shared, spec: dict[str, Any] = SPEC) -> dict[str, Run]:
     (shared.work / "s.yaml").write_text(yaml.safe_dump(spec))
-    return plan.graph(sweep.load(shared.work / "s.yaml", shared.work)[0])
+    return plan.graph(sweep.load_sweep(shared.work / "s.yaml", shared.work)[0])
 
 
 def asked(tmp_path: Path, text: str = "") -> Cluster:
@@ -329,7 +329,7 @@ def test_a_typo_in_a_sweep_has_its_line(shared: Shared, path: str, value: object
     text = yaml.safe_dump(changed(path, value))
     (shared.work / "s.yaml").write_text(text)
     with pytest.raises(UserError, match=rf"line {text.splitlines().index(line) + 1}\)$"):
-        sweep.load(shared.work / "s.yaml", shared.work)
+        sweep.load_sweep(shared.work / "s.yaml", shared.work)
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
@@ -437,7 +437,7 @@ def test_a_sweep_run_by_workers_here_gives_what_one_in_this_process_gives(tmp_pa
             assert said == ["2 evaluations left out: their pre-training has no record"]
         else:
             with pytest.raises(UserError, match="lower optim.lr"):
-                sweep.run(here.work / "s.yaml", Where(here.work, here.results, torch.device("cpu")), said.append)
+                sweep.run_sweep(here.work / "s.yaml", Where(here.work, here.results, torch.device("cpu")), said.append)
         plan.look(runs, here, None)
         left[name] = outcome(here.work)
     assert plan.counts(runs.values()) | {"done": 3, "failed": 1, "blocked": 2} == plan.counts(runs.values())

@@ -97,7 +97,7 @@ def straight(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("straight")
     (folder / "stores").symlink_to(stores)
     (folder / "s.yaml").write_text(yaml.safe_dump(SPEC))
-    sweep.run(folder / "s.yaml", Where(folder, folder / "results", torch.device("cpu")), lambda text: None)
+    sweep.run_sweep(folder / "s.yaml", Where(folder, folder / "results", torch.device("cpu")), lambda text: None)
     return outcome(folder)
 
 
@@ -134,7 +134,7 @@ class Sweep:
     def __init__(self, root: Path, spec: dict[str, Any] = SPEC):
         self.root, self.shared = root, Shared(root, root / "results")
         (root / "s.yaml").write_text(yaml.safe_dump(spec))
-        self.runs = plan.graph(sweep.load(root / "s.yaml", root)[0])
+        self.runs = plan.graph(sweep.load_sweep(root / "s.yaml", root)[0])
 
     def submit(self, where: Cluster | None = None, also: tuple[str, ...] = ()) -> plan.Plan:
         submitted = submit.submit(self.runs, self.shared, where or on(), "s", also, save_minutes=0.001)

@@ -4,13 +4,13 @@ import os
 import pickle
 from pathlib import Path
 
+import configs
 import pytest
 import torch
 
 from bench.backbones import importing as published
 from bench.core.errors import UserError
 from bench.encoders import vit
-from bench.runs import config
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 
@@ -121,7 +121,7 @@ def trained(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
     torch.manual_seed(0)
     encoder = vit.Encoder(vit.Size(16, 1, 2))
     encoder.registers.requires_grad_(False)
-    settings = config.load("jepa")["optim"]
+    settings = configs.load("jepa")["optim"]
     optimiser = optim.adamw(encoder, settings)
     optim.schedule_(optimiser, 20_000, settings)
     for step in range(steps):

@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import configs
 import pytest
 import torch
 from conftest import NANO, heads
@@ -21,27 +22,27 @@ from corpora import noise, store
 
 from bench.core import processes as distributed
 from bench.core.errors import UserError
+from bench.core.files import ROOT
 from bench.core.processes import ALONE, World
 from bench.data.store import open_store
 from bench.encoders import vit
-from bench.runs import config
-from bench.runs.config import Config, run_id
-from bench.sweeps import with_fingerprints
+from bench.runs.config import Config, find_methods, run_id
+from bench.sweeps import fill_fingerprints
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
 from bench.training.trainer import Where, folder_of
 
-TRAINED = [name for name in config.methods() if config.load(name)["optim"]["steps"]]
+TRAINED = [name for name in find_methods() if configs.load(name)["optim"]["steps"]]
 STEPS, KILLED, BATCH = 5, 3, 8
 LIMIT = 120  # seconds that one set of processes may take
-GATHER = [name for name in TRAINED if "step.gather" in (config.ROOT / "methods" / f"{name}.py").read_text()]
+GATHER = [name for name in TRAINED if "step.gather" in (ROOT / "methods" / f"{name}.py").read_text()]
 
 
 def configure(name: str, folder: Path, *overrides: str) -> Config:
     """Five steps of a nano encoder on the store in folder/stores."""
     nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={mine: 1.0}", f"optim.steps={STEPS}",
             f"optim.batch={BATCH}", "optim.warmup_steps=1", *heads(name).items(), *overrides]
-    return with_fingerprints(config.load(name, nano), {"mine": open_store(folder / "stores" / "mine")})
+    return fill_fingerprints(configs.load(name, nano), {"mine": open_store(folder / "stores" / "mine")})
 
 
 def perform(runs: list[tuple[str, Config]], world: World = ALONE) -> None:

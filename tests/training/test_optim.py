@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
+import configs
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bench.encoders import vit
-from bench.runs import config
 from bench.training import optim
 from bench.training.optim import cosine, linear
 
-SETTINGS = {**config.load("jepa")["optim"], "steps": 100, "warmup_steps": 10}
+SETTINGS = {**configs.load("jepa")["optim"], "steps": 100, "warmup_steps": 10}
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden:
     from bench.method import build
     from bench.training.trainer import step_at
 
-    made = build({**config.load("jepa")["method"], "predictor": {"width": 8, "depth": 1, "heads": 2}},
+    made = build({**configs.load("jepa")["method"], "predictor": {"width": 8, "depth": 1, "heads": 2}},
                  vit.Encoder(vit.Size(16, 1, 2)))
     with torch.no_grad():
         for p, q in zip(made.target_encoder.parameters(), made.encoder.parameters(), strict=True):

@@ -17,9 +17,9 @@ from corpora import noise
 
 from bench import method
 from bench.core.errors import UserError
+from bench.core.files import ROOT
 from bench.core.interrupt import Interrupted
 from bench.data.store import Store
-from bench.runs import config
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
 from bench.training import checkpoint, optim
@@ -450,7 +450,7 @@ def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(con
     hold = ("import sys; from pathlib import Path; from bench.core.files import locked\n"
             f"with locked(Path({str(folder / 'lock')!r}), 'x'): print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          cwd=config.ROOT) as other:
+                          cwd=ROOT) as other:
         assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

@@ -33,9 +33,9 @@ import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError, unknown
+from bench.core.yaml import read_yaml
 from bench.data.corpora import Corpus, Recording, Source, numbers, read_table, whole_numbers
 from bench.data.signal import LEADS, lead_order
-from bench.runs.config import read_yaml
 
 CORPUS = Corpus(
     name="array", title="bring your own data", version="", licence="yours", citation="", url="",

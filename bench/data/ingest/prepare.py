@@ -23,10 +23,10 @@ from bench.core import memory
 from bench.core.errors import UserError, unknown
 from bench.core.files import locked, named, read_json, replacing, sha256, sync_folder, write_text
 from bench.core.interrupt import Interrupted, watched
+from bench.core.models import canonical
 from bench.data.corpora import GAP, Refused, Source, modules
 from bench.data.signal import LEADS, RESAMPLERS, SHORTEST, fill_gaps, high_pass, resample, to_int16
 from bench.data.store import FILES, FORMAT, INDEX, Store, fingerprint, open_store, short_hash
-from bench.runs.config import canonical
 
 SAVE = 64 << 20  # bytes of signals between two lines of the journal, what a kill can cost; ours
 SAVE_ROWS = 10_000  # or so many records, refused ones included; ours

@@ -1,0 +1,21 @@
+"""Configs for the tests, from overrides as texts ("optim.lr=1e-3") or pairs (("optim.lr", 1e-3))."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bench.data.store import Store
+from bench.evaluation.protocols import load_evaluation_config
+from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_pretrain_config, parse_overrides
+
+
+def overrides_of(items: Iterable[str | tuple[str, Any]]) -> list[Override]:
+    return [parse_overrides([item])[0] if isinstance(item, str) else Override(*item) for item in items]
+
+
+def load(method: str, overrides: Iterable[str | tuple[str, Any]] = ()) -> PretrainConfig:
+    return load_pretrain_config(method, overrides_of(overrides))
+
+
+def evaluation(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
+               overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> EvaluationConfig:
+    return load_evaluation_config(protocol, task, pretrain, store, seed, overrides_of(overrides), external)
