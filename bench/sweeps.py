@@ -19,7 +19,8 @@ from bench.evaluation import protocols
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
 from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_mixture, load_pretrain_config, overrides_of, run_id
-from bench.training.trainer import Where, build, fill_fingerprints, pretrain
+from bench.runs.workspace import Workspace
+from bench.training.trainer import build, fill_fingerprints, pretrain
 
 RANDOM = "random"
 FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
@@ -303,7 +304,7 @@ def load_sweep(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Sto
     return expand(sweep, stores), stores
 
 
-def run_sweep(path: Path, where: Where, say: Callable[[str], None] = print) -> list[Pretraining]:
+def run_sweep(path: Path, where: Workspace, say: Callable[[str], None] = print) -> list[Pretraining]:
     """Run the sweep in this process, skipping whatever has a result: interrupting and repeating it is safe."""
     runs, stores = load_sweep(path, where.work)
     every = [name for r in runs for name in (r.run_id, *r.evaluations)]

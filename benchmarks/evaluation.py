@@ -35,8 +35,8 @@ from bench.evaluation import finetune, frozen, heads, tasks
 from bench.evaluation.protocols import load_evaluation_config
 from bench.runs import results as record
 from bench.runs.config import overrides_of
+from bench.runs.workspace import Workspace
 from bench.training import optim
-from bench.training.trainer import Where
 
 RATE_HZ, SECONDS = 500, 10
 TASKS = {"all": (71, 17_418, 2_183), "diagnostic": (44, 17_084, 2_146), "subdiagnostic": (23, 17_084, 2_146),
@@ -71,7 +71,7 @@ def noise_store(folder: Path, records: int) -> Store:
 class Ours:
     """The parts of our evaluations of one backbone, each measured in seconds by a method of its name."""
 
-    def __init__(self, size: str, precision: str, store: Store, there: Where, records: int):
+    def __init__(self, size: str, precision: str, store: Store, there: Workspace, records: int):
         if there.device.type == "cpu":
             memory.keep()  # as evaluate does
         self.there, self.rows = there, np.arange(records)
@@ -166,7 +166,7 @@ def published_seconds(step: float, crop: float) -> float:
     return SEEDS * sum(STEPS * step + VALIDATIONS * PER_RECORD * n * crop for _, _, n in TASKS.values())
 
 
-def measure(size: str, precision: str, store: Store, there: Where, rounds: int, published: Published | None,
+def measure(size: str, precision: str, store: Store, there: Workspace, rounds: int, published: Published | None,
             records: int, console: Console) -> dict[str, Any]:
     ours = Ours(size, precision, store, there, records)
     spent: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
             published = Published(given.published, given.device, torch.get_num_threads())
         numbers, began = {}, time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            there = Where(Path(folder), Path(folder), device)
+            there = Workspace(Path(folder), Path(folder), device)
             store = noise_store(Path(folder) / "stores", given.records)
             for size in given.sizes:
                 for precision in given.precisions or ["float32"] + ["bfloat16"] * optim.has_bfloat16(device):

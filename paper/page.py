@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.files import replacing, write_text
+from bench.core.files import replace_file, write_text
 from bench.core.models import canonical
 from bench.core.yaml import read_yaml
 from bench.evaluation.metrics import RULES, interval
@@ -109,7 +109,7 @@ def script(name: str, value: Any) -> str:
 
 
 def copy(path: Path, to: Path) -> None:
-    with replacing(to) as file:
+    with replace_file(to) as file:
         file.write(path.read_bytes())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bench.core.files import replacing, write_text
+from bench.core.files import replace_file, write_text
 from bench.evaluation.metrics import RULES
 from bench.report.aggregate import (
     METRICS,
@@ -57,7 +57,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
              "table.csv": table(cells), "per_class.csv": classes(cells), "scores.csv": scores(cells)}
     for name, text in texts.items():
         write_text(out / name, text)
-    with replacing(out / "pairs.csv") as f:
+    with replace_file(out / "pairs.csv") as f:
         f.writelines(pairs(cells))
     return [*(out / name for name in (*texts, "pairs.csv")), *(path for sheet in sheets for path in sheet.write(out / "tables"))]
 

@@ -28,7 +28,7 @@ from slurm.shared import Shared, last_words, parked
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the worker itself needs none of it
     from bench.core.processes import World
-    from bench.training.trainer import Where
+    from bench.runs.workspace import Workspace
 
 STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 SAVE_SECONDS = 90  # that a child may take to save when it is asked to stop; ours
@@ -223,15 +223,15 @@ def perform(folder: Path, index: int, names: list[str]) -> int:
 
     from bench.core import processes as distributed
     from bench.core.interrupt import Interrupted
-    from bench.training.trainer import Where
+    from bench.runs.workspace import Workspace
 
     about = read_json(folder / "submission.json", "submission")
     worker = Worker(folder, index)
     torch.set_num_threads(about["cpus"])
-    world = distributed.joined()
+    world = distributed.join_processes()
     device = torch.device(f"cuda:{world.local}" if torch.cuda.is_available() and world.size > 1 else
                           "cuda" if torch.cuda.is_available() else "cpu")
-    where = Where(worker.shared.work, worker.shared.results, device, save_minutes=about["save_minutes"])
+    where = Workspace(worker.shared.work, worker.shared.results, device, save_minutes=about["save_minutes"])
     for unit in read_task(folder, index):
         ours = {run["run_id"] for run in unit} & {*names}
         # with what has a record already: a group of evaluations is known by its members, and goes on where it stood
@@ -253,11 +253,11 @@ def perform(folder: Path, index: int, names: list[str]) -> int:
                 worker.note(name, reason)
             if world.size > 1:
                 return 1
-    distributed.left()
+    distributed.leave_processes()
     return 0
 
 
-def perform_unit(configs: list[Config], where: "Where", world: "World") -> None:
+def perform_unit(configs: list[Config], where: "Workspace", world: "World") -> None:
     """Run a pre-training, or evaluations together, on the stores submitted with; UserError where one has changed since."""
     from bench.data.store import open_by_name
     from bench.evaluation import runner as evaluation

@@ -1,4 +1,3 @@
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,10 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.report import aggregate as report
-from bench.runs.config import PretrainConfig, load_pretrain_config, parse_overrides
+from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
+from bench.runs.workspace import Workspace
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, fill_fingerprints
+from bench.training.trainer import fill_fingerprints
 from paper import figures, macros, tables
 
 torch.set_num_threads(1)
@@ -71,8 +71,14 @@ def nano(monkeypatch: pytest.MonkeyPatch) -> vit.Size:
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Where:
-    return Where(tmp_path / "work", tmp_path / "results", torch.device("cpu"), save_steps=2)
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "work", tmp_path / "results", torch.device("cpu"), save_steps=2)
+
+
+@pytest.fixture
+def where(workspace: Workspace) -> Workspace:
+    """The same as `workspace`, until all tests use that name."""
+    return workspace
 
 
 @pytest.fixture
@@ -81,8 +87,9 @@ def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
 
     def make(method: str, *overrides: str) -> PretrainConfig:
         steps = [] if method == "random" else ["optim.steps=8", "optim.batch=4", "optim.warmup_steps=2"]
-        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps, *(f"{key}={json.dumps(value)}" for key, value in heads(method).items())]
-        return fill_fingerprints(load_pretrain_config(method, parse_overrides([*nano, *overrides])), {"tiny": tiny})
+        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps]
+        given = [*parse_overrides(nano), *overrides_of(heads(method)), *parse_overrides(overrides)]
+        return fill_fingerprints(load_pretrain_config(method, given), {"tiny": tiny})
 
     return make
 

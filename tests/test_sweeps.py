@@ -23,8 +23,9 @@ from bench.core.models import canonical
 from bench.core.yaml import Document
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
+from bench.runs.workspace import Workspace
 from bench.training import optim
-from bench.training.trainer import Where, build, fill_fingerprints
+from bench.training.trainer import build, fill_fingerprints
 
 SPEC: dict[str, Any] = {
     "pretrain": {
@@ -60,13 +61,13 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, stores: Path, nano: object) -> Callable[[str], Where]:
+def place(tmp_path: Path, stores: Path, nano: object) -> Callable[[str], Workspace]:
     """A work folder of that name with the store `tiny` in it."""
 
-    def make(name: str) -> Where:
+    def make(name: str) -> Workspace:
         (tmp_path / name).mkdir()
         (tmp_path / name / "stores").symlink_to(stores)
-        return Where(tmp_path / name, tmp_path / name / "results", torch.device("cpu"), save_steps=2)
+        return Workspace(tmp_path / name, tmp_path / name / "results", torch.device("cpu"), save_steps=2)
 
     return make
 
@@ -74,19 +75,19 @@ def place(tmp_path: Path, stores: Path, nano: object) -> Callable[[str], Where]:
 HERE = Path("spec.yaml")  # as messages name it
 
 
-def run(spec: dict[str, Any], where: Where) -> tuple[list[sweep.Pretraining], str]:
+def run(spec: dict[str, Any], where: Workspace) -> tuple[list[sweep.Pretraining], str]:
     path, said = where.work / "spec.yaml", list[str]()
     path.write_text(yaml.safe_dump(spec))
     return sweep.run_sweep(path, where, said.append), said[0]
 
 
-def state(where: Where) -> dict[str, tuple[int, bytes]]:
+def state(where: Workspace) -> dict[str, tuple[int, bytes]]:
     """Every file of the work folder with its time and bytes."""
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in where.work.rglob("*") if p.is_file()
             and p.name != "spec.yaml"}
 
 
-def outcome(where: Where) -> dict[str, Any]:
+def outcome(where: Workspace) -> dict[str, Any]:
     """Every record without what the clock and the machine decide."""
     out = {}
     for path in where.results.glob("*.json"):
@@ -100,7 +101,7 @@ def outcome(where: Where) -> dict[str, Any]:
     return out
 
 
-def test_a_sweep_runs_every_combination_and_the_second_time_nothing(place: Callable[[str], Where]) -> None:
+def test_a_sweep_runs_every_combination_and_the_second_time_nothing(place: Callable[[str], Workspace]) -> None:
     where = place("a")
     runs, said = run(SPEC, where)
     assert said == "spec.yaml: 5 pre-trainings, 10 evaluations; 0 of 15 done"
@@ -115,7 +116,7 @@ def test_a_sweep_runs_every_combination_and_the_second_time_nothing(place: Calla
     assert state(where) == before
 
 
-def test_a_sweep_that_grew_runs_only_what_is_new(place: Callable[[str], Where]) -> None:
+def test_a_sweep_that_grew_runs_only_what_is_new(place: Callable[[str], Workspace]) -> None:
     where = place("a")
     spec = {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["jepa"], "seeds": [0], "per_method": {}}}
     first, _ = run(spec, where)
@@ -129,7 +130,7 @@ def test_a_sweep_that_grew_runs_only_what_is_new(place: Callable[[str], Where]) 
 
 
 @pytest.mark.parametrize("at", [1, 6, 11])
-def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(place: Callable[[str], Where], at: int,
+def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(place: Callable[[str], Workspace], at: int,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     spec = {**SPEC, "pretrain": {**SPEC["pretrain"], "methods": ["random", "jepa"], "seeds": [0],
                                  "per_method": {"jepa": SPEC["pretrain"]["per_method"]["jepa"]}}}
@@ -190,7 +191,7 @@ def test_an_interrupted_sweep_repeated_gives_what_an_uninterrupted_one_gives(pla
     ("evaluate/per_protocol/knn", {}, "unknown protocol .*'knn'"),
     ("evaluate/seeds", [-1], "seed must be 0 or more"),
 ])
-def test_a_bad_spec_is_one_line_and_nothing_has_run(place: Callable[[str], Where], path: str, value: object,
+def test_a_bad_spec_is_one_line_and_nothing_has_run(place: Callable[[str], Workspace], path: str, value: object,
                                                     words: str) -> None:
     where = place("a")
     spec = changed(path, value)
@@ -203,7 +204,7 @@ def test_a_bad_spec_is_one_line_and_nothing_has_run(place: Callable[[str], Where
     assert not where.results.exists()
 
 
-def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]) -> None:
+def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Workspace]) -> None:
     where = place("a")
     spec = changed("evaluate/at", [0.5, 1.0])
     spec["pretrain"]["methods"], spec["evaluate"]["protocols"] = ["random", "mae"], ["linear"]
@@ -219,7 +220,7 @@ def test_checkpoints_along_a_run_are_evaluated_too(place: Callable[[str], Where]
     assert curves[0.5] != curves[1.0]
 
 
-def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[str], Where]) -> None:
+def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[str], Workspace]) -> None:
     where, spec = place("a"), changed("pretrain/methods", ["random", "mae"])
     del spec["pretrain"]["per_method"]["jepa"]
     one = spec["evaluate"]
@@ -232,7 +233,7 @@ def test_several_lists_of_evaluations_follow_one_pretraining(place: Callable[[st
     assert {(c["at"], c["fraction"]) for c in random.evaluations.values()} == {(1.0, 1.0), (1.0, 0.5)}
 
 
-def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str], Where]) -> None:
+def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str], Workspace]) -> None:
     opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/at", [0.25, 1.0])
     one = {**spec["evaluate"], "protocols": ["linear"], "per_protocol": {}}
     spec["evaluate"] = [{**one, "methods": ["mae"]}, {**one, "methods": ["random", "jepa"], "seeds": [5], "at": [1.0]}]
@@ -252,7 +253,7 @@ def test_a_list_of_evaluations_may_be_of_some_methods_alone(place: Callable[[str
             sweep.expand(checked({**spec, "evaluate": [{**one, "methods": named}]}, HERE), opened)
 
 
-def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Where]) -> None:
+def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Workspace]) -> None:
     opened, one = sweep.open_stores(place("a").work / "stores", {"tiny"}), SPEC["pretrain"]
     other = {**one, "methods": ["mae"], "per_method": {"mae": heads("mae")}, "seeds": [7], "grid": [{"optim.lr": [1e-3, 1e-2]}]}
     both, first, second = (sweep.expand(checked({**SPEC, "pretrain": sections}, HERE), opened)
@@ -267,7 +268,7 @@ def test_a_list_of_pretrainings_is_one_after_the_other(place: Callable[[str], Wh
             checked({**SPEC, "pretrain": bad}, HERE)
 
 
-def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Where]) -> None:
+def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Workspace]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
     without, empty = (sweep.expand(checked(spec, HERE), opened) for spec in (SPEC, changed("pretrain/grid", [])))
     assert without == empty
@@ -275,7 +276,7 @@ def test_an_empty_list_of_grids_is_no_grid(place: Callable[[str], Where]) -> Non
         checked({**SPEC, "pretrain": {**{k: v for k, v in SPEC["pretrain"].items() if k != "mix"}, "grid": []}}, HERE)
 
 
-def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place: Callable[[str], Where]) -> None:
+def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place: Callable[[str], Workspace]) -> None:
     opened, spec = sweep.open_stores(place("a").work / "stores", {"tiny"}), changed("evaluate/protocols", ["linear"])
     del spec["evaluate"]["per_protocol"]
     one = {**spec["pretrain"], "methods": ["mae", "random", "st_mem"], "grid": [{"encoder.registers": [1, 2]}],
@@ -296,14 +297,14 @@ def test_each_encoder_that_is_trained_and_no_other_has_one_random_backbone(place
 
 
 
-def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str], Where]) -> None:
+def test_two_lists_of_evaluations_may_not_hold_the_same_one(place: Callable[[str], Workspace]) -> None:
     spec = changed("evaluate/protocols", ["linear", "finetune"])
     spec["evaluate"] = [spec["evaluate"]] * 2
     with pytest.raises(UserError, match="has one evaluation twice: linear"):
         sweep.expand(checked(spec, HERE), sweep.open_stores(place("a").work / "stores", {"tiny"}))
 
 
-def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Where]) -> None:
+def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: Callable[[str], Workspace]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
     spec = changed("evaluate/protocols", ["linear", "knn", "finetune", "finetune-after-linear", "scratch"])
     spec["evaluate"]["seeds"], spec["evaluate"]["set"]["evaluation.warmup_steps"] = [0, 1], 0
@@ -329,14 +330,14 @@ def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_pa
     assert fill_fingerprints(made, {"a": at_100})["data"]["fingerprints"] == {"a": at_100.fingerprint}
 
 
-def test_what_a_random_backbone_does_not_use_is_no_part_of_its_name(place: Callable[[str], Where]) -> None:
+def test_what_a_random_backbone_does_not_use_is_no_part_of_its_name(place: Callable[[str], Workspace]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
     names = [sweep.expand(checked(changed("pretrain/set/optim.lr", lr), HERE), opened) for lr in (1e-3, 1e-2)]
     assert names[0][0].run_id == names[1][0].run_id
     assert names[0][1].run_id != names[1][1].run_id
 
 
-def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Where]) -> None:
+def test_a_weight_of_1_and_of_1_0_name_the_same_runs(place: Callable[[str], Workspace]) -> None:
     opened = sweep.open_stores(place("a").work / "stores", {"tiny"})
     a, b = (sweep.expand(checked(changed("pretrain/mix", {"tiny": w}), HERE), opened) for w in (1, 1.0))
     assert [r.run_id for r in a] == [r.run_id for r in b]
@@ -356,7 +357,7 @@ def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(
         assert f" {len(runs)} pre-trainings" in text and f" {sum(len(r.evaluations) for r in runs)} evaluations" in text
 
 
-def test_an_evaluation_starts_only_after_its_pretraining(place: Callable[[str], Where],
+def test_an_evaluation_starts_only_after_its_pretraining(place: Callable[[str], Workspace],
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[Any] = []
     pretrain, evaluate = sweep.pretrain, evaluation.evaluate

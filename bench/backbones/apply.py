@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.backbones.exporting import Backbone
 from bench.core.errors import UserError
-from bench.core.files import read_json, replacing, write_text
+from bench.core.files import read_json, replace_file, write_text
 from bench.data.corpora import Recording, Refused, Source
 from bench.data.ingest import prepare
 from bench.data.ingest.records import ANY_RATE
@@ -29,8 +29,8 @@ from bench.evaluation.diagnostics import cka
 from bench.evaluation.protocols import load_defaults
 from bench.runs import results as record
 from bench.runs.config import EvaluationConfig, HeadConfig
+from bench.runs.workspace import checkpoint_name, run_folder
 from bench.training import checkpoint, optim
-from bench.training.trainer import folder_of, kept_name
 
 BATCH = 256  # crops that are encoded at a time; ours
 RESAMPLING = "fourier"
@@ -179,7 +179,7 @@ def open_classifier(work: Path, results: Path, run: str) -> Classifier:
             encoder = vit.build(EncoderConfig.model_validate(meta["pretrain_config"]["encoder"]).replace(dropout=0.0))
         checkpoint.fill_(encoder, trained, str(path))
     else:
-        source = folder_of(work, config["pretrain"]) / kept_name(config["at"])
+        source = run_folder(work, config["pretrain"]) / checkpoint_name(config["at"])
         torch.manual_seed(optim.derive(config["seed"], evaluation.WEIGHTS))  # of a backbone that learned nothing
         encoder = evaluation.backbone(checkpoint.load(source), config["seed"], 0.0)
     made, bias = head(config["evaluation"]["head"], encoder, len(meta["classes"]),
@@ -229,7 +229,7 @@ def write_embeddings(out: Path, applied: Applied) -> None:
     ..., the metadata under `ecgssl` in the schema's."""
     values, text = applied.values.astype(np.float32), json.dumps(applied.done, sort_keys=True)
     ids, crops = applied.record_id, applied.crops
-    with replacing(out) as f:
+    with replace_file(out) as f:
         if out.suffix == ".parquet":
             import pyarrow
             import pyarrow.parquet

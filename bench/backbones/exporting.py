@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.files import read_json, replacing, write_text
+from bench.core.files import read_json, replace_file, write_text
 from bench.data.corpora import modules
 from bench.data.loader import CLIP
 from bench.data.signal import LEADS
@@ -27,9 +27,10 @@ from bench.encoders import vit
 from bench.encoders.config import EncoderConfig
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
+from bench.runs.workspace import checkpoint_name, run_folder
 from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import count, folder_of, kept_name
+from bench.training.trainer import count
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -108,9 +109,9 @@ def statistics(meta: dict[str, Any]) -> tuple[list[float], list[float], str, str
 
 def of_run(work: Path, run: str) -> Backbone:
     """The backbone of a finished pre-training in the work folder."""
-    path = folder_of(work, run) / kept_name(1)
+    path = run_folder(work, run) / checkpoint_name(1)
     if not re.fullmatch(r"[0-9a-f]{12}", run) or not path.is_file():
-        known = sorted(p.parent.name for p in (work / "runs").glob(f"*/{kept_name(1)}"))
+        known = sorted(p.parent.name for p in (work / "runs").glob(f"*/{checkpoint_name(1)}"))
         raise UserError(f"no finished pre-training {run!r:.80} in {work}, and no folder of `ecgssl export`. Known: "
                         f"{', '.join(known) or 'none'}")
     trained = checkpoint.load(path)
@@ -159,7 +160,7 @@ def export(backbone: Backbone, folder: Path, records: Sequence[dict[str, Any]]) 
         raise UserError(f"{folder} is not empty; remove it, or write another --to")
     checkpoint.forget_partial(folder)
     content = safetensors.torch.save(backbone.encoder.state_dict(), {"format": "pt"})
-    with replacing(folder / WEIGHTS) as f:
+    with replace_file(folder / WEIGHTS) as f:
         f.write(content)
     write_text(folder / "README.md", card(backbone, records))
     about = {"format": FORMAT, **backbone.about, "sha256": hashlib.sha256(content).hexdigest()}

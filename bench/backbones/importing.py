@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.backbones import apply
 from bench.core.errors import UserError, unknown
-from bench.core.files import locked, write_text
+from bench.core.files import lock_file, write_text
 from bench.core.yaml import read_yaml
 from bench.data import leak
 from bench.data.signal import LEADS, lead_order
@@ -27,9 +27,9 @@ from bench.encoders.config import EncoderConfig
 from bench.evaluation.protocols import load_defaults
 from bench.evaluation.runner import KEPT
 from bench.runs.config import BASE, EvaluationConfig, PretrainConfig, find_methods, run_id
+from bench.runs.workspace import checkpoint_name, run_folder
 from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import folder_of, kept_name
 
 UNKNOWN = "unknown"  # what a backbone saw, where its user cannot say
 PARTS = ("encoder", "target_encoder", "predictor", "attn_pool", "fc")
@@ -217,12 +217,12 @@ def import_(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> t
         seen = seen or {UNKNOWN: {"source": UNKNOWN, "version": UNKNOWN, "records": None}}
     head = head_of(given, path, made) if given.classifier else None
     name = run_id(EvaluationConfig.model_validate(head.meta["config"])) if head else ""
-    folder = folder_of(work, run)
-    with locked(folder / "lock", f"run {run}"):
+    folder = run_folder(work, run)
+    with lock_file(folder / "lock", f"run {run}"):
         checkpoint.forget_partial(folder)
         write_text(folder / "config.json", json.dumps(made.to_json(), indent=1, sort_keys=True))
         marks = leak.seen(saw or (), folds, samples)
-        checkpoint.save(folder / kept_name(1), Checkpoint(
+        checkpoint.save(folder / checkpoint_name(1), Checkpoint(
             {f"model/encoder.{k}": v for k, v in backbone.items()} | {f"seen/{k}": v for k, v in marks.items()},
             {"config": made.to_json(), "run_id": run, "leads": list(LEADS), "rate_hz": rate_hz, "stores": stores, "saw": seen,
              "step": given.step, "window": []}))

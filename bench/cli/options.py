@@ -50,10 +50,10 @@ Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this of
 
 
 def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
-    """The Where of a command's options; sets torch's threads."""
+    """The Workspace of a command's options; sets torch's threads."""
     import torch
 
-    from bench.training.trainer import Where
+    from bench.runs.workspace import Workspace
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,4 +65,4 @@ def where(work: Path, results: Path, device: str, threads: int, minutes: float, 
         raise UserError("--device cuda: this machine has no usable GPU; write --device cpu")
     if threads:
         torch.set_num_threads(threads)
-    return Where(work, results, chosen, save_minutes=minutes, place=place)
+    return Workspace(work, results, chosen, save_minutes=minutes, place=place)

@@ -52,11 +52,11 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
     stores = {name: open_by_name(work / "stores", name) for name in weights}
     set_here = config.overrides_of({"seed": seed, "data.mix": weights})
     made = config.load_pretrain_config(method, [*config.parse_overrides(overrides or []), *set_here])
-    world = distributed.joined()
+    world = distributed.join_processes()
     if device in ("auto", "cuda") and world.size > 1 and torch.cuda.is_available():
         device = f"cuda:{world.local}"
     name = run(made, list(stores.values()), where(work, results, device, threads, save_minutes, place), world)
-    distributed.left()
+    distributed.leave_processes()
     if not world.first:
         return
     print(f"run {name}: {results / name}.json\n"

@@ -20,10 +20,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what flock says on 
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file to write: it takes path's place once written and synced, or leaves no trace."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (named(path),
+    with (name_in_errors(path),
           tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f):
         try:
             yield f
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Let an OSError of the block name path where it names no file: one of a full disk does not."""
     try:
         yield
@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as f:
+    with replace_file(path) as f:
         f.write(text.encode())
 
 
@@ -88,7 +88,7 @@ os.register_at_fork(after_in_child=lambda: [f.close() for f in HELD])
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def lock_file(path: Path, what: str) -> Iterator[None]:
     """Hold path as a lock file while the block runs; UserError naming the process that holds it already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:

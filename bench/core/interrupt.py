@@ -17,8 +17,8 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Callable[[], int]]:
-    """Yield asked(): the number of the signal that came, or 0. Outside the main thread nothing is caught."""
+def watch_signals() -> Iterator[Callable[[], int]]:
+    """Yield a function that gives the number of the signal that came, or 0. Outside the main thread no signal is caught."""
     received = 0
 
     def note(signum: int, frame: object) -> None:

@@ -53,7 +53,7 @@ class World:
         dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
-    def tell(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """Rank 0's value, everywhere."""
         if self.size == 1:
             return value
@@ -83,7 +83,7 @@ class _Gather(torch.autograd.Function):
         return gradient[context.rows * context.world.rank:][: context.rows], None
 
 
-def joined() -> World:
+def join_processes() -> World:
     """This process among those that the environment names (torchrun, srun); connects them on the first call."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
@@ -102,7 +102,7 @@ def joined() -> World:
     return world
 
 
-def left() -> None:
+def leave_processes() -> None:
     """Disconnect."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -19,15 +19,15 @@ from bench.evaluation import heads
 from bench.evaluation.crops import Epochs, grid, places
 from bench.evaluation.frozen import Visible, chunk
 from bench.runs.config import EvaluationConfig, HeadConfig, run_id
+from bench.runs.workspace import Workspace
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import Where
 
 DROPOUT = 103  # stream of random numbers drawn from an evaluation's seed
 
 
 def fit(config: EvaluationConfig, task: Visible, model: heads.Classifier, crops: Crops, stride: int, state: Checkpoint | None,
-        folder: Path, where: Where, asked: Callable[[], int]) -> dict[str, Any]:
+        folder: Path, where: Workspace, asked: Callable[[], int]) -> dict[str, Any]:
     """Train the classifier and leave the weights with the best validation in it; gives what the record says of that."""
     settings, seed = config["evaluation"], config["seed"]
     optimiser = optim.adamw(model, settings)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core import progress
-from bench.core.files import named
+from bench.core.files import name_in_errors
 from bench.core.interrupt import Interrupted
 from bench.core.models import canonical
 from bench.data.loader import Crops
@@ -33,9 +33,9 @@ from bench.evaluation.crops import Epochs, average, grid, places
 from bench.evaluation.diagnostics import diagnose
 from bench.evaluation.tasks import Split
 from bench.runs.config import EvaluationConfig, HeadConfig, run_id
+from bench.runs.workspace import Workspace
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import Where
 
 SEQUENCE = 0  # the seed of the crops that all heads train on; ours
 WEIGHTS = 100  # stream of random numbers drawn from an evaluation's seed
@@ -169,7 +169,7 @@ class Reader:
         size = math.prod(shape) * dtype.itemsize
         if size <= IN_MEMORY:
             return torch.empty(shape, dtype=dtype, device=self.device)
-        with named(self.folder), tempfile.TemporaryFile(dir=self.folder) as f:
+        with name_in_errors(self.folder), tempfile.TemporaryFile(dir=self.folder) as f:
             os.posix_fallocate(f.fileno(), 0, size)  # a full disk is an error here, and a crash once mapped
             return torch.frombuffer(mmap.mmap(f.fileno(), size), dtype=dtype).view(shape)
 
@@ -327,7 +327,7 @@ def points(settings: HeadConfig) -> list[dict[str, float]]:
 
 
 def fit(configs: Sequence[EvaluationConfig], visible: Mapping[str, Visible], reader: Reader, rows: np.ndarray,
-        state: Checkpoint | None, folder: Path, where: Where) -> list[Outcome]:
+        state: Checkpoint | None, folder: Path, where: Workspace) -> list[Outcome]:
     """Train the heads of all configs, and choose on the validation folds.
 
     visible: by run_id; rows: all that the training folds hold, whatever the task; state: where a killed one stood.
@@ -361,7 +361,7 @@ def union(splits: Iterable[Split]) -> np.ndarray:
 
 
 def train(stacks: dict[str, list[Stack]], members: list[str], rows: np.ndarray, reader: Reader, validation: Kept,
-          state: Checkpoint | None, folder: Path, where: Where) -> None:
+          state: Checkpoint | None, folder: Path, where: Workspace) -> None:
     """Train all stacks to their ends, in place; saved every where.save_minutes, on a signal and at the end."""
     together: dict[str, list[Stack]] = {}  # by task and batch
     for each in stacks.values():

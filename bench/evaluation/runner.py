@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.core import memory
 from bench.core.errors import UserError
-from bench.core.files import locked, read_json, replacing, write_text
-from bench.core.interrupt import Interrupted, watched
+from bench.core.files import lock_file, read_json, replace_file, write_text
+from bench.core.interrupt import Interrupted, watch_signals
 from bench.core.models import canonical
 from bench.data import leak
 from bench.data.loader import Crops
@@ -30,9 +30,10 @@ from bench.evaluation.frozen import WEIGHTS, Visible
 from bench.evaluation.tasks import Task
 from bench.runs import results as record
 from bench.runs.config import EvaluationConfig, PretrainConfig, run_id
+from bench.runs.workspace import Workspace, checkpoint_name, run_folder
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import Where, build, folder_of, kept_name, peak_memory_mb
+from bench.training.trainer import build, peak_memory_mb
 
 Weights = dict[str, Tensor]
 KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
@@ -64,7 +65,7 @@ def groups(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
     return sorted((list(group.values()) for group in found.values()), key=lambda group: not group[0]["evaluation"]["frozen"])
 
 
-def evaluate(configs: Sequence[EvaluationConfig], store: Store, where: Where, external: Store | None = None) -> list[str]:
+def evaluate(configs: Sequence[EvaluationConfig], store: Store, where: Workspace, external: Store | None = None) -> list[str]:
     """Run what the configs say, all on these stores, but for what has a record; gives their run_ids.
 
     Killed, the same call continues where it stood, and ends with the same weights, predictions and scores.
@@ -74,7 +75,7 @@ def evaluate(configs: Sequence[EvaluationConfig], store: Store, where: Where, ex
         if all(record.exists(where.results, run_id(c)) for c in group):
             continue
         record.check_writable(where.results)
-        source = folder_of(where.work, group[0]["pretrain"]) / kept_name(group[0]["at"])
+        source = run_folder(where.work, group[0]["pretrain"]) / checkpoint_name(group[0]["at"])
         trained = load(source, group[0])
         seeds = sorted({c["seed"] for c in group})
         # nothing learned: the weights are drawn from the evaluation's seed, so that seeds are backbones
@@ -85,7 +86,7 @@ def evaluate(configs: Sequence[EvaluationConfig], store: Store, where: Where, ex
 
 def has_learned(work: Path, run: str) -> bool:
     """Whether the pre-training takes steps; True where it is not known."""
-    path = folder_of(work, run) / "config.json"
+    path = run_folder(work, run) / "config.json"
     return not path.is_file() or bool(read_json(path, f"run {run}")["optim"]["steps"])
 
 
@@ -112,14 +113,14 @@ def check_protocol(config: EvaluationConfig, learned: bool) -> None:
 
 
 def together(configs: Sequence[EvaluationConfig], trained: Checkpoint, evaluations: Path, store: Store, external: Store | None,
-             where: Where) -> None:
+             where: Workspace) -> None:
     """Run one group; records are written at its end, and what it keeps on the way is removed after the last of them."""
     names = {run_id(c): c for c in configs}
     key = "group-" + hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
     folder = evaluations / (key if len(names) > 1 else next(iter(names)))
     with contextlib.ExitStack() as held:
         for name in sorted(names):
-            held.enter_context(locked(evaluations / name / "lock", f"evaluation {name}"))
+            held.enter_context(lock_file(evaluations / name / "lock", f"evaluation {name}"))
         wanted = [name for name in names if not record.exists(where.results, name)]
         for name in wanted:
             held.enter_context(record.reason_kept(evaluations / name))
@@ -146,7 +147,7 @@ def together(configs: Sequence[EvaluationConfig], trained: Checkpoint, evaluatio
         if len(names) > 1:
             write_text(folder / "members.json", json.dumps(sorted(names)))
         began = time.monotonic()
-        with watched() as asked:
+        with watch_signals() as asked:
             for config, p_validation, p_test, result, weights in run(
                     members, opened, trained, store, state, folder, where, asked):
                 name = run_id(config)
@@ -175,7 +176,7 @@ def together(configs: Sequence[EvaluationConfig], trained: Checkpoint, evaluatio
             raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
 
 
-def forget(evaluations: Path, where: Where) -> None:
+def forget(evaluations: Path, where: Workspace) -> None:
     """Remove what groups kept on their way once all of their members have a record, also in groups that have changed."""
     for path in evaluations.glob("group-*/members.json"):
         with contextlib.suppress(OSError, ValueError):  # another process is there
@@ -239,7 +240,7 @@ def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
 
 
 def run(configs: Sequence[EvaluationConfig], opened: Mapping[str, Task], trained: Checkpoint, store: Store, state: Checkpoint | None,
-        folder: Path, where: Where, asked: Callable[[], int]) -> Iterator[tuple[EvaluationConfig, np.ndarray, np.ndarray, dict[str, Any], Weights]]:
+        folder: Path, where: Workspace, asked: Callable[[], int]) -> Iterator[tuple[EvaluationConfig, np.ndarray, np.ndarray, dict[str, Any], Weights]]:
     """(config, validation and test probabilities (n, C), what the record says of the choice, chosen weights) of each.
 
     What trains and chooses is given each task without its test fold, whose records are read only after it has ended.
@@ -284,7 +285,7 @@ def run(configs: Sequence[EvaluationConfig], opened: Mapping[str, Task], trained
         raise UserError("; ".join(lost))
 
 
-def linear_weights(config: EvaluationConfig, evaluations: Path, where: Where) -> Weights:
+def linear_weights(config: EvaluationConfig, evaluations: Path, where: Workspace) -> Weights:
     """The head that a linear evaluation chose."""
     name = run_id(config)
     path = evaluations / name / KEPT
@@ -306,7 +307,7 @@ def keep(folder: Path, task: Task, store: Store, p_validation: np.ndarray, p_tes
     np.savez(buffer, **arrays)
     if weights.tensors:
         checkpoint.save(folder / KEPT, weights)
-    with replacing(folder / "predictions.npz") as f:
+    with replace_file(folder / "predictions.npz") as f:
         f.write(buffer.getvalue())
 
 

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from bench.core.errors import UserError
-from bench.core.files import replacing
+from bench.core.files import replace_file
 from bench.data.signal import LEADS
 
 COLUMN, TEXT = 3.5, 7.0  # inches: one column of a journal page, and both
@@ -75,7 +75,7 @@ def save(figure: Figure, path: Path, formats: Sequence[str] = ("png", "svg", "pd
         with matplotlib.style.context(["default", STYLE]):
             figure.savefig(image, format=suffix, metadata=cleared[suffix])
         written.append(path.with_name(f"{path.name}.{suffix}"))
-        with replacing(written[-1]) as file:
+        with replace_file(written[-1]) as file:
             file.write(image.getvalue())
     return written
 

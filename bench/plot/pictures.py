@@ -135,7 +135,7 @@ def see(store: Store, record_id: str | None, out: Path, made: PretrainConfig, we
 
 def see_run(store: Store, record_id: str | None, out: Path, work: Path, run: str) -> Path:
     """The same of a finished pre-training."""
-    path = pretrain.folder_of(work, run) / pretrain.kept_name(1)
+    path = pretrain.run_folder(work, run) / pretrain.checkpoint_name(1)
     if not path.is_file():
         raise unknown("finished run", run, sorted(p.parent.name for p in (work / "runs").glob(f"*/{path.name}")))
     trained = checkpoint.load(path)

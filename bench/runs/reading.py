@@ -25,7 +25,7 @@ import orjson
 import xxhash
 
 from bench.core.errors import UserError
-from bench.core.files import replacing
+from bench.core.files import replace_file
 
 Record = dict[str, Any]
 Stamp = list[int]  # size, ns of modification, ns of change: a file that has the same ones is the same
@@ -292,7 +292,7 @@ def encoded(key: str, value: Any) -> tuple[list[Any], bytes]:
 
 def pack(results: Path, files: Mapping[str, Stamp], path: Path) -> None:
     """Read the files and write a segment of them."""
-    with replacing(path) as file, uncollected():
+    with replace_file(path) as file, uncollected():
         packing = Packing(file)
         for name, stamp in files.items():
             if time.time_ns() - stamp[2] < SETTLED_NS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.core.files import ROOT, read_json, replacing, write_text
+from bench.core.files import ROOT, read_json, replace_file, write_text
 
 if TYPE_CHECKING:  # whoever only asks which runs have a record need not wait for torch
     import torch
@@ -72,7 +72,7 @@ def exists(results: Path, run_id: str) -> bool:
 def check_writable(results: Path) -> None:
     """UserError before hours of work when the record could not be written after them."""
     try:
-        with replacing(results / ".probe"):
+        with replace_file(results / ".probe"):
             pass
         (results / ".probe").unlink(missing_ok=True)
     except OSError as error:
@@ -84,7 +84,7 @@ def write(results: Path, record: dict[str, Any]) -> Path:
     target = path(results, record["run_id"])
     if target.exists():
         raise UserError(f"{target} already holds this run; delete it to run again")
-    with replacing(target) as f:
+    with replace_file(target) as f:
         f.write(dumps({"schema": SCHEMA, **record}).encode())
     return target
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.files import replacing
+from bench.core.files import replace_file
 
 FORMAT = 2
 
@@ -33,7 +33,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """
     tensors = {k: checkpoint.tensors[k].detach().cpu().contiguous().clone() for k in sorted(checkpoint.tensors)}
     text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
-    with replacing(path) as f:
+    with replace_file(path) as f:
         torch.save({"meta": text, "tensors": tensors}, f)
 
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from bench import method
 from bench.core import memory, progress
 from bench.core.energy import Meter
 from bench.core.errors import UserError, unknown
-from bench.core.files import locked, read_json, write_text
-from bench.core.interrupt import Interrupted, watched
+from bench.core.files import lock_file, read_json, write_text
+from bench.core.interrupt import Interrupted, watch_signals
 from bench.core.processes import ALONE, World
 from bench.core.rng import Rng
 from bench.data import leak, views
@@ -30,6 +29,7 @@ from bench.encoders import vit
 from bench.evaluation.diagnostics import rankme
 from bench.runs import results as record
 from bench.runs.config import PretrainConfig, run_id
+from bench.runs.workspace import Workspace, checkpoint_name, run_folder
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 
@@ -40,47 +40,25 @@ WATTS = {"cpu": "cpu_watts", "gpu": "gpu_watts"}  # part of a Meter -> its key i
 WEIGHTS, DROPOUT, DATA, MASKS, HOST, VIEWS, MONITOR = range(7)  # streams of random numbers drawn from one seed
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a run works and how often it saves: no part of its identity."""
-
-    work: Path  # checkpoints, predictions, logs
-    results: Path  # records
-    device: torch.device
-    place: str = "auto"  # where the stores lie, see Loader
-    save_steps: int = 1000
-    save_minutes: float = 10.0
-    keep: int = 3  # checkpoints
-
-
-def kept_name(at: float) -> str:
-    """Name of the checkpoint that is evaluated, after this share of the steps."""
-    return "final.pt" if at == 1 else f"at-{at:g}.pt"
-
-
-def folder_of(work: Path, name: str) -> Path:
-    return work / "runs" / name
-
-
-def pretrain(config: PretrainConfig, stores: Sequence[Store], where: Where, world: World = ALONE) -> str:
+def pretrain(config: PretrainConfig, stores: Sequence[Store], where: Workspace, world: World = ALONE) -> str:
     """Run what config says unless it has a record; gives its run_id. A killed run continues where it stood.
 
     Several processes that call this with their World train one model together; the first of them writes.
     """
     config = fill_fingerprints(config, {store.name: store for store in stores})
     name = run_id(config)
-    folder = folder_of(where.work, name)
+    folder = run_folder(where.work, name)
     if not world.first:
-        if world.tell():
+        if world.broadcast():
             train(config, stores, folder, where, world)
         return name
     if record.exists(where.results, name):
-        world.tell(False)
+        world.broadcast(False)
         return name
     record.check_writable(where.results)
     try:
-        with locked(folder / "lock", f"run {name}"), record.reason_kept(folder):
-            if world.tell(not record.exists(where.results, name)):
+        with lock_file(folder / "lock", f"run {name}"), record.reason_kept(folder):
+            if world.broadcast(not record.exists(where.results, name)):
                 checkpoint.forget_partial(folder, folder / "checkpoints")
                 origin = record.provenance(where.device)
                 write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
@@ -116,7 +94,7 @@ def build(config: PretrainConfig) -> method.Method:
     return method.build(config["method"], vit.build(config["encoder"]))
 
 
-def train(config: PretrainConfig, stores: Sequence[Store], folder: Path, where: Where, world: World) -> dict[str, Any]:
+def train(config: PretrainConfig, stores: Sequence[Store], folder: Path, where: Workspace, world: World) -> dict[str, Any]:
     """Train to the last step and save final.pt; gives the record's result."""
     seed, settings, data, device = config["seed"], config["optim"], config["data"], where.device
     stores = sorted(stores, key=lambda store: store.name)  # the config's name does not know their order
@@ -169,7 +147,7 @@ def train(config: PretrainConfig, stores: Sequence[Store], folder: Path, where: 
     saved_at = began = time.monotonic()
     signum, since = 0, taken  # the step at `began`; the window may hold steps of before a kill
     title = f"pretrain {config['method']['name']} {run_id(config)}"
-    with watched() as asked, progress.bar(title, total, taken) if world.first else nullcontext(silent) as bar:
+    with watch_signals() as asked, progress.bar(title, total, taken) if world.first else nullcontext(silent) as bar:
         for batch in loader.batches(taken, total):
             lr = optim.schedule_(optimiser, taken, settings)
             torch.manual_seed(optim.derive(seed, DROPOUT, taken))
@@ -219,7 +197,7 @@ def train(config: PretrainConfig, stores: Sequence[Store], folder: Path, where: 
                 save(folder / "final.pt", evaluated=True)
             else:
                 if taken in keep_at:
-                    save(folder / kept_name(keep_at[taken]), resumable=False, evaluated=True)
+                    save(folder / checkpoint_name(keep_at[taken]), resumable=False, evaluated=True)
                 if due or signum:
                     save(folder / "checkpoints" / f"step-{taken:08d}.pt")
                     if world.first:
@@ -298,7 +276,7 @@ def silent(*_: Any) -> None:
 def resume_(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, window: list[float],
             world: World) -> int:
     """Load the newest checkpoint that can be read, in place; gives the steps it had taken (0: none)."""
-    path = world.tell(newest(folder) if world.first else None)
+    path = world.broadcast(newest(folder) if world.first else None)
     if path is None:
         return 0
     state = checkpoint.load(path)
@@ -390,7 +368,7 @@ class Metrics:
 
 def logged(work: Path, name: str) -> tuple[PretrainConfig, list[dict[str, Any]]]:
     """A pre-training's config and the lines of its metrics, finished or not; UserError where there are none."""
-    folder = folder_of(work, name)
+    folder = run_folder(work, name)
     lines = Metrics(folder / "metrics.jsonl").read()
     if not lines:
         known = sorted(p.parent.name for p in (work / "runs").glob("*/metrics.jsonl"))

@@ -30,8 +30,8 @@ from bench.data.store import Store
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
 from bench.runs.config import Config
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 CPU = torch.device("cpu")
 ONE: dict[str, Any] = {"resample": False, "workers": 1}
@@ -40,12 +40,12 @@ SHORT = ["evaluation.steps=6", "evaluation.batch=16", "evaluation.validate_every
 
 
 @pytest.fixture
-def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
 
 
 @pytest.fixture
-def made(run: str, where: Where) -> Backbone:
+def made(run: str, where: Workspace) -> Backbone:
     return backbone.of_run(where.work, run)
 
 
@@ -59,11 +59,11 @@ def slow(ptbxl: Path, tmp_path: Path) -> Path:
     return tmp_path / "slow"
 
 
-def evaluated(protocol: str, run: str, tiny: Store, where: Where, *overrides: str) -> tuple[str, dict[str, Any]]:
+def evaluated(protocol: str, run: str, tiny: Store, where: Workspace, *overrides: str) -> tuple[str, dict[str, Any]]:
     """The run_id of a short evaluation, and its predictions."""
     config = configs.evaluation(protocol, "pitch", run, tiny, 1, [*SHORT, *overrides])
     (name,) = evaluation.evaluate([config], tiny, where)
-    with np.load(folder_of(where.work, run) / "evaluations" / name / "predictions.npz") as content:
+    with np.load(run_folder(where.work, run) / "evaluations" / name / "predictions.npz") as content:
         return name, dict(content)
 
 
@@ -72,7 +72,7 @@ def evaluated(protocol: str, run: str, tiny: Store, where: Where, *overrides: st
 
 @pytest.mark.parametrize(("method", "protocol", "average"), [
     ("jepa", "linear", "logits"), ("jepa", "finetune", "probabilities"), ("random", "linear", "logits")])
-def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callable[..., Config], tiny: Store, where: Where,
+def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callable[..., Config], tiny: Store, where: Workspace,
                                                                method: str, protocol: str, average: str) -> None:
     steps = ["optim.steps=2", "optim.warmup_steps=0"] if method == "jepa" else []
     run = pretrain.pretrain(configure(method, *steps), [tiny], where)
@@ -88,7 +88,7 @@ def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callab
     assert kept["p_test"].std(0).min() > 1e-4
 
 
-def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, tiny: Store, where: Where,
+def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, tiny: Store, where: Workspace,
                                                                       tmp_path: Path) -> None:
     name, _ = evaluated("linear", run, tiny, where)
     path = record.path(where.results, name)
@@ -113,12 +113,12 @@ def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, 
     assert apply.open_classifier(where.work, where.results, name).threshold == {}
 
 
-def test_an_unknown_evaluation_is_one_line_that_names_the_known(run: str, tiny: Store, where: Where) -> None:
+def test_an_unknown_evaluation_is_one_line_that_names_the_known(run: str, tiny: Store, where: Workspace) -> None:
     name, _ = evaluated("linear", run, tiny, where)
     for wrong in ("0" * 12, "*", f"../{name}"):
         with pytest.raises(UserError, match=f"no evaluation .* with its weights in .* Known: {name}"):
             apply.open_classifier(where.work, where.results, wrong)
-    (folder_of(where.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"damaged")
+    (run_folder(where.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"weights\.pt is no checkpoint"):
         apply.open_classifier(where.work, where.results, name)
 
@@ -297,7 +297,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_backbone_goes_out_and_is_used_by_command(command: Callable[..., tuple[int, str, str]], run: str, tiny: Store,
-                                                    stores: Path, slow: Path, where: Where, tmp_path: Path) -> None:
+                                                    stores: Path, slow: Path, where: Workspace, tmp_path: Path) -> None:
     name, _ = evaluated("finetune", run, tiny, where)
     at = ("--work", where.work)
     code, out, _ = command("export", run, "--to", tmp_path / "out", *at, "--results", where.results)

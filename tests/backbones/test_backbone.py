@@ -20,20 +20,20 @@ from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation import runner as evaluation
 from bench.runs.config import Config
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 FILES = {"model.safetensors", "config.json", "README.md"}
 
 
 @pytest.fixture
-def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
 
 
 @pytest.fixture
-def exported(run: str, where: Where, tmp_path: Path) -> Path:
+def exported(run: str, where: Workspace, tmp_path: Path) -> Path:
     backbone.export(backbone.of_run(where.work, run), tmp_path / "out", [])
     return tmp_path / "out"
 
@@ -52,7 +52,7 @@ def test_the_code_of_the_model_card_runs_in_the_folder_and_without_the_method(
     assert names["tokens"].shape == (1, 40, 16)
 
 
-def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Where, tmp_path: Path) -> None:
+def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Workspace, tmp_path: Path) -> None:
     run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
     trained = backbone.of_run(where.work, run)
     backbone.export(trained, tmp_path / "out", [])
@@ -63,8 +63,8 @@ def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: S
 
 
 def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_trained_on(
-        exported: Path, run: str, tiny: Store, where: Where) -> None:
-    trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
+        exported: Path, run: str, tiny: Store, where: Workspace) -> None:
+    trained = checkpoint.load(run_folder(where.work, run) / "final.pt")
     crops = Crops(tiny, 250, torch.device("cpu"))
     rows, start = torch.arange(5), torch.arange(0, 100, 20)
     raw = torch.stack([torch.from_numpy(tiny.signal(i)[:, s: s + 250]) for i, s in zip(rows, start, strict=True)])
@@ -81,7 +81,7 @@ def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_traine
     assert not made.training and not any(p.requires_grad for p in made.parameters())
 
 
-def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exported: Path, run: str, where: Where,
+def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exported: Path, run: str, where: Workspace,
                                                                            tmp_path: Path) -> None:
     made = backbone.of_run(where.work, run)
     backbone.export(made, tmp_path / "again", [])
@@ -98,9 +98,9 @@ def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exp
 
 @pytest.mark.parametrize("stop_before", ["model.safetensors", "README.md", "config.json"])
 def test_an_export_that_is_killed_is_no_backbone_and_can_be_repeated(
-        run: str, where: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_before: str) -> None:
+        run: str, where: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_before: str) -> None:
     made = backbone.of_run(where.work, run)
-    replacing = files.replacing
+    replacing = files.replace_file
 
     def killed(path: Path) -> Any:
         if path.name == stop_before:
@@ -110,8 +110,8 @@ def test_an_export_that_is_killed_is_no_backbone_and_can_be_repeated(
         return replacing(path)
 
     with monkeypatch.context() as m:
-        m.setattr(files, "replacing", killed)
-        m.setattr(backbone, "replacing", killed)
+        m.setattr(files, "replace_file", killed)
+        m.setattr(backbone, "replace_file", killed)
         with pytest.raises(KeyboardInterrupt):
             backbone.export(made, tmp_path / "out", [])
     with pytest.raises(UserError, match=r"config\.json does not exist"):
@@ -180,7 +180,7 @@ def test_new_records_are_normalised_by_the_mixture_of_several_stores() -> None:
         backbone.statistics(meta(a=(1.0, 2.0, "mV"), b=(0.0, 1.0, "sd")))
 
 
-def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: str, where: Where) -> None:
+def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: str, where: Workspace) -> None:
     made = backbone.of_run(where.work, run)
     made.about["saw"] = {"ptb-xl": {"source": "ptb-xl", "version": "1.0.3", "records": 17418}}
     result = {"macro_auroc": 0.91234, "interval": [0.9, 0.95]}
@@ -196,13 +196,13 @@ def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: 
 
 
 def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure: Callable[..., Config], tiny: Store,
-                                                                       run: str, where: Where) -> None:
+                                                                       run: str, where: Workspace) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     with pytest.raises(UserError, match="has learned nothing"):
         backbone.of_run(where.work, random)
     for name in ("0" * 12, "../runs/x", ""):
         with pytest.raises(UserError, match=f"no finished pre-training {name!r} in .* Known: .*{run}"):
             backbone.of_run(where.work, name)
-    checkpoint.save(folder_of(where.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
+    checkpoint.save(run_folder(where.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
     with pytest.raises(UserError, match=r"final\.pt is no checkpoint of a pre-training"):
         backbone.of_run(where.work, run)

@@ -21,14 +21,14 @@ from bench.backbones import apply
 from bench.backbones import exporting as backbone
 from bench.backbones import importing as published
 from bench.core.errors import UserError
-from bench.core.files import locked
+from bench.core.files import lock_file
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
-from bench.training.trainer import Where, folder_of
 
 CONFIG: dict[str, Any] = {
     "sampling_frequency": 100, "channels": [lead.upper() for lead in LEADS], "channel_size": 500, "patch_size": 25,
@@ -196,10 +196,10 @@ def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Pa
     write(tmp_path / "a.pt")
     run, head = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
     assert head == ""
-    first = (folder_of(tmp_path, run) / "final.pt").read_bytes()
+    first = (run_folder(tmp_path, run) / "final.pt").read_bytes()
     torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), "optimizer": {}}, tmp_path / "b.pt")
     assert published.import_(tmp_path / "b.pt", tmp_path, "x", None)[0] == run
-    assert (folder_of(tmp_path, run) / "final.pt").read_bytes() == first
+    assert (run_folder(tmp_path, run) / "final.pt").read_bytes() == first
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     content["model"]["target_encoder.norm.weight"][3] += 1e-6
     torch.save(content, tmp_path / "c.pt")
@@ -212,7 +212,7 @@ def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Pa
 def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
     write(tmp_path / "a.pt")
     run, _ = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
-    with locked(folder_of(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
+    with lock_file(run_folder(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
         published.import_(tmp_path / "a.pt", tmp_path, "x", None)
 
 
@@ -220,7 +220,7 @@ def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_what_it_saw_is_unknown(
-        tmp_path: Path, tiny: Store, where: Where) -> None:
+        tmp_path: Path, tiny: Store, where: Workspace) -> None:
     write(tmp_path / "x.pt", num_registers=2, qkv_bias=True)
     run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", None)
     made = configs.evaluation("linear", "pitch", run, tiny, 0, [
@@ -234,7 +234,7 @@ def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_wha
         backbone.of_run(where.work, run)
 
 
-def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: Path, tiny: Store, where: Where) -> None:
+def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: Path, tiny: Store, where: Workspace) -> None:
     write(tmp_path / "x.pt")
     copy = np.stack([np.rint(tiny.signal(i) * 1000).astype(np.int16) for i in (71, 72, 79)])
     leaky = corpora.store(tmp_path / "stores", copy, name="copy")
@@ -243,15 +243,15 @@ def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: 
         check(where, run, tiny)
     allowed, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", [tiny])  # its training folds
     check(where, allowed, tiny)
-    meta = checkpoint.load(folder_of(where.work, allowed) / "final.pt").meta
+    meta = checkpoint.load(run_folder(where.work, allowed) / "final.pt").meta
     assert meta["saw"] == {"tiny": {"source": "tiny", "version": "1", "records": 64}}
     assert meta["config"]["data"]["fingerprints"] == {"tiny": tiny.fingerprint}
     assert backbone.of_run(where.work, allowed).about["statistics"] == "of tiny"
     assert allowed != run
 
 
-def check(where: Where, run: str, store: Store) -> None:
-    trained = checkpoint.load(folder_of(where.work, run) / "final.pt")
+def check(where: Workspace, run: str, store: Store) -> None:
+    trained = checkpoint.load(run_folder(where.work, run) / "final.pt")
     made = configs.evaluation("linear", "pitch", run, store)
     seen = {k.removeprefix("seen/"): v for k, v in trained.tensors.items() if k.startswith("seen/")}
     evaluation.check_unseen(seen, evaluation.open_task(made, trained.meta["config"], store), store)

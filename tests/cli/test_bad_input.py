@@ -19,7 +19,7 @@ import yaml
 from corpora import array_corpus, noise
 
 from bench import cli
-from bench.core.files import locked
+from bench.core.files import lock_file
 from bench.data.corpora import open_source
 from bench.data.ingest.prepare import prepare
 
@@ -412,7 +412,7 @@ def test_a_picture_or_corpus_that_would_take_the_place_of_a_folder(fails, work, 
 
 
 def test_a_store_that_another_process_makes(fails, corpus) -> None:
-    with locked(corpus.parent / "work" / "stores" / ".ptb-xl.lock", "the test"):
+    with lock_file(corpus.parent / "work" / "stores" / ".ptb-xl.lock", "the test"):
         assert "store ptb-xl is being worked on by another process" in fails(*prepare_100(corpus))
 
 

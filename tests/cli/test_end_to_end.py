@@ -14,7 +14,7 @@ from bench import sweeps as sweep
 from bench.data.corpora import open_source
 from bench.data.ingest.prepare import prepare
 from bench.data.synthetic import ptbxl_layout
-from bench.training.trainer import Where
+from bench.runs.workspace import Workspace
 
 METHODS = ["random", "jepa", "simclr", "mae"]
 SPEC: dict[str, Any] = {
@@ -37,7 +37,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     ptbxl_layout.write_ptbxl(corpus, records=200, seed=0)
     prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
-    where, said = Where(work, tmp_path / "results", torch.device("cpu")), list[str]()
+    where, said = Workspace(work, tmp_path / "results", torch.device("cpu")), list[str]()
     runs = sweep.run(tmp_path / "spec.yaml", where, said.append)
     assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 done"]
     reported(where.results, out)

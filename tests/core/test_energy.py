@@ -18,8 +18,8 @@ from bench.core.processes import World
 from bench.data.store import Store
 from bench.runs import results as record
 from bench.runs.config import Config
+from bench.runs.workspace import Workspace
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where
 
 CPU, TOP = torch.device("cpu"), 200_000_000_000  # microjoules
 
@@ -132,7 +132,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, float]]
     assert not watts
 
 
-def trained(made: Config, store: Store, where: Where, monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> Any:
+def trained(made: Config, store: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> Any:
     """The result of a run, after an attempt that is stopped at a step."""
     if stop_at is not None:
         schedule = pretrain.optim.schedule_
@@ -148,7 +148,7 @@ def trained(made: Config, store: Store, where: Where, monkeypatch: pytest.Monkey
     return json.loads(record.path(where.results, pretrain.pretrain(made, [store], where)).read_text())["result"]
 
 
-def test_energy_adds_up_over_attempts_as_seconds_do(configure: Callable[..., Config], tiny: Store, where: Where,
+def test_energy_adds_up_over_attempts_as_seconds_do(configure: Callable[..., Config], tiny: Store, where: Workspace,
                                                     attempts: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
     attempts += [{"cpu": 50.0, "gpu": 100.0}, {"cpu": 50.0}, {}, {"cpu": 7.0}]
     result = trained(configure("mae"), tiny, where, monkeypatch, stop_at=5)

@@ -22,7 +22,7 @@ from web import TREE, Site, corpus, http_date, project, site
 
 from bench import cli
 from bench.core.errors import UserError
-from bench.core.files import locked
+from bench.core.files import lock_file
 from bench.data import corpora as sources
 from bench.data.corpora import PhysioNet, Zenodo
 from bench.data.ingest import fetch
@@ -321,7 +321,7 @@ def test_connections_are_kept(web: Site, tmp_path: Path) -> None:
 
 
 def test_a_second_download_into_a_folder_says_who_holds_it(web: Site, tmp_path: Path) -> None:
-    with locked(tmp_path / ".download" / "lock", "x"):
+    with lock_file(tmp_path / ".download" / "lock", "x"):
         with pytest.raises(UserError, match=rf"the download into .* another process \(pid {os.getpid()} on \S+\)"):
             get(web, tmp_path)
 

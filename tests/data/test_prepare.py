@@ -12,7 +12,7 @@ import pytest
 from corpora import array_corpus, noise
 
 from bench.core.errors import UserError
-from bench.core.files import locked
+from bench.core.files import lock_file
 from bench.data.corpora import Recording, Refused, open_source
 from bench.data.ingest import prepare as prepare_module
 from bench.data.ingest.prepare import prepare
@@ -190,7 +190,7 @@ def test_an_unfinished_store_of_other_options_is_not_thrown_away(tmp_path) -> No
 
 
 def test_of_two_at_once_the_second_is_told_so(tmp_path) -> None:
-    with locked(tmp_path / ".mine.lock", "store mine"), pytest.raises(
+    with lock_file(tmp_path / ".mine.lock", "store mine"), pytest.raises(
             UserError, match=rf"store mine is being worked on by another process \(pid {os.getpid()} on "):
         prepare(corpora.source(noise(4, 12, 50)), tmp_path)
     assert left(tmp_path) == []

@@ -26,16 +26,16 @@ from bench.evaluation import runner as evaluation
 from bench.evaluation.crops import Epochs, average, grid
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint, optim
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 SHORT = ["evaluation.steps=12", "evaluation.batch=16", "evaluation.validate_every=4", "evaluation.patience=12",
          "evaluation.lr=3e-3", "evaluation.final_lr=3e-3", "evaluation.warmup_steps=0"]
 
 
 @pytest.fixture
-def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a pre-training of two steps."""
     return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
 
@@ -69,11 +69,11 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     return seen
 
 
-def evaluate(protocol: str, run: str, tiny: Store, where: Where, *overrides: str, seed: int = 0) -> SimpleNamespace:
+def evaluate(protocol: str, run: str, tiny: Store, where: Workspace, *overrides: str, seed: int = 0) -> SimpleNamespace:
     """The evaluation's record, predictions and bytes."""
     config = configs.evaluation(protocol, "pitch", run, tiny, seed, [*SHORT, *overrides])
     (name,) = evaluation.evaluate([config], tiny, where)
-    folder = folder_of(where.work, run) / "evaluations" / name
+    folder = run_folder(where.work, run) / "evaluations" / name
     with np.load(folder / "predictions.npz") as content:
         predictions = dict(content)
     return SimpleNamespace(
@@ -82,7 +82,7 @@ def evaluate(protocol: str, run: str, tiny: Store, where: Where, *overrides: str
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store, where: Where, protocol: str) -> None:
+def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store, where: Workspace, protocol: str) -> None:
     made = evaluate(protocol, run, tiny, where)
     assert made.name == run_id(made.config)
     assert made.config["pretrain"] == run
@@ -106,21 +106,21 @@ def test_an_evaluation_leaves_a_record_and_its_predictions(run: str, tiny: Store
     assert result["validation_macro_auroc"] == pytest.approx(validation.mean(), abs=1e-12)
 
 
-def test_pitches_can_be_learned(run: str, tiny: Store, where: Where) -> None:
+def test_pitches_can_be_learned(run: str, tiny: Store, where: Workspace) -> None:
     made = evaluate("finetune", run, tiny, where, "evaluation.steps=60", "evaluation.patience=60",
                     "evaluation.validate_every=15")
     assert made.record["result"]["macro_auroc"] > 0.9
     assert made.record["result"]["curve"]["loss"][-1] < 0.6 * made.record["result"]["curve"]["loss"][0]
 
 
-def test_an_evaluation_with_a_record_is_skipped(run: str, tiny: Store, where: Where,
+def test_an_evaluation_with_a_record_is_skipped(run: str, tiny: Store, where: Workspace,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     made = evaluate("linear", run, tiny, where)
     monkeypatch.setattr(evaluation, "run", lambda *a: pytest.fail("ran again"))
     assert evaluation.evaluate([made.config], tiny, where) == [made.name]
 
 
-def test_the_same_evaluation_gives_the_same_bytes_and_another_seed_others(run: str, tiny: Store, where: Where) -> None:
+def test_the_same_evaluation_gives_the_same_bytes_and_another_seed_others(run: str, tiny: Store, where: Workspace) -> None:
     first = evaluate("linear", run, tiny, where)
     again = evaluate("linear", run, tiny, replace(where, results=where.results / "again"))
     other = evaluate("linear", run, tiny, where, seed=1)
@@ -129,9 +129,9 @@ def test_the_same_evaluation_gives_the_same_bytes_and_another_seed_others(run: s
     assert not np.array_equal(first.predictions["p_test"], other.predictions["p_test"])
 
 
-def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, tiny: Store, where: Where,
+def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, tiny: Store, where: Workspace,
                                                                     fitted: list) -> None:
-    trained = checkpoint.load(folder_of(where.work, run) / "final.pt").tensors
+    trained = checkpoint.load(run_folder(where.work, run) / "final.pt").tensors
     for protocol in ("linear", "finetune"):
         evaluate(protocol, run, tiny, where)
         seen = fitted.pop()
@@ -145,7 +145,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, ti
 
 
 def test_a_random_backbone_is_drawn_from_the_evaluations_seed(configure: Callable[..., Config], run: str, tiny: Store,
-                                                              where: Where, fitted: list) -> None:
+                                                              where: Workspace, fitted: list) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     assert pretrain.pretrain(configure("random", "seed=5"), [tiny], where) == random  # there is one, whatever seed is named
     for name, seed in ((random, 0), (random, 1), (run, 0), (run, 1)):
@@ -159,7 +159,7 @@ def test_a_random_backbone_is_drawn_from_the_evaluations_seed(configure: Callabl
     assert not torch.equal(heads_[0], heads_[1])
 
 
-def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(run: str, tiny: Store, where: Where,
+def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(run: str, tiny: Store, where: Workspace,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     plain = evaluate("finetune", run, tiny, where)
     load = tasks.load
@@ -186,7 +186,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_the_best_validation_step_is_tested(run: str, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch,
+def test_the_best_validation_step_is_tested(run: str, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch,
                                             protocol: str) -> None:
     scripted(monkeypatch, [0.5, 0.8, 0.7, 0.8, 0.6])
     best = evaluate(protocol, run, tiny, where, "evaluation.steps=20", "evaluation.patience=100")
@@ -198,7 +198,7 @@ def test_the_best_validation_step_is_tested(run: str, tiny: Store, where: Where,
     assert np.array_equal(best.predictions["p_test"], again.predictions["p_test"])
 
 
-def test_training_stops_after_patience_steps_without_a_gain(run: str, tiny: Store, where: Where,
+def test_training_stops_after_patience_steps_without_a_gain(run: str, tiny: Store, where: Workspace,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.5, 0.7, 0.6, 0.7, 0.9, 0.9])
     made = evaluate("linear", run, tiny, where, "evaluation.steps=40", "evaluation.patience=8")
@@ -253,7 +253,7 @@ def test_records_of_different_numbers_of_crops_weigh_the_same() -> None:
     assert average([(values[:2], owner[:2]), (values[2:], owner[2:])], 2).tolist() == [[7.0], [2.0]]
 
 
-def test_validation_sees_the_same_crops_whether_tokens_are_kept_or_not(run: str, tiny: Store, where: Where) -> None:
+def test_validation_sees_the_same_crops_whether_tokens_are_kept_or_not(run: str, tiny: Store, where: Workspace) -> None:
     made = evaluate("linear", run, tiny, where)
     assert made.record["result"]["curve"]["validation_macro_auroc"][
         made.record["result"]["curve"]["step"].index(made.record["result"]["best_step"])] == pytest.approx(
@@ -288,7 +288,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, signum: int) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "signum"), [("linear", signal.SIGTERM), ("finetune", signal.SIGUSR2)])
-def test_an_interrupted_evaluation_ends_with_the_same_bytes(run: str, tiny: Store, where: Where, protocol: str,
+def test_an_interrupted_evaluation_ends_with_the_same_bytes(run: str, tiny: Store, where: Workspace, protocol: str,
                                                             signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ["evaluation.dropout=0.2"] if protocol == "finetune" else []
     straight = evaluate(protocol, run, tiny, where, *overrides)
@@ -310,7 +310,7 @@ def test_an_interrupted_evaluation_ends_with_the_same_bytes(run: str, tiny: Stor
     assert again.record["result"] == straight.record["result"]
 
 
-def test_a_damaged_state_starts_the_evaluation_again_and_says_so(run: str, tiny: Store, where: Where,
+def test_a_damaged_state_starts_the_evaluation_again_and_says_so(run: str, tiny: Store, where: Workspace,
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     straight = evaluate("linear", run, tiny, where)
     (straight.folder / "state.pt").write_bytes(b"damaged")
@@ -321,13 +321,13 @@ def test_a_damaged_state_starts_the_evaluation_again_and_says_so(run: str, tiny:
     assert not list(again.folder.glob(".*.tmp"))
 
 
-def test_a_loss_that_is_no_number_stops_the_evaluation_and_leaves_its_reason(run: str, tiny: Store, where: Where,
+def test_a_loss_that_is_no_number_stops_the_evaluation_and_leaves_its_reason(run: str, tiny: Store, where: Workspace,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads.AttentiveHead, "forward", lambda self, tokens, crops=1:
                         tokens[::crops, 0] @ self.proj.weight.mT * torch.nan)
     with pytest.raises(UserError, match="the loss of step 0 is nan: evaluation stopped; lower"):
         evaluate("linear", run, tiny, where)
-    (reason,) = (folder_of(where.work, run) / "evaluations").glob("*/error.txt")
+    (reason,) = (run_folder(where.work, run) / "evaluations").glob("*/error.txt")
     assert "the loss of step 0 is nan" in reason.read_text()
     assert not list(where.results.glob(f"{reason.parent.name}.json"))
 
@@ -335,13 +335,13 @@ def test_a_loss_that_is_no_number_stops_the_evaluation_and_leaves_its_reason(run
 # what cannot be
 
 
-def test_an_unfinished_pretraining_is_named(tiny: Store, where: Where) -> None:
+def test_an_unfinished_pretraining_is_named(tiny: Store, where: Workspace) -> None:
     with pytest.raises(UserError, match="no finished pre-training 'abc'"):
         evaluate("linear", "abc", tiny, where)
 
 
 def test_a_store_of_another_rate_and_a_crop_of_no_whole_patches_are_refused(run: str, tiny: Store,
-                                                                            where: Where) -> None:
+                                                                            where: Workspace) -> None:
     with pytest.raises(UserError, match=r"crop_seconds of 2\.4 s at 100 Hz does not divide .* patches of 25"):
         evaluate("linear", run, tiny, where, "evaluation.crop_seconds=2.4")
     fast = replace(tiny, manifest={**tiny.manifest, "rate_hz": 500})
@@ -413,7 +413,7 @@ def test_the_register_head_is_linear_in_the_first_register() -> None:
     assert weights.std().item() == pytest.approx(0.02, rel=0.02)
 
 
-def test_predictions_are_written_whole(run: str, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_are_written_whole(run: str, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -424,7 +424,7 @@ def test_predictions_are_written_whole(run: str, tiny: Store, where: Where, monk
             monkeypatch.setattr(os, "fsync", full)
         return write(path)
 
-    monkeypatch.setattr(evaluation, "replacing", replacing)
+    monkeypatch.setattr(evaluation, "replace_file", replacing)
     with pytest.raises(OSError, match="No space left"):
         evaluate("linear", run, tiny, where)
-    assert not list((folder_of(where.work, run) / "evaluations").rglob("predictions.npz*"))
+    assert not list((run_folder(where.work, run) / "evaluations").rglob("predictions.npz*"))

@@ -31,9 +31,9 @@ from bench.evaluation.crops import Epochs, grid
 from bench.evaluation.diagnostics import diagnose
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import optim
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 SHORT = ["evaluation.steps=9", "evaluation.batch=10", "evaluation.validate_every=3", "evaluation.patience=9",
          "evaluation.lr=1e-2", "evaluation.final_lr=1e-2", "evaluation.warmup_steps=0"]
@@ -61,7 +61,7 @@ def two(folder: Path) -> Store:
 
 
 @pytest.fixture
-def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a pre-training of two steps."""
     return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
 
@@ -72,23 +72,23 @@ def configs_of(store: Store, run: str, *overrides: str, protocols: tuple[str, ..
             for protocol in protocols for task in ("pitch", "form") for seed in range(seeds)]
 
 
-def left(names: list[str], run: str, where: Where) -> dict[str, Any]:
+def left(names: list[str], run: str, where: Workspace) -> dict[str, Any]:
     """What each evaluation left, without what the clock and the machine decide."""
     out = {}
     for name in names:
-        folder = folder_of(where.work, run) / "evaluations" / name
+        folder = run_folder(where.work, run) / "evaluations" / name
         made = json.loads(record.path(where.results, name).read_text())
         del made["provenance"], made["result"]["seconds"], made["result"]["peak_memory_mb"]
         out[name] = (made, (folder / "predictions.npz").read_bytes(), (folder / "weights.pt").read_bytes())
     return out
 
 
-def predictions(name: str, run: str, where: Where) -> dict[str, np.ndarray]:
-    with np.load(folder_of(where.work, run) / "evaluations" / name / "predictions.npz") as content:
+def predictions(name: str, run: str, where: Workspace) -> dict[str, np.ndarray]:
+    with np.load(run_folder(where.work, run) / "evaluations" / name / "predictions.npz") as content:
         return dict(content)
 
 
-def result(name: str, where: Where) -> dict[str, Any]:
+def result(name: str, where: Workspace) -> dict[str, Any]:
     return json.loads(record.path(where.results, name).read_text())["result"]
 
 
@@ -100,7 +100,7 @@ def logit(p: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("features", ["exact", "cached"])
-def test_heads_of_seeds_tasks_kinds_and_a_grid_are_each_what_they_are_alone(run: str, two: Store, where: Where,
+def test_heads_of_seeds_tasks_kinds_and_a_grid_are_each_what_they_are_alone(run: str, two: Store, where: Workspace,
                                                                             features: str) -> None:
     made = configs_of(two, run, "evaluation.grid.lr=[1e-2, 1e-3]", f"evaluation.features={features}")
     names = evaluation.evaluate(made, two, where)
@@ -126,11 +126,11 @@ def plain(head: heads.AttentiveHead, tokens: Tensor) -> Tensor:
     return head.proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
 
 
-def test_a_head_is_that_of_a_naive_loop(run: str, two: Store, where: Where) -> None:
+def test_a_head_is_that_of_a_naive_loop(run: str, two: Store, where: Workspace) -> None:
     """One unstacked head, its tokens projected, the loop of torch, crops one by one."""
     config = configs.evaluation("linear", "form", run, two, 1, SHORT)
     (name,) = evaluation.evaluate([config], two, where)
-    trained = evaluation.load(folder_of(where.work, run) / "final.pt", config)
+    trained = evaluation.load(run_folder(where.work, run) / "final.pt", config)
     encoder = evaluation.backbone(trained, 1, 0.0).eval().requires_grad_(False)
     task = evaluation.open_task(config, trained.meta["config"], two)
     torch.manual_seed(optim.derive(1, frozen.WEIGHTS, 1))
@@ -219,7 +219,7 @@ def test_a_batch_of_a_task_is_the_next_of_its_records_in_the_order_of_all(two: S
 # choosing
 
 
-def test_the_grid_point_with_the_best_validation_is_tested_and_recorded(run: str, two: Store, where: Where) -> None:
+def test_the_grid_point_with_the_best_validation_is_tested_and_recorded(run: str, two: Store, where: Workspace) -> None:
     config = configs.evaluation("linear", "pitch", run, two, 0, [
         *SHORT, "evaluation.grid={lr: [1e-5, 3e-2], weight_decay: [0.0, 0.1]}"])
     found = result(evaluation.evaluate([config], two, where)[0], where)
@@ -235,7 +235,7 @@ def test_the_grid_point_with_the_best_validation_is_tested_and_recorded(run: str
     assert result(name, where)["curve"]["loss"] == pytest.approx(found["curve"]["loss"], abs=1e-6)
 
 
-def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str, two: Store, where: Where,
+def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str, two: Store, where: Workspace,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[set[int]] = [set()]
     raw, frozen_fit, finetune_fit = Crops.raw, frozen.fit, finetune.fit
@@ -263,10 +263,10 @@ def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str,
         assert set.union(*read[1:]) & test
 
 
-def test_the_record_diagnoses_the_mean_tokens_of_the_validation_records(run: str, two: Store, where: Where) -> None:
+def test_the_record_diagnoses_the_mean_tokens_of_the_validation_records(run: str, two: Store, where: Workspace) -> None:
     (config,) = configs_of(two, run, protocols=("linear",), seeds=1)[:1]
     (name,) = evaluation.evaluate([config], two, where)
-    trained = evaluation.load(folder_of(where.work, run) / "final.pt", config)
+    trained = evaluation.load(run_folder(where.work, run) / "final.pt", config)
     with torch.no_grad():
         x = torch.cat(list(grid(Crops(two, 250, torch.device("cpu")), np.arange(64, 72), 125).batches(
             Crops(two, 250, torch.device("cpu")), 64)))
@@ -280,12 +280,12 @@ def test_the_record_diagnoses_the_mean_tokens_of_the_validation_records(run: str
 
 
 def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_validation_fold(
-        run: str, two: Store, where: Where) -> None:
+        run: str, two: Store, where: Workspace) -> None:
     config = configs.evaluation("knn", "pitch", run, two, 0, ["evaluation.neighbours.k=[1, 5, 30]"])
     (name,) = evaluation.evaluate([config], two, where)
     made, found = predictions(name, run, where), result(name, where)
-    assert not (folder_of(where.work, run) / "evaluations" / name / "weights.pt").exists()
-    trained = evaluation.load(folder_of(where.work, run) / "final.pt", config)
+    assert not (run_folder(where.work, run) / "evaluations" / name / "weights.pt").exists()
+    trained = evaluation.load(run_folder(where.work, run) / "final.pt", config)
     encoder = evaluation.backbone(trained, 0, 0.0).eval()
     task, crops = evaluation.open_task(config, trained.meta["config"], two), Crops(two, 250, torch.device("cpu"))
 
@@ -312,7 +312,7 @@ def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_
 # cached features
 
 
-def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(run: str, two: Store, where: Where) -> None:
+def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(run: str, two: Store, where: Workspace) -> None:
     whole = ["evaluation.crop_seconds=5.0", "evaluation.stride_seconds=5.0"]  # one crop, wherever it starts
     made = [configs.evaluation("linear", "pitch", run, two, 0, [*SHORT, *whole, f"evaluation.features={how}"])
             for how in ("exact", "cached")]
@@ -321,7 +321,7 @@ def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(r
     assert 0 < np.abs(logit(exact) - logit(cached)).max() < 0.02
 
 
-def test_cached_training_crops_are_all_those_at_every_stride(run: str, two: Store, where: Where,
+def test_cached_training_crops_are_all_those_at_every_stride(run: str, two: Store, where: Workspace,
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[np.ndarray] = []
     take = frozen.Kept.take
@@ -342,10 +342,10 @@ def test_cached_training_crops_are_all_those_at_every_stride(run: str, two: Stor
     monkeypatch.setattr(Epochs, "starts", note)
     evaluation.evaluate([config], two, where)
     assert starts == {(row, crop) for row in range(64) for crop in range(3)}
-    assert not list(folder_of(where.work, run).rglob("tmp*"))
+    assert not list(run_folder(where.work, run).rglob("tmp*"))
 
 
-def test_tokens_beyond_memory_lie_in_a_file_and_change_no_byte(run: str, two: Store, where: Where,
+def test_tokens_beyond_memory_lie_in_a_file_and_change_no_byte(run: str, two: Store, where: Workspace,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     made = configs_of(two, run, protocols=("linear",))
     names = evaluation.evaluate(made, two, where)
@@ -356,7 +356,7 @@ def test_tokens_beyond_memory_lie_in_a_file_and_change_no_byte(run: str, two: St
     assert left(names, run, other) == before
 
 
-def test_a_disk_too_small_for_the_tokens_is_an_error_that_names_the_folder(run: str, two: Store, where: Where,
+def test_a_disk_too_small_for_the_tokens_is_an_error_that_names_the_folder(run: str, two: Store, where: Workspace,
                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int, offset: int, size: int) -> None:
         raise OSError(28, "No space left on device")
@@ -368,7 +368,7 @@ def test_a_disk_too_small_for_the_tokens_is_an_error_that_names_the_folder(run: 
     assert "evaluations" in str(caught.value.filename)
 
 
-def test_bfloat16_gives_nearly_the_same_losses(run: str, two: Store, where: Where) -> None:
+def test_bfloat16_gives_nearly_the_same_losses(run: str, two: Store, where: Workspace) -> None:
     made = [configs.evaluation("linear", "pitch", run, two, 0, [*SHORT, f"evaluation.precision={precision}"])
             for precision in ("float32", "bfloat16")]
     a, b = (np.array(result(name, where)["curve"]["loss"]) for name in evaluation.evaluate(made, two, where))
@@ -391,19 +391,19 @@ def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 @pytest.fixture
-def straight(run: str, two: Store, where: Where) -> SimpleNamespace:
+def straight(run: str, two: Store, where: Workspace) -> SimpleNamespace:
     """A group of linear and knn evaluations that nothing interrupted, and where to run it again."""
     made = [*configs_of(two, run, protocols=("linear",)), *configs_of(two, run, protocols=("knn",), seeds=1)]
     names = evaluation.evaluate(made, two, where)
     for name in names[-2:]:  # of knn nothing trains
-        (folder_of(where.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"")
+        (run_folder(where.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"")
     found = left(names, run, where)
     return SimpleNamespace(configs=made, names=names, left=found, again=replace(where, results=where.results / "again"))
 
 
 def test_a_group_stopped_anywhere_ends_with_the_same_bytes(run: str, two: Store, straight: SimpleNamespace,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations = folder_of(straight.again.work, run) / "evaluations"
+    evaluations = run_folder(straight.again.work, run) / "evaluations"
     for at in (1, 4, 6):
         with monkeypatch.context() as m:
             stopping(m, at)
@@ -417,7 +417,7 @@ def test_a_group_stopped_anywhere_ends_with_the_same_bytes(run: str, two: Store,
 
 
 @pytest.mark.parametrize("features", ["exact", "cached"])
-def test_a_group_killed_without_warning_continues_from_its_last_state(run: str, two: Store, where: Where, features: str,
+def test_a_group_killed_without_warning_continues_from_its_last_state(run: str, two: Store, where: Workspace, features: str,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     made = configs_of(two, run, f"evaluation.features={features}", "evaluation.patience=3")  # some stop early
     names = evaluation.evaluate(made, two, where)
@@ -465,7 +465,7 @@ def test_a_group_killed_between_its_records_continues_from_its_choice(run: str, 
     assert left(straight.names, run, straight.again) == straight.left
 
 
-def test_what_has_a_record_is_not_trained_again_when_more_is_asked_for(run: str, two: Store, where: Where,
+def test_what_has_a_record_is_not_trained_again_when_more_is_asked_for(run: str, two: Store, where: Workspace,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     made = configs_of(two, run, protocols=("linear",))
     names = evaluation.evaluate(made[:2], two, where)
@@ -476,8 +476,8 @@ def test_what_has_a_record_is_not_trained_again_when_more_is_asked_for(run: str,
 
 
 def test_what_a_killed_group_kept_is_removed_once_another_has_written_its_records(
-        run: str, two: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, evaluations = configs_of(two, run, protocols=("linear",), seeds=3), folder_of(where.work, run) / "evaluations"
+        run: str, two: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, evaluations = configs_of(two, run, protocols=("linear",), seeds=3), run_folder(where.work, run) / "evaluations"
     with monkeypatch.context() as m:
         stopping(m, 3)
         with pytest.raises(Interrupted):
@@ -489,7 +489,7 @@ def test_what_a_killed_group_kept_is_removed_once_another_has_written_its_record
     assert not list(evaluations.glob("group-*"))
 
 
-def test_two_calls_with_an_evaluation_in_common_do_not_run_at_once(run: str, two: Store, where: Where,
+def test_two_calls_with_an_evaluation_in_common_do_not_run_at_once(run: str, two: Store, where: Workspace,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     made, fit = configs_of(two, run, protocols=("linear",)), frozen.fit
 
@@ -520,7 +520,7 @@ def test_what_runs_together_reads_the_same_crops_of_the_same_backbone(two: Store
 
 
 def test_finetune_after_linear_starts_from_the_chosen_head_and_runs_what_it_starts_from(
-        run: str, two: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+        run: str, two: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     after = [s.replace("evaluation.", "after.") for s in SHORT]
     config = configs.evaluation("finetune-after-linear", "pitch", run, two, 1, [*SHORT, *after])
     linear = configs.evaluation("linear", "pitch", run, two, 1, SHORT)
@@ -535,10 +535,10 @@ def test_finetune_after_linear_starts_from_the_chosen_head_and_runs_what_it_star
     monkeypatch.setattr(finetune, "fit", note)
     evaluation.evaluate([config], two, where)
     assert record.exists(where.results, run_id(linear))
-    chosen = evaluation.linear_weights(linear, folder_of(where.work, run) / "evaluations", where)
+    chosen = evaluation.linear_weights(linear, run_folder(where.work, run) / "evaluations", where)
     assert started[0].keys() == chosen.keys()
     assert all(torch.equal(started[0][k], v) for k, v in chosen.items())
-    (folder_of(where.work, run) / "evaluations" / run_id(linear) / "weights.pt").unlink()
+    (run_folder(where.work, run) / "evaluations" / run_id(linear) / "weights.pt").unlink()
     with pytest.raises(UserError, match=rf"weights.pt is missing, .*; remove .*{run_id(linear)}.json to run it again"):
         evaluation.evaluate([config], two, replace(where, results=copied(where.results, run_id(linear))))
 
@@ -551,7 +551,7 @@ def copied(results: Path, name: str) -> Path:
 
 
 def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch(
-        configure: Callable[..., Config], run: str, tiny: Store, two: Store, where: Where) -> None:
+        configure: Callable[..., Config], run: str, tiny: Store, two: Store, where: Workspace) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     for protocol, name, words in (("scratch", run, "scratch draws all weights anew: .*; write finetune"),
                                   ("finetune", random, "finetune needs a backbone that has learned .*; write scratch"),
@@ -567,7 +567,7 @@ def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch
 
 
 def test_seeds_of_a_random_backbone_are_backbones(configure: Callable[..., Config], tiny: Store, two: Store,
-                                                  where: Where) -> None:
+                                                  where: Workspace) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     made = configs_of(two, random, protocols=("linear",))
     names = evaluation.evaluate(made, two, where)
@@ -577,7 +577,7 @@ def test_seeds_of_a_random_backbone_are_backbones(configure: Callable[..., Confi
     assert not np.array_equal(a, b)
 
 
-def test_one_command_evaluates_several_tasks_protocols_and_seeds(run: str, two: Store, where: Where,
+def test_one_command_evaluates_several_tasks_protocols_and_seeds(run: str, two: Store, where: Workspace,
                                                                   monkeypatch: pytest.MonkeyPatch,
                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     (where.work / "stores").mkdir()
@@ -617,7 +617,7 @@ def test_a_setting_that_cannot_be_is_one_line(two: Store, protocol: str, overrid
     assert "\n" not in str(caught.value)
 
 
-def test_a_head_that_diverges_is_lost_alone(run: str, two: Store, where: Where) -> None:
+def test_a_head_that_diverges_is_lost_alone(run: str, two: Store, where: Workspace) -> None:
     sound = configs_of(two, run, protocols=("linear",), seeds=1)
     wild = configs.evaluation("linear", "pitch", run, two, 0, [*SHORT[:4], "evaluation.lr=1e38", "evaluation.clip=0.0"])
     grid_ = configs.evaluation("linear", "form", run, two, 0, [

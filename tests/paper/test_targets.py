@@ -25,8 +25,8 @@ from bench.evaluation import runner as evaluation
 from bench.report import aggregate as report
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 SHORT = ["evaluation.steps=12", "evaluation.batch=16", "evaluation.validate_every=4", "evaluation.patience=12",
          "evaluation.lr=3e-3", "evaluation.final_lr=3e-3", "evaluation.warmup_steps=0"]
@@ -47,23 +47,23 @@ def clinic(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def run(configure: Callable[..., Config], tiny: Store, where: Where) -> str:
+def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a random backbone."""
     return pretrain.pretrain(configure("random"), [tiny], where)
 
 
-def evaluate(task: str, run: str, store: Store, where: Where, *overrides: str, protocol: str = "linear", seed: int = 0,
+def evaluate(task: str, run: str, store: Store, where: Workspace, *overrides: str, protocol: str = "linear", seed: int = 0,
              external: Store | None = None) -> SimpleNamespace:
     config = configs.evaluation(protocol, task, run, store, seed, [*SHORT, *overrides], external)
     (name,) = evaluation.evaluate([config], store, where, external)
-    folder = folder_of(where.work, run) / "evaluations" / name
+    folder = run_folder(where.work, run) / "evaluations" / name
     with np.load(folder / "predictions.npz") as content:
         predictions = dict(content)
     return SimpleNamespace(config=config, name=name, predictions=predictions, raw=(folder / "predictions.npz").read_bytes(),
                            result=json.loads(record.path(where.results, name).read_text())["result"])
 
 
-def test_a_regression_is_learned_and_reported_in_its_unit(run: str, clinic: Store, where: Where, tmp_path: Path) -> None:
+def test_a_regression_is_learned_and_reported_in_its_unit(run: str, clinic: Store, where: Workspace, tmp_path: Path) -> None:
     made = evaluate("age", run, clinic, where, "evaluation.steps=80", "evaluation.patience=80", protocol="scratch")
     y, p = made.predictions["y_test"], made.predictions["p_test"]
     assert y.shape == p.shape == (8, 1) and 20 < y.mean() < 80
@@ -77,7 +77,7 @@ def test_a_regression_is_learned_and_reported_in_its_unit(run: str, clinic: Stor
     assert not (tmp_path / "report" / "figures" / "auroc.png").exists()
 
 
-def test_the_best_of_values_below_minus_1_is_tested(run: str, clinic: Store, where: Where,
+def test_the_best_of_values_below_minus_1_is_tested(run: str, clinic: Store, where: Workspace,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([-40.0, -3.0, -5.0])
     monkeypatch.setattr(tasks, "selection", lambda kind, labels, p: next(values))
@@ -85,14 +85,14 @@ def test_the_best_of_values_below_minus_1_is_tested(run: str, clinic: Store, whe
     assert (made.result["best_step"], made.result["validation_r2"]) == (8, -3.0)
 
 
-def test_a_single_label_task_gives_probabilities_that_sum_to_1(run: str, clinic: Store, where: Where) -> None:
+def test_a_single_label_task_gives_probabilities_that_sum_to_1(run: str, clinic: Store, where: Workspace) -> None:
     made = evaluate("sex", run, clinic, where)
     assert made.predictions["p_test"].sum(1) == pytest.approx(np.ones(8))
     assert made.result["metric"] == "macro_auroc" and list(made.result["per_class"]) == ["high", "low"]
 
 
 @pytest.mark.parametrize("task", ["age", "sex"])
-def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: Store, where: Where, task: str) -> None:
+def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: Store, where: Workspace, task: str) -> None:
     made = evaluate(task, run, clinic, where)
     again = apply.predict(apply.open_classifier(where.work, where.results, made.name), records.store(clinic),
                           torch.device("cpu"), resample=False, workers=1)
@@ -101,7 +101,7 @@ def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: S
 
 
 def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_records(
-        run: str, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+        run: str, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
     fit = frozen.fit
     monkeypatch.setattr(frozen, "fit", lambda configs, visible, *rest: trained.extend(
@@ -116,7 +116,7 @@ def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_reco
         assert made.result["records"]["test"] == whole.result["records"]["test"] == 8
 
 
-def test_shuffled_labels_are_what_an_evaluation_of_that_name_trains_on(run: str, tiny: Store, where: Where,
+def test_shuffled_labels_are_what_an_evaluation_of_that_name_trains_on(run: str, tiny: Store, where: Workspace,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
     fit = frozen.fit
@@ -128,7 +128,7 @@ def test_shuffled_labels_are_what_an_evaluation_of_that_name_trains_on(run: str,
     assert np.array_equal(honest.predictions["y_test"], shuffled.predictions["y_test"])
 
 
-def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: str, tiny: Store, clinic: Store, where: Where,
+def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: str, tiny: Store, clinic: Store, where: Workspace,
                                                                          tmp_path: Path) -> None:
     home = evaluate("pitch", run, tiny, where)
     made = evaluate("pitch", run, tiny, where, external=clinic)
@@ -148,13 +148,13 @@ def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: st
     assert "--store tiny --external clinic" in options and "external." not in options
 
 
-def test_an_external_test_reads_no_test_fold_at_home(run: str, tiny: Store, clinic: Store, where: Where) -> None:
+def test_an_external_test_reads_no_test_fold_at_home(run: str, tiny: Store, clinic: Store, where: Workspace) -> None:
     made = evaluate("pitch", run, tiny, where, "folds.test=[77]", external=clinic)
     assert made.result["records"] == {"train": 64, "validation": 8, "test": 80}
 
 
 def test_the_command_line_tests_on_another_store_and_names_score_and_records(
-        run: str, tiny: Store, clinic: Store, where: Where, monkeypatch: pytest.MonkeyPatch,
+        run: str, tiny: Store, clinic: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     (where.work / "stores").mkdir()
     for store in (tiny, clinic):
@@ -171,7 +171,7 @@ def test_the_command_line_tests_on_another_store_and_names_score_and_records(
 
 
 def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[..., Config], tiny: Store, clinic: Store,
-                                                           where: Where, tmp_path: Path) -> None:
+                                                           where: Workspace, tmp_path: Path) -> None:
     saw = pretrain.pretrain(configure("jepa", "optim.steps=1", "optim.warmup_steps=0"), [tiny], where)
     evaluate("pitch", saw, clinic, where)
     with pytest.raises(UserError, match="of the 60 external test records of store tiny were in the pre-training data"):
@@ -190,7 +190,7 @@ def test_a_bad_fraction_order_or_external_is_one_line(tiny: Store, override: str
     assert "\n" not in str(caught.value)
 
 
-def test_an_external_store_that_is_only_named_is_refused(run: str, tiny: Store, where: Where) -> None:
+def test_an_external_store_that_is_only_named_is_refused(run: str, tiny: Store, where: Workspace) -> None:
     with pytest.raises(UserError, match="external.store is 'clinic' in the config but not opened; write .*--external STORE"):
         evaluate("pitch", run, tiny, where, "external.store=clinic")
 

@@ -93,7 +93,7 @@ def test_a_file_system_without_locks_leaves_the_guarding_to_leases(tmp_path: Pat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with files.locked(tmp_path / "lock", "run x"):
+    with files.lock_file(tmp_path / "lock", "run x"):
         pass
 
 

@@ -22,7 +22,7 @@ from bench.core.errors import UserError
 from bench.runs import config
 from bench.runs import results as record
 from bench.runs.config import ROOT
-from bench.training.trainer import Where
+from bench.runs.workspace import Workspace
 from slurm import cluster, commands, cost, lease, plan, snapshot, status, submit
 from slurm.cluster import Cluster
 from slurm.commands import Task
@@ -437,7 +437,7 @@ def test_a_sweep_run_by_workers_here_gives_what_one_in_this_process_gives(tmp_pa
             assert said == ["2 evaluations left out: their pre-training has no record"]
         else:
             with pytest.raises(UserError, match="lower optim.lr"):
-                sweep.run_sweep(here.work / "s.yaml", Where(here.work, here.results, torch.device("cpu")), said.append)
+                sweep.run_sweep(here.work / "s.yaml", Workspace(here.work, here.results, torch.device("cpu")), said.append)
         plan.look(runs, here, None)
         left[name] = outcome(here.work)
     assert plan.counts(runs.values()) | {"done": 3, "failed": 1, "blocked": 2} == plan.counts(runs.values())

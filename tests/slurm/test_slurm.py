@@ -25,7 +25,7 @@ from bench import sweeps as sweep
 from bench.core.errors import UserError
 from bench.report.reproduction import settled
 from bench.runs.config import ROOT
-from bench.training.trainer import Where
+from bench.runs.workspace import Workspace
 from slurm import cluster, commands, plan, submit
 from slurm.cluster import Cluster
 from slurm.plan import Run
@@ -97,7 +97,7 @@ def straight(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("straight")
     (folder / "stores").symlink_to(stores)
     (folder / "s.yaml").write_text(yaml.safe_dump(SPEC))
-    sweep.run_sweep(folder / "s.yaml", Where(folder, folder / "results", torch.device("cpu")), lambda text: None)
+    sweep.run_sweep(folder / "s.yaml", Workspace(folder, folder / "results", torch.device("cpu")), lambda text: None)
     return outcome(folder)
 
 

@@ -121,7 +121,7 @@ def trained(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
     torch.manual_seed(0)
     encoder = vit.Encoder(vit.Size(16, 1, 2))
     encoder.registers.requires_grad_(False)
-    settings = configs.load("jepa")["optim"]
+    settings = configs.load("jepa").optim
     optimiser = optim.adamw(encoder, settings)
     optim.schedule_(optimiser, 20_000, settings)
     for step in range(steps):

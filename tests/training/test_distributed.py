@@ -26,33 +26,33 @@ from bench.core.files import ROOT
 from bench.core.processes import ALONE, World
 from bench.data.store import open_store
 from bench.encoders import vit
-from bench.runs.config import Config, find_methods, run_id
-from bench.sweeps import fill_fingerprints
+from bench.runs.config import PretrainConfig, find_methods, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
+from bench.training.trainer import fill_fingerprints
 
-TRAINED = [name for name in find_methods() if configs.load(name)["optim"]["steps"]]
+TRAINED = [name for name in find_methods() if configs.load(name).optim.steps]
 STEPS, KILLED, BATCH = 5, 3, 8
 LIMIT = 120  # seconds that one set of processes may take
 GATHER = [name for name in TRAINED if "step.gather" in (ROOT / "methods" / f"{name}.py").read_text()]
 
 
-def configure(name: str, folder: Path, *overrides: str) -> Config:
+def configure(name: str, folder: Path, *overrides: str) -> PretrainConfig:
     """Five steps of a nano encoder on the store in folder/stores."""
     nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={mine: 1.0}", f"optim.steps={STEPS}",
             f"optim.batch={BATCH}", "optim.warmup_steps=1", *heads(name).items(), *overrides]
     return fill_fingerprints(configs.load(name, nano), {"mine": open_store(folder / "stores" / "mine")})
 
 
-def perform(runs: list[tuple[str, Config]], world: World = ALONE) -> None:
+def perform(runs: list[tuple[str, PretrainConfig]], world: World = ALONE) -> None:
     """Run each config in its work folder, in this process of world."""
     for work, made in runs:
-        where = Where(Path(work), Path(work) / "results", torch.device("cpu"), save_steps=KILLED)
+        where = Workspace(Path(work), Path(work) / "results", torch.device("cpu"), save_steps=KILLED)
         pretrain.pretrain(made, [open_store(Path(work).parent / "stores" / "mine")], where, world)
 
 
-def together(size: int, runs: list[tuple[str, Config]]) -> None:
+def together(size: int, runs: list[tuple[str, PretrainConfig]]) -> None:
     """Perform the runs in `size` processes, forked from this one; SystemExit if one of them fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,8 +65,8 @@ def together(size: int, runs: list[tuple[str, Config]]) -> None:
         try:
             signal.alarm(LIMIT)  # a gather in one branch alone would wait for ever
             os.environ["RANK"] = str(rank)
-            perform(runs, distributed.joined())
-            distributed.left()
+            perform(runs, distributed.join_processes())
+            distributed.leave_processes()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     """The runs of the fixture `runs`. No backward before the last fork: its threads do not survive one."""
     torch.set_num_threads(1)
     vit.SIZES["nano"], pretrain.MONITOR_BATCH, pretrain.MONITOR_POINTS = NANO, 8, 1
-    made = json.loads((folder / "configs.json").read_text())
+    made = [PretrainConfig.model_validate(each) for each in json.loads((folder / "configs.json").read_text())]
     together(2, [(str(folder / "2"), m) for m in made])
     for work in ("2-1", "2-4"):
         shutil.copytree(folder / "2" / "runs", folder / work / "runs", ignore=shutil.ignore_patterns("final.pt"))
@@ -98,7 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the work folders 1, 2, 4 (by that many processes) and 2-1, 2-4 (killed under 2, continued under 1, 4)."""
     folder = tmp_path_factory.mktemp("runs")
     store(folder / "stores", noise(12, 12, 1000))  # so few that a batch holds some of them twice
-    (folder / "configs.json").write_text(json.dumps([configure(name, folder) for name in TRAINED]))
+    (folder / "configs.json").write_text(json.dumps([configure(name, folder).to_json() for name in TRAINED]))
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
     done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
@@ -107,12 +107,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(runs: Path, work: str, name: str) -> list[dict[str, Any]]:
-    folder = folder_of(runs / work, run_id(configure(name, runs)))
+    folder = run_folder(runs / work, run_id(configure(name, runs)))
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def tensors(runs: Path, work: str, name: str) -> dict[str, torch.Tensor]:
-    folder = folder_of(runs / work, run_id(configure(name, runs)))
+    folder = run_folder(runs / work, run_id(configure(name, runs)))
     return checkpoint.load(folder / "final.pt").tensors
 
 
@@ -143,7 +143,7 @@ def test_a_killed_run_continues_under_another_number_of_processes(runs: Path, na
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, where: Where) -> None:
+def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, where: Workspace) -> None:
     made = configure(name, runs, "optim.accumulate=2")
     found = open_store(runs / "stores" / "mine")
     if name in GATHER:
@@ -151,7 +151,7 @@ def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path
             pretrain.pretrain(made, [found], where)
         return
     pretrain.pretrain(made, [found], where)
-    same(tensors(runs, "1", name), checkpoint.load(folder_of(where.work, run_id(made)) / "final.pt").tensors)
+    same(tensors(runs, "1", name), checkpoint.load(run_folder(where.work, run_id(made)) / "final.pt").tensors)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,21 @@ from bench.data.store import open_by_name
 from bench.encoders import vit
 from bench.report.reproduction import ON_THE_WAY, settled
 from bench.runs import results as record
-from bench.runs.config import Config, run_id
+from bench.runs.config import PretrainConfig, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import optim
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
 STEPS = 60
 
 
-def start(config: Config, stores: Path, work: Path) -> int:
+def start(config: PretrainConfig, stores: Path, work: Path) -> int:
     """The process id of a child that runs the pre-training in work."""
     pid = os.fork()
     if pid:
         return pid
     try:
-        where = Where(work, work / "results", torch.device("cpu"), save_steps=2, keep=2)
+        where = Workspace(work, work / "results", torch.device("cpu"), save_steps=2, keep=2)
         pretrain.pretrain(config, [open_by_name(stores, "tiny")], where)
         os._exit(0)
     except BaseException:
@@ -66,11 +66,11 @@ def newest(folder: Path) -> int:
     return max((int(p.stem.split("-")[1]) for p in folder.glob("checkpoints/step-*.pt")), default=0)
 
 
-def drive(config: Config, stores: Path, work: Path, kills: int, seed: int) -> dict[str, Any]:
+def drive(config: PretrainConfig, stores: Path, work: Path, kills: int, seed: int) -> dict[str, Any]:
     """Run once in work/straight and once, killed `kills` times, in work/killed; says where the kills fell."""
-    draw, folder = random.Random(seed), folder_of(work / "killed", run_id(config))
+    draw, folder = random.Random(seed), run_folder(work / "killed", run_id(config))
     pid = start(config, stores, work / "straight")
-    straight = folder_of(work / "straight", run_id(config))
+    straight = run_folder(work / "straight", run_id(config))
     wait(pid, (straight / "metrics.jsonl").is_file)
     setup = cpu_seconds(pid)
     _, status, usage = os.wait4(pid, 0)
@@ -104,7 +104,7 @@ def drive(config: Config, stores: Path, work: Path, kills: int, seed: int) -> di
             again += 1
 
 
-def same(config: Config, work: Path) -> None:
+def same(config: PretrainConfig, work: Path) -> None:
     """AssertionError unless both runs ended alike."""
     a, b = (ended(config, work / name) for name in ("straight", "killed"))
     assert a["final"] == b["final"], "final.pt differs"
@@ -114,9 +114,9 @@ def same(config: Config, work: Path) -> None:
     assert not list(work.glob("killed/**/error.txt")), "an error was left"
 
 
-def ended(config: Config, work: Path) -> dict[str, Any]:
+def ended(config: PretrainConfig, work: Path) -> dict[str, Any]:
     """What a run left, without what the clock and the machine decide."""
-    folder = folder_of(work, run_id(config))
+    folder = run_folder(work, run_id(config))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "final": (folder / "final.pt").read_bytes(),
@@ -125,10 +125,11 @@ def ended(config: Config, work: Path) -> dict[str, Any]:
     }
 
 
-def killed(configs: list[Config], stores: Path, work: Path, kills: int) -> list[dict[str, Any]]:
+def killed(configs: list[PretrainConfig], stores: Path, work: Path, kills: int) -> list[dict[str, Any]]:
     """Drive each config in a process of its own and check what they left."""
     work.mkdir(exist_ok=True)
-    (work / "task.json").write_text(json.dumps({"configs": configs, "stores": str(stores), "kills": kills}))
+    task = {"configs": [c.to_json() for c in configs], "stores": str(stores), "kills": kills}
+    (work / "task.json").write_text(json.dumps(task))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
     done = subprocess.run([sys.executable, __file__, str(work)], env={**os.environ, **threads, "PYTHONPATH": path},
@@ -139,7 +140,7 @@ def killed(configs: list[Config], stores: Path, work: Path, kills: int) -> list[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., Config], stores: Path,
+def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., PretrainConfig], stores: Path,
                                                    tmp_path: Path) -> None:
     configs = [configure(name, f"optim.steps={STEPS}") for name in ("jepa", "simclr", "mae")]
     assert [r["kills"] for r in killed(configs, stores, tmp_path / "runs", 3)] == [3, 3, 3]
@@ -147,20 +148,21 @@ def test_three_kills_of_each_method_change_no_byte(configure: Callable[..., Conf
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["jepa", "simclr", "mae"])
-def test_twenty_kills_change_no_byte(configure: Callable[..., Config], stores: Path, tmp_path: Path, name: str) -> None:
+def test_twenty_kills_change_no_byte(configure: Callable[..., PretrainConfig], stores: Path, tmp_path: Path,
+                                     name: str) -> None:
     (found,) = killed([configure(name, f"optim.steps={STEPS}")], stores, tmp_path / "runs", 20)
     print(name, found)
     assert found["kills"] == 20
     assert len(set(found["at"])) >= 5  # they fell all over the run
 
 
-def warm_up(config: Config) -> None:
+def warm_up(config: PretrainConfig) -> None:
     """Have torch import what it puts off, so that no attempt pays for it. No backward: it does not survive a fork."""
     model = pretrain.build(config)
     pretrain.collapse(model, torch.randn(4, 12, 250))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    optimiser = optim.adamw(model, config["optim"])
+    optimiser = optim.adamw(model, config.optim)
     optimiser.step()
     optimiser.zero_grad()
 
@@ -171,9 +173,10 @@ def main(work: Path) -> None:
     pretrain.MONITOR_BATCH = 16  # as in the tests' own process
     pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
     task = json.loads((work / "task.json").read_text())
-    warm_up(task["configs"][0])
+    configs = [PretrainConfig.model_validate(each) for each in task["configs"]]
+    warm_up(configs[0])
     print(json.dumps([drive(config, Path(task["stores"]), work / run_id(config), task["kills"], seed)
-                      for seed, config in enumerate(task["configs"])]))
+                      for seed, config in enumerate(configs)]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from bench.encoders import vit
 from bench.training import optim
 from bench.training.optim import cosine, linear
 
-SETTINGS = {**configs.load("jepa")["optim"], "steps": 100, "warmup_steps": 10}
+SETTINGS = configs.load("jepa", ["optim.steps=100", "optim.warmup_steps=10"]).optim
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden:
     from bench.method import build
     from bench.training.trainer import step_at
 
-    made = build({**configs.load("jepa")["method"], "predictor": {"width": 8, "depth": 1, "heads": 2}},
-                 vit.Encoder(vit.Size(16, 1, 2)))
+    settings = configs.load("jepa", ["method.predictor={width: 8, depth: 1, heads: 2}"]).method
+    made = build(settings, vit.Encoder(vit.Size(16, 1, 2)))
     with torch.no_grad():
         for p, q in zip(made.target_encoder.parameters(), made.encoder.parameters(), strict=True):
             p.fill_(1.0)
@@ -95,7 +95,7 @@ def test_without_a_gradient_signal_decaying_weights_shrink_and_the_others_stand_
 
 
 def test_the_optimiser_takes_its_constants_from_the_config() -> None:
-    optimiser = optim.adamw(nn.Linear(2, 2), {**SETTINGS, "betas": [0.8, 0.7], "eps": 1e-3})
+    optimiser = optim.adamw(nn.Linear(2, 2), SETTINGS.replace(betas=(0.8, 0.7), eps=1e-3))
     assert {(g["betas"], g["eps"]) for g in optimiser.param_groups} == {((0.8, 0.7), 1e-3)}
 
 

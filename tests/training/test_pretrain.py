@@ -21,29 +21,29 @@ from bench.core.files import ROOT
 from bench.core.interrupt import Interrupted
 from bench.data.store import Store
 from bench.runs import results as record
-from bench.runs.config import Config, run_id
+from bench.runs.config import PretrainConfig, run_id
+from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint, optim
 from bench.training import trainer as pretrain
-from bench.training.trainer import Where, folder_of
 
-Configure = Callable[..., Config]
-
-
-def final(where: Where, made: Config) -> checkpoint.Checkpoint:
-    return checkpoint.load(folder_of(where.work, run_id(made)) / "final.pt")
+Configure = Callable[..., PretrainConfig]
 
 
-def final_bytes(where: Where, made: Config) -> bytes:
-    return (folder_of(where.work, run_id(made)) / "final.pt").read_bytes()
+def final(where: Workspace, made: PretrainConfig) -> checkpoint.Checkpoint:
+    return checkpoint.load(run_folder(where.work, run_id(made)) / "final.pt")
 
 
-def elsewhere(where: Where, name: str, **changes: Any) -> Where:
+def final_bytes(where: Workspace, made: PretrainConfig) -> bytes:
+    return (run_folder(where.work, run_id(made)) / "final.pt").read_bytes()
+
+
+def elsewhere(where: Workspace, name: str, **changes: Any) -> Workspace:
     return replace(where, work=where.work / name, results=where.results / name, **changes)
 
 
-def lines(where: Where, made: Config) -> list[dict[str, Any]]:
+def lines(where: Workspace, made: PretrainConfig) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what the clock decides."""
-    text = (folder_of(where.work, run_id(made)) / "metrics.jsonl").read_text()
+    text = (run_folder(where.work, run_id(made)) / "metrics.jsonl").read_text()
     clock = ("seconds", "seconds_left", "records_per_second", "memory_mb", "cpu_watts")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in text.splitlines()]
 
@@ -71,7 +71,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[method.Method]:
 
 
 @pytest.mark.parametrize("name", ["jepa", "simclr", "mae"])
-def test_the_same_config_gives_the_same_bytes_and_another_seed_others(configure: Configure, tiny: Store, where: Where,
+def test_the_same_config_gives_the_same_bytes_and_another_seed_others(configure: Configure, tiny: Store, where: Workspace,
                                                                      name: str) -> None:
     made = configure(name)
     pretrain.pretrain(made, [tiny], where)
@@ -84,15 +84,15 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_others(configure:
     assert not torch.equal(weights["model/encoder.embed.weight"], others["model/encoder.embed.weight"])
 
 
-def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Configure, tiny: Store, where: Where) -> None:
+def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Configure, tiny: Store, where: Workspace) -> None:
     made = configure("simclr")
     name = pretrain.pretrain(made, [tiny], where)
-    folder = folder_of(where.work, name)
+    folder = run_folder(where.work, name)
     assert name == run_id(made)
     assert {p.name for p in folder.iterdir()} == {"final.pt", "config.json", "metrics.jsonl", "checkpoints", "lock"}
-    assert json.loads((folder / "config.json").read_text()) == made
+    assert json.loads((folder / "config.json").read_text()) == made.to_json()
     written = json.loads(record.path(where.results, name).read_text())
-    assert written["config"] == made
+    assert written["config"] == made.to_json()
     result = written["result"]
     assert (result["steps"], result["records"]) == (8, 32)
     assert result["curves"]["step"] == list(range(1, 9))
@@ -109,7 +109,7 @@ def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Co
     assert state.meta["stores"]["tiny"]["mean"] == tiny.mean.tolist()
 
 
-def test_metrics_have_a_line_for_each_point_whatever_the_length(configure: Configure, tiny: Store, where: Where,
+def test_metrics_have_a_line_for_each_point_whatever_the_length(configure: Configure, tiny: Store, where: Workspace,
                                                                stub: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "LOG_POINTS", 3)
     monkeypatch.setattr(pretrain, "MONITOR_POINTS", 2)
@@ -121,7 +121,7 @@ def test_metrics_have_a_line_for_each_point_whatever_the_length(configure: Confi
     assert stub[0].seen == list(range(7))
 
 
-def test_a_logged_loss_is_the_mean_since_the_last_line(configure: Configure, tiny: Store, where: Where,
+def test_a_logged_loss_is_the_mean_since_the_last_line(configure: Configure, tiny: Store, where: Workspace,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("mae")
     pretrain.pretrain(made, [tiny], where)
@@ -132,7 +132,7 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(configure: Configure, tin
     assert [m["loss"] for m in lines(coarse, made) if "loss" in m] == pytest.approx([sum(every[:4]) / 4, sum(every[4:]) / 4])
 
 
-def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny: Store, where: Where, stub: list) -> None:
+def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny: Store, where: Workspace, stub: list) -> None:
     weights = []
     for accumulate in (1, 4):
         made = configure("mae", f"optim.accumulate={accumulate}", "optim.batch=8", "optim.eps=1e-3", "optim.lr=0.1")
@@ -145,7 +145,7 @@ def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny:
         assert (whole - parts).abs().max() < 0.01 * (whole - start).abs().max(), key
 
 
-def test_the_gradient_is_clipped_to_the_configs_norm(configure: Configure, tiny: Store, where: Where, stub: list,
+def test_the_gradient_is_clipped_to_the_configs_norm(configure: Configure, tiny: Store, where: Workspace, stub: list,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.AdamW.step
@@ -164,7 +164,7 @@ def test_the_gradient_is_clipped_to_the_configs_norm(configure: Configure, tiny:
     assert norms == pytest.approx([1e-3] * 8, rel=1e-3)
 
 
-def test_precision_is_the_configs(configure: Configure, tiny: Store, where: Where) -> None:
+def test_precision_is_the_configs(configure: Configure, tiny: Store, where: Workspace) -> None:
     made, half = configure("mae"), configure("mae", "optim.precision=bfloat16")
     for c in (made, half):
         pretrain.pretrain(c, [tiny], where)
@@ -174,7 +174,8 @@ def test_precision_is_the_configs(configure: Configure, tiny: Store, where: Wher
     assert {v.dtype for k, v in final(where, half).tensors.items() if k.startswith("model/")} == {torch.float32}
 
 
-def test_a_method_of_no_steps_gives_a_checkpoint_and_a_record_at_once(configure: Configure, tiny: Store, where: Where) -> None:
+def test_a_method_of_no_steps_gives_a_checkpoint_and_a_result_at_once(configure: Configure, tiny: Store,
+                                                                      where: Workspace) -> None:
     made = configure("random")
     name = pretrain.pretrain(made, [tiny], where)
     state = final(where, made)
@@ -184,26 +185,26 @@ def test_a_method_of_no_steps_gives_a_checkpoint_and_a_record_at_once(configure:
     assert json.loads(record.path(where.results, name).read_text())["result"]["curves"] == {}
 
 
-def test_a_run_with_a_record_is_skipped(configure: Configure, tiny: Store, where: Where,
+def test_a_run_with_a_record_is_skipped(configure: Configure, tiny: Store, where: Workspace,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("jepa")
     pretrain.pretrain(made, [tiny], where)
     monkeypatch.setattr(pretrain, "train", lambda *a: pytest.fail("ran again"))
     assert pretrain.pretrain(made, [tiny], where) == run_id(made)
-    assert pretrain.pretrain(made, [], replace(where, work=where.work / "gone")) == run_id(made)
+    assert pretrain.pretrain(made, [tiny], replace(where, work=where.work / "gone")) == run_id(made)
 
 
-def test_checkpoints_are_pruned_to_the_newest(configure: Configure, tiny: Store, where: Where) -> None:
+def test_checkpoints_are_pruned_to_the_newest(configure: Configure, tiny: Store, where: Workspace) -> None:
     made = configure("mae", "optim.steps=9")
     pretrain.pretrain(made, [tiny], replace(where, save_steps=2, keep=2))
-    folder = folder_of(where.work, run_id(made)) / "checkpoints"
+    folder = run_folder(where.work, run_id(made)) / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000006.pt", "step-00000008.pt"]
 
 
-def test_a_run_saves_by_the_clock_too(configure: Configure, tiny: Store, where: Where) -> None:
+def test_a_run_saves_by_the_clock_too(configure: Configure, tiny: Store, where: Workspace) -> None:
     made = configure("mae")
     pretrain.pretrain(made, [tiny], replace(where, save_steps=1000, save_minutes=0.0, keep=100))
-    folder = folder_of(where.work, run_id(made)) / "checkpoints"
+    folder = run_folder(where.work, run_id(made)) / "checkpoints"
     assert len(list(folder.iterdir())) == 7
 
 
@@ -214,7 +215,7 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing in the program catches it."""
 
 
-def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, made: Config, stores: list[Store], where: Where) -> None:
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, made: PretrainConfig, stores: list[Store], where: Workspace) -> None:
     """Run until the given step has begun, then die."""
     schedule = optim.schedule_
 
@@ -231,7 +232,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, made: Config, stores: 
 
 @pytest.mark.parametrize(("name", "overrides"), [
     ("jepa", []), ("simclr", []), ("mae", []), ("jepa", ["encoder.dropout=0.3"]), ("mae", ["optim.accumulate=2"])])
-def test_a_killed_run_ends_with_the_same_bytes(configure: Configure, tiny: Store, where: Where, name: str,
+def test_a_killed_run_ends_with_the_same_bytes(configure: Configure, tiny: Store, where: Workspace, name: str,
                                                overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "LOG_POINTS", 3)  # so that a kill falls between two lines
     made = configure(name, "optim.steps=10", *overrides)
@@ -252,10 +253,10 @@ def test_a_killed_run_ends_with_the_same_bytes(configure: Configure, tiny: Store
     assert a == b
 
 
-def test_backbones_along_the_run_are_those_of_shorter_views_of_it(configure: Configure, tiny: Store, where: Where) -> None:
+def test_backbones_along_the_run_are_those_of_shorter_views_of_it(configure: Configure, tiny: Store, where: Workspace) -> None:
     made = configure("mae", "optim.steps=8", "checkpoints.at=[0.25, 0.5]")
     pretrain.pretrain(made, [tiny], elsewhere(where, "kept", save_steps=1, keep=8))
-    folder = folder_of(elsewhere(where, "kept").work, run_id(made))
+    folder = run_folder(elsewhere(where, "kept").work, run_id(made))
     for name, step in (("at-0.25.pt", 2), ("at-0.5.pt", 4)):
         kept, whole = (checkpoint.load(path) for path in (folder / name, folder / "checkpoints" / f"step-{step:08d}.pt"))
         assert kept.meta["step"] == step
@@ -265,24 +266,18 @@ def test_backbones_along_the_run_are_those_of_shorter_views_of_it(configure: Con
         assert "seen/patients" in kept.tensors  # the leak guard needs them
 
 
-@pytest.mark.parametrize("at", ["[0.0]", "[1.0]", "[1.5]", "[yes]"])
-def test_checkpoints_along_the_run_are_shares_of_its_steps(configure: Configure, at: str) -> None:
-    with pytest.raises(UserError, match=r"checkpoints\.at"):
-        configure("mae", f"checkpoints.at={at}")
-
-
-def test_the_order_in_which_stores_are_named_changes_nothing(configure: Configure, tiny: Store, where: Where,
+def test_the_order_in_which_stores_are_named_changes_nothing(configure: Configure, tiny: Store, where: Workspace,
                                                              tmp_path: Path) -> None:
     other = corpora.store(tmp_path / "stores", noise(20, 12, 1000), name="other")
     made = configure("mae")
-    made["data"]["mix"] = {"tiny": 0.5, "other": 0.5}
-    made["data"]["fingerprints"] = {s.name: s.fingerprint for s in (other, tiny)}
-    pretrain.pretrain(made, [tiny, other], where)
-    pretrain.pretrain(made, [other, tiny], elsewhere(where, "turned"))
-    assert final_bytes(where, made) == final_bytes(elsewhere(where, "turned"), made)
+    made = made.replace(data=made.data.replace(mix={"tiny": 0.5, "other": 0.5}, fingerprints={}))
+    name = pretrain.pretrain(made, [tiny, other], where)
+    assert pretrain.pretrain(made, [other, tiny], elsewhere(where, "turned")) == name
+    first, second = ((run_folder(w.work, name) / "final.pt").read_bytes() for w in (where, elsewhere(where, "turned")))
+    assert first == second
 
 
-def test_dropout_is_on_in_training(configure: Configure, tiny: Store, where: Where) -> None:
+def test_dropout_is_on_in_training(configure: Configure, tiny: Store, where: Workspace) -> None:
     made, other = configure("mae"), configure("mae", "encoder.dropout=0.3")
     for c in (made, other):
         pretrain.pretrain(c, [tiny], where)
@@ -291,7 +286,7 @@ def test_dropout_is_on_in_training(configure: Configure, tiny: Store, where: Whe
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_record_only_writes_the_record(
-        configure: Configure, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+        configure: Configure, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("mae")
 
     def die(*arguments: object) -> None:
@@ -309,12 +304,12 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_record_only_writes_the
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
-        configure: Configure, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch,
+        configure: Configure, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str], damage: str) -> None:
     made = configure("jepa")
     pretrain.pretrain(made, [tiny], elsewhere(where, "straight"))
     killed_at(monkeypatch, 7, made, [tiny], where)
-    newest = folder_of(where.work, run_id(made)) / "checkpoints" / "step-00000006.pt"
+    newest = run_folder(where.work, run_id(made)) / "checkpoints" / "step-00000006.pt"
     raw = bytearray(newest.read_bytes())
     raw[len(raw) // 2] ^= 255
     newest.write_bytes({"truncate": raw[:-500], "flip": raw, "empty": b""}[damage])
@@ -330,12 +325,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
     assert lines(where, made) == lines(elsewhere(where, "straight"), made)
 
 
-def test_damaged_checkpoints_alone_start_the_run_again(configure: Configure, tiny: Store, where: Where,
+def test_damaged_checkpoints_alone_start_the_run_again(configure: Configure, tiny: Store, where: Workspace,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("mae")
     pretrain.pretrain(made, [tiny], elsewhere(where, "straight"))
     killed_at(monkeypatch, 5, made, [tiny], where)
-    folder = folder_of(where.work, run_id(made))
+    folder = run_folder(where.work, run_id(made))
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"")
     (folder / "checkpoints" / ".step-00000006.pt.x.tmp").write_bytes(b"half a checkpoint")
@@ -350,7 +345,7 @@ def test_damaged_checkpoints_alone_start_the_run_again(configure: Configure, tin
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 @pytest.mark.parametrize("step", [0, 3, 7])
 def test_a_signal_saves_and_stops_and_the_same_command_continues(
-        configure: Configure, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch, signum: int, step: int) -> None:
+        configure: Configure, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch, signum: int, step: int) -> None:
     made = configure("mae")
     where = replace(where, save_steps=100)
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)]
@@ -367,7 +362,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_continues(
     assert stop.value.exit_code == 128 + signum
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)] == before
     assert not record.exists(where.results, run_id(made))
-    folder = folder_of(where.work, run_id(made))
+    folder = run_folder(where.work, run_id(made))
     assert not (folder / "error.txt").exists()
     saved = folder / ("final.pt" if step == 7 else f"checkpoints/step-{step + 1:08d}.pt")
     assert checkpoint.load(saved).meta["step"] == step + 1
@@ -378,7 +373,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_continues(
 
 
 def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_one_before(
-        configure: Configure, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+        configure: Configure, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("mae")
     save = torch.save
 
@@ -390,7 +385,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_one_before(
     with monkeypatch.context() as m, pytest.raises(OSError, match="No space left on device"):
         m.setattr(torch, "save", full)
         pretrain.pretrain(made, [tiny], where)
-    folder = folder_of(where.work, run_id(made))
+    folder = run_folder(where.work, run_id(made))
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-00000002.pt", "step-00000004.pt"]
     assert "No space left on device" in (folder / "error.txt").read_text()
     pretrain.pretrain(made, [tiny], where)
@@ -417,12 +412,12 @@ class Diverging(Linear):
     (2.0, "step 5 left weights that are not finite: training stopped"),
 ])
 def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_good_checkpoint(
-        configure: Configure, tiny: Store, where: Where, monkeypatch: pytest.MonkeyPatch, scale: float, words: str) -> None:
+        configure: Configure, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch, scale: float, words: str) -> None:
     made = configure("mae")
     monkeypatch.setattr(method, "build", lambda config, encoder: Diverging(encoder, scale=scale))
     with pytest.raises(UserError, match=words) as caught:
         pretrain.pretrain(made, [tiny], where)
-    folder = folder_of(where.work, run_id(made))
+    folder = run_folder(where.work, run_id(made))
     assert "Last good checkpoint: step-00000004.pt" in str(caught.value)
     assert (folder / "error.txt").read_text() == f"{caught.value}\n"
     assert not record.exists(where.results, run_id(made))
@@ -433,22 +428,22 @@ def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_good_checkpoint
     assert max(m["step"] for m in lines(where, made)) <= 6
 
 
-def test_a_last_step_that_diverges_leaves_no_result(configure: Configure, tiny: Store, where: Where,
+def test_a_last_step_that_diverges_leaves_no_result(configure: Configure, tiny: Store, where: Workspace,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("mae", "optim.steps=6")
     monkeypatch.setattr(method, "build", lambda config, encoder: Diverging(encoder, scale=2.0))
     with pytest.raises(UserError, match="step 5 left weights that are not finite"):
         pretrain.pretrain(made, [tiny], where)
-    assert not (folder_of(where.work, run_id(made)) / "final.pt").exists()
+    assert not (run_folder(where.work, run_id(made)) / "final.pt").exists()
     assert not record.exists(where.results, run_id(made))
 
 
 def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(configure: Configure, tiny: Store,
-                                                                             where: Where) -> None:
+                                                                             where: Workspace) -> None:
     made = configure("mae")
-    folder = folder_of(where.work, run_id(made))
-    hold = ("import sys; from pathlib import Path; from bench.core.files import locked\n"
-            f"with locked(Path({str(folder / 'lock')!r}), 'x'): print('held', flush=True); sys.stdin.read()")
+    folder = run_folder(where.work, run_id(made))
+    hold = ("import sys; from pathlib import Path; from bench.core.files import lock_file\n"
+            f"with lock_file(Path({str(folder / 'lock')!r}), 'x'): print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                           cwd=ROOT) as other:
         assert other.stdin is not None
@@ -463,14 +458,14 @@ def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(con
     assert record.exists(where.results, run_id(made))
 
 
-def test_a_results_folder_that_is_a_file_is_named_before_the_work(configure: Configure, tiny: Store, where: Where) -> None:
+def test_a_results_folder_that_is_a_file_is_named_before_the_work(configure: Configure, tiny: Store, where: Workspace) -> None:
     where.results.write_text("x")
     with pytest.raises(UserError, match="cannot write into"):
         pretrain.pretrain(configure("mae"), [tiny], where)
     assert not where.work.exists()
 
 
-def test_throughput_after_a_kill_counts_what_was_done_since(configure: Configure, tiny: Store, where: Where,
+def test_throughput_after_a_kill_counts_what_was_done_since(configure: Configure, tiny: Store, where: Workspace,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr(pretrain, "LOG_POINTS", 1)
@@ -498,7 +493,7 @@ def test_rankme_is_the_number_of_directions_that_tokens_use(configure: Configure
     assert pretrain.collapse(built, torch.zeros(64, 1))["feature_sd"] == 0.0
 
 
-def test_looking_for_collapse_does_not_change_training(configure: Configure, tiny: Store, where: Where,
+def test_looking_for_collapse_does_not_change_training(configure: Configure, tiny: Store, where: Workspace,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("jepa", "encoder.dropout=0.2")
     pretrain.pretrain(made, [tiny], where)

@@ -30,8 +30,8 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.files import locked, read_json, write_text
-from bench.core.interrupt import Interrupted, watched
+from bench.core.files import lock_file, read_json, write_text
+from bench.core.interrupt import Interrupted, watch_signals
 from bench.data.corpora import Corpus, PhysioNet, Zenodo
 from bench.data.ingest.fetch import STATE, Fetcher, File, Missing, digest, part_of, safe, size, unpack
 
@@ -56,10 +56,10 @@ def download(corpus: Corpus, folder: Path, *, subset: int | None = None, dry_run
     with contextlib.ExitStack() as stack:
         listing = folder / STATE / "listing"
         if not dry_run:
-            stack.enter_context(locked(folder / STATE / "lock", f"the download into {folder}"))
+            stack.enter_context(lock_file(folder / STATE / "lock", f"the download into {folder}"))
         elif isinstance(corpus.download, Zenodo) or not listing.exists():
             listing = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "listing"
-        asked = stack.enter_context(watched())
+        asked = stack.enter_context(watch_signals())
         run = Download(corpus, corpus.download, folder, listing, mirror, parallel, asked)
         stack.callback(run.fetcher.close)
         stack.callback(run.journal.close)

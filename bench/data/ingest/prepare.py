@@ -21,8 +21,8 @@ import pandas as pd
 
 from bench.core import memory
 from bench.core.errors import UserError, unknown
-from bench.core.files import locked, named, read_json, replacing, sha256, sync_folder, write_text
-from bench.core.interrupt import Interrupted, watched
+from bench.core.files import lock_file, name_in_errors, read_json, replace_file, sha256, sync_folder, write_text
+from bench.core.interrupt import Interrupted, watch_signals
 from bench.core.models import canonical
 from bench.data.corpora import GAP, Refused, Source, modules
 from bench.data.signal import LEADS, RESAMPLERS, SHORTEST, fill_gaps, high_pass, resample, to_int16
@@ -82,7 +82,7 @@ def prepare(source: Source, stores: Path, *, name: str | None = None, rate_hz: i
         "not_in": {s.name: s.fingerprint for s in not_in}, "records": _hash(source.records)}
     target, partial = stores / name, stores / f".{name}.partial"
     stores.mkdir(parents=True, exist_ok=True)
-    with locked(stores / f".{name}.lock", f"store {name}"):
+    with lock_file(stores / f".{name}.lock", f"store {name}"):
         if target.exists():
             raise UserError(f"{target} exists already; remove it, or choose another name with --to")
         partial.mkdir(exist_ok=True)
@@ -195,14 +195,14 @@ def _signals(source: Source, folder: Path, tally: Tally, rate_hz: int, resamplin
     line = _line()
     path = folder / "signals.i16"
     progress(tally.rows, count)
-    with path.open("ab") as out, (folder / "journal.jsonl").open("a") as journal, watched() as asked:
+    with path.open("ab") as out, (folder / "journal.jsonl").open("a") as journal, watch_signals() as asked:
 
         def save() -> None:
             nonlocal line
-            with named(path):
+            with name_in_errors(path):
                 out.flush()
                 os.fsync(out.fileno())
-            with named(path.with_name("journal.jsonl")):
+            with name_in_errors(path.with_name("journal.jsonl")):
                 journal.write(json.dumps(line, separators=(",", ":")) + "\n")
                 journal.flush()
                 os.fsync(journal.fileno())
@@ -219,7 +219,7 @@ def _signals(source: Source, folder: Path, tally: Tally, rate_hz: int, resamplin
                 line["refused"].append((refusal.reason, refusal.by_rule, row.record_id, str(refusal)))
             else:
                 assert done.signal is not None
-                with named(path):
+                with name_in_errors(path):
                     out.write(done.signal.data if done.signal.dtype == np.dtype("<i2") else done.signal.astype("<i2").data)
                 line["bytes"] += done.signal.nbytes
                 line["row"].append(tally.rows + line["rows"])
@@ -406,9 +406,9 @@ def _finish(source: Source, name: str, folder: Path, tally: Tally, plan: dict[st
     index["length"], index["digest"], index["stored"] = tally.length, tally.digest, tally.stored
     index["fold"] = kept["fold"]
     index["offset"][1:] = index["length"][:-1].cumsum()
-    with replacing(folder / "index.npy") as f:
+    with replace_file(folder / "index.npy") as f:
         np.save(f, index)
-    with replacing(folder / "records.csv") as f:
+    with replace_file(folder / "records.csv") as f:
         kept.to_csv(f, columns=["record_id", "patient_id", *source.tasks], index=False, lineterminator="\n", mode="wb")
     report = _report(source, tally, index, kept["record_id"].to_numpy(object), plan, stores)
     write_text(folder / "prepare.json", json.dumps(report, indent=1, sort_keys=True))

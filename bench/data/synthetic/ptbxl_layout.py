@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.signal import resample_poly
 
 from bench.core.errors import UserError
-from bench.core.files import named
+from bench.core.files import name_in_errors
 from bench.data.signal import LEADS
 from bench.data.synthetic.generator import CONDITIONS, STATEMENT_SETS, draw_patient, draw_statements, record
 
@@ -85,7 +85,7 @@ def write_ptbxl(
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
-        with named(partial):
+        with name_in_errors(partial):
             _write(partial, records, seed, progress)
         os.rename(partial, folder)
     except BaseException:

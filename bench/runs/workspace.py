@@ -1,0 +1,39 @@
+"""Where runs work on this machine: folders, device, how often to save. Nothing of it is part of a run's identity."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders and the device of runs, and how often they save."""
+
+    work: Path  # stores, checkpoints, predictions, logs
+    results: Path  # one file per finished run
+    device: torch.device
+    place: str = "auto"  # memory that holds the stores' signals, see Loader
+    save_steps: int = 1000  # steps between two checkpoints to resume from
+    save_minutes: float = 10.0  # the same in minutes; what comes first counts
+    keep: int = 3  # number of checkpoints to resume from that stay
+
+
+def run_folder(work: Path, run: str) -> Path:
+    """The folder of the pre-training `run`."""
+    return work / "runs" / run
+
+
+def checkpoint_name(at: float = 1.0) -> str:
+    """The file name of the backbone after the share `at` of a pre-training's steps."""
+    return "final.pt" if at == 1 else f"at-{at:g}.pt"
+
+
+def checkpoint_path(work: Path, run: str, at: float = 1.0) -> Path:
+    """The file of the backbone of the pre-training `run` after the share `at` of its steps."""
+    return run_folder(work, run) / checkpoint_name(at)
+
+
+def evaluation_folder(work: Path, run: str, evaluation: str) -> Path:
+    """The folder of an evaluation of the pre-training `run`; both are run_ids."""
+    return run_folder(work, run) / "evaluations" / evaluation
