@@ -1,4 +1,4 @@
-"""Backbones in and out, and what they are good for."""
+"""Backbones: import, export, embed, compare, predict."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, where
 from bench.core.errors import UserError
 
-LISTED = 20  # refused records that are printed; ours
+SHOWN = 20  # refused records that are printed
 
 
 @app.command("import")
@@ -17,19 +17,19 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
                                                         "or a classifier (linear, fine-tuned).")],
                    saw: Annotated[list[str], typer.Option(metavar="STORE", help="Store whose training folds it was "
                                                           "pre-trained on, for the leak guard and the normalisation; may be "
-                                                          "repeated. unknown: nothing is checked; records say so.")],
+                                                          "repeated. unknown: nothing is checked, and results say so.")],
                    name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
                    work: Work = WORK) -> None:
     """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
-    from bench.backbones import importing as published
+    from bench.backbones import import_published as importing
     from bench.data.store import open_by_name
 
-    if published.UNKNOWN in saw and len(saw) > 1:
-        raise UserError(f"--saw {published.UNKNOWN} excludes every other --saw")
-    stores = None if saw == [published.UNKNOWN] else [open_by_name(work / "stores", s) for s in dict.fromkeys(saw)]
-    run, evaluation = published.import_(file, work, name, stores)
+    if importing.UNKNOWN in saw and len(saw) > 1:
+        raise UserError(f"--saw {importing.UNKNOWN} excludes every other --saw")
+    stores = None if saw == [importing.UNKNOWN] else [open_by_name(work / "stores", s) for s in dict.fromkeys(saw)]
+    run, evaluation = importing.import_published(file, work, name, stores)
     if stores is None:
-        print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its records say so.",
+        print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its results say so.",
               file=sys.stderr)
     print(f"run {run}. Next: ecgssl evaluate {run} --protocol linear --task TASK --store STORE")
     if evaluation:
@@ -41,9 +41,12 @@ def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-tra
            folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
            work: Work = WORK, results: Results = Path("results")) -> None:
     """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
-    from bench.backbones import exporting as backbone
+    from bench.backbones.backbone import load_run
+    from bench.backbones.export import export_backbone
+    from bench.runs.reading import read
 
-    backbone.export(backbone.of_run(work, run), folder, backbone.read_records(results))
+    known = read(results)[0] if results.is_dir() and any(results.glob("*.json")) else []
+    export_backbone(load_run(work, run), folder, known)
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
@@ -54,23 +57,18 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that read records."
 
 
 @app.command()
-def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgssl export`, or a "
-                                             "run_id.")],
-          place: Records, out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")],
+def embed(backbone: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", help="Folder of `ecgssl export`, or a run_id.")],
+          records: Records, out: Annotated[Path, typer.Option(help="File to write: .npz or .parquet.")],
           resample: Resample = False, workers: Workers = 2, work: Work = WORK, device: Device = "auto",
           threads: Threads = 0) -> None:
     """Embed ECG records: the mean of a backbone's tokens, over 2.5 s crops every 1.25 s. Bad records are listed."""
-    from bench.backbones import apply
-    from bench.backbones import exporting as backbone
-    from bench.core import progress
-    from bench.data.ingest.records import open_records
+    from bench import api
+    from bench.backbones.embed import check_out, write_embeddings
 
-    apply.check_out(out, (".npz", ".parquet"))
-    chosen = where(work, work, device, threads, 10.0).device
-    opened, source = backbone.open_backbone(work, given), open_records(place, work / "stores")
-    with progress.bar(f"embed {source.name}", len(source.records)) as bar:
-        applied = apply.embed(opened, source, chosen, resample=resample, workers=workers, progress=bar)
-    apply.write_embeddings(out, applied)
+    check_out(out, (".npz", ".parquet"))
+    applied = api.embed(backbone, records, resample=resample, workers=workers,
+                        workspace=where(work, work, device, threads, 10.0))
+    write_embeddings(out, applied)
     show_applied(applied, out)
 
 
@@ -78,9 +76,9 @@ def embed(given: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN", he
 def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.")],
         second: Annotated[Path, typer.Argument(help="Another, of the same records by another backbone.")]) -> None:
     """How alike two backbones see the same records: debiased linear CKA, 1 alike up to rotation, 0 unrelated."""
-    from bench.backbones import apply
+    from bench.backbones.embed import compare_embeddings
 
-    value, n = apply.similarity(first, second)
+    value, n = compare_embeddings(first, second)
     print(f"CKA {value:.4f} on {n:,} records that both files hold")
 
 
@@ -100,28 +98,24 @@ def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `e
 @app.command()
 def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", help="run_id of an evaluation, frozen or "
                                              "fine-tuned.")],
-            place: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,
+            records: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,
             workers: Workers = 2, work: Work = WORK, results: Results = Path("results"), device: Device = "auto",
             threads: Threads = 0) -> None:
     """Probability of each of an evaluation's classes, with its threshold, for ECG records. Bad records are listed."""
-    from bench.backbones import apply
-    from bench.core import progress
-    from bench.data.ingest.records import open_records
+    from bench import api
+    from bench.backbones.embed import check_out
 
-    apply.check_out(out, (".csv",))
-    chosen = where(work, results, device, threads, 10.0).device
-    opened, source = apply.open_classifier(work, results, run), open_records(place, work / "stores")
-    with progress.bar(f"predict {source.name}", len(source.records)) as bar:
-        applied = apply.predict(opened, source, chosen, resample=resample, workers=workers, progress=bar)
-    apply.write_predictions(out, applied, opened)
+    check_out(out, (".csv",))
+    applied = api.predict(run, records, resample=resample, workers=workers, out=out,
+                          workspace=where(work, results, device, threads, 10.0))
     show_applied(applied, out)
 
 
 def show_applied(applied: Any, out: Path) -> None:
     """What became of the records; refused ones on standard error."""
-    for record_id, why in list(applied.refused.items())[:LISTED]:
+    for record_id, why in list(applied.refused.items())[:SHOWN]:
         print(f"refused {record_id}: {why}", file=sys.stderr)
-    if len(applied.refused) > LISTED:
-        print(f"... and {len(applied.refused) - LISTED:,} more; the output's metadata has them all", file=sys.stderr)
-    print(f"{out}: {len(applied.record_id):,} records ({applied.done['resampled']:,} resampled, "
-          f"{applied.done['gaps_filled']:,} with gaps filled), {len(applied.refused):,} refused")
+    if len(applied.refused) > SHOWN:
+        print(f"... and {len(applied.refused) - SHOWN:,} more; the output's metadata has them all", file=sys.stderr)
+    print(f"{out}: {len(applied.record_id):,} records ({applied.about['resampled']:,} resampled, "
+          f"{applied.about['gaps_filled']:,} with gaps filled), {len(applied.refused):,} refused")

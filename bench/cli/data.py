@@ -91,21 +91,12 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; 
                                                              "this store holds. May be repeated.")] = None,
             work: Work = WORK) -> None:
     """Turn a corpus into a store: one int16 file, statistics, labels, checksums. Stopped, it continues."""
-    from bench.core import progress
-    from bench.data.corpora import open_source
-    from bench.data.ingest import prepare as preparing
-    from bench.data.store import open_by_name
+    from bench import api
 
-    stores = work / "stores"
-    rate_hz = 500 if rate_hz is None and corpus != "array" else rate_hz
-    source = open_source(corpus, folder, rate_hz)
-    with progress.bar(f"prepare {name or source.name}", len(source.records)) as bar:
-        made = preparing.prepare(source, stores, name=name, rate_hz=rate_hz, resampling=resampling, workers=workers,
-                                 skip_bad=skip_bad, drop_duplicates=drop_duplicates,
-                                 not_in=[open_by_name(stores, n) for n in not_in or []],
-                                 progress=lambda done, total: bar(done, ""))
-    show(made)
-    show_report(made)
+    store = api.prepare(corpus, folder, work=work, name=name, rate_hz=rate_hz, workers=workers, resampling=resampling,
+                        skip_bad=skip_bad, drop_duplicates=drop_duplicates, not_in=not_in or [])
+    show(store)
+    show_report(store)
 
 
 def show_report(store: Any) -> None:

@@ -6,25 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.core.errors import UserError
-
 WORK = Path(os.environ.get("ECGSSL_WORK", "work"))
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, "
                        "one budget, one evaluation.")
-data_app = typer.Typer(no_args_is_help=True, help="Make, check and look at data.")
-sweep_app = typer.Typer(no_args_is_help=True, help="Run many pre-trainings and their evaluations.")
-methods_app = typer.Typer(help="List, show and add methods.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and look at data.")
+sweep_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run many pre-trainings and their evaluations.")
+methods_app = typer.Typer(rich_markup_mode=None, help="List, show and add methods.")
 app.add_typer(data_app, name="data")
-runs_app = typer.Typer(no_args_is_help=True, help="Look at pre-trainings.")
+runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at pre-trainings.")
 app.add_typer(methods_app, name="methods")
 app.add_typer(runs_app, name="runs")
 app.add_typer(sweep_app, name="sweep")
 
 Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGSSL_WORK].")]
-Results = Annotated[Path, typer.Option(help="Folder of the records, one small JSON file per finished run.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results: one small JSON file per finished run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
                                                "optim.steps=1000. May be repeated.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda where there is one.")]
@@ -32,16 +30,16 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.
                                            "at the same number.")]
 
 
-def _also(folder: Path | None) -> Path | None:
+def _add_methods(folder: Path | None) -> Path | None:
     from bench.runs.config import METHODS
 
     if folder:
-        before = os.environ.get(METHODS, "").split(os.pathsep)
-        os.environ[METHODS] = os.pathsep.join(dict.fromkeys([*filter(None, before), str(folder.resolve())]))
+        folders = os.environ.get(METHODS, "").split(os.pathsep)
+        os.environ[METHODS] = os.pathsep.join(dict.fromkeys([*filter(None, folders), str(folder.resolve())]))
     return folder
 
 
-Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callback=_also, help="Folder of methods outside "
+Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callback=_add_methods, help="Folder of methods outside "
                                               "the repository, in addition [env: ECGSSL_METHODS].")]
 Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
 Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
@@ -50,19 +48,7 @@ Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this of
 
 
 def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
-    """The Workspace of a command's options; sets torch's threads."""
-    import torch
+    """The workspace of a command's options; sets torch's threads."""
+    from bench.api import open_workspace
 
-    from bench.runs.workspace import Workspace
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"unknown device {device!r}; write cpu, cuda, cuda:0 or auto") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no usable GPU; write --device cpu")
-    if threads:
-        torch.set_num_threads(threads)
-    return Workspace(work, results, chosen, save_minutes=minutes, place=place)
+    return open_workspace(work, results, device=device, threads=threads, save_minutes=minutes, place=place)

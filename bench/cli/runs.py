@@ -89,7 +89,7 @@ def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
     out.mkdir(parents=True, exist_ok=True)
     for name in runs:
         made, lines = logged(work, name)
-        with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made, dir=str(out),
+        with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made.to_json(), dir=str(out),
                         mode="offline" if offline else "online", resume="allow") as run:
             for line in lines:
                 run.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])

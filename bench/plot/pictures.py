@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.backbones import apply
+from bench.backbones.embed import read_embeddings
 from bench.core.errors import UserError, unknown
 from bench.core.rng import Rng, seeded
 from bench.data import views
@@ -192,7 +192,7 @@ def embedding_map(path: Path, store: Store, task: str, out: Path, by: str = "pca
     classes = store.manifest["tasks"]
     if task not in classes or store.kind(task) == "regression":
         raise unknown("task with classes", task, [name for name in classes if store.kind(name) != "regression"])
-    ids, values = apply.read_embeddings(path)
+    ids, values = read_embeddings(path)
     label = dict(zip(store.records.record_id, store.records[task], strict=True))
     here = np.array([bool(label.get(i)) for i in ids.tolist()])
     if here.sum() < 3:

@@ -69,6 +69,11 @@ def exists(results: Path, run_id: str) -> bool:
     return path(results, run_id).is_file()
 
 
+def load(results: Path, run_id: str) -> dict[str, Any]:
+    """The result of a run; UserError where there is none."""
+    return read_json(path(results, run_id), "result")
+
+
 def check_writable(results: Path) -> None:
     """UserError before hours of work when the record could not be written after them."""
     try:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from bench import cli
-from bench.backbones import apply
-from bench.backbones import exporting as backbone
-from bench.backbones.exporting import Backbone
+from bench.backbones import backbone, embed
+from bench.backbones.backbone import Backbone
+from bench.backbones.embed import Reading, embed_records
+from bench.backbones.predict import load_classifier, predict_records, write_predictions
 from bench.core.errors import UserError
 from bench.data.corpora import open_source
 from bench.data.ingest.prepare import prepare
@@ -34,7 +35,7 @@ from bench.runs.workspace import Workspace, run_folder
 from bench.training import trainer as pretrain
 
 CPU = torch.device("cpu")
-ONE: dict[str, Any] = {"resample": False, "workers": 1}
+ONE = Reading(CPU, workers=1)
 SHORT = ["evaluation.steps=6", "evaluation.batch=16", "evaluation.validate_every=3", "evaluation.patience=6",
          "evaluation.warmup_steps=0"]
 
@@ -46,7 +47,7 @@ def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
 
 @pytest.fixture
 def made(run: str, where: Workspace) -> Backbone:
-    return backbone.of_run(where.work, run)
+    return backbone.load_run(where.work, run)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callab
     name, kept = evaluated(protocol, run, tiny, where, f"evaluation.average={average}", "evaluation.lr=0.1",
                            "evaluation.final_lr=0.1")  # far from where it began
     torch.manual_seed(5)  # weights come from files, or from the evaluation's own seed
-    again = apply.predict(apply.open_classifier(where.work, where.results, name), store(tiny), CPU, **ONE)
+    again = predict_records(load_classifier(where.work, where.results, name), store(tiny), ONE)
     p = dict(zip(again.record_id, again.values, strict=True))
     for part in ("validation", "test"):
         ours = np.stack([p[i] for i in kept[f"record_id_{part}"]])
@@ -97,9 +98,9 @@ def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, 
         entry.pop("threshold", None)
     content["result"]["per_class"]["low"]["threshold"] = 0.4
     path.write_text(json.dumps(content))
-    opened = apply.open_classifier(where.work, where.results, name)
-    applied = apply.predict(opened, store(tiny), CPU, **ONE)
-    apply.write_predictions(tmp_path / "p.csv", applied, opened)
+    opened = load_classifier(where.work, where.results, name)
+    applied = predict_records(opened, store(tiny), ONE)
+    write_predictions(tmp_path / "p.csv", applied, opened.facts)
     with (tmp_path / "p.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert len(rows) == 80 * 3
@@ -110,47 +111,47 @@ def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, 
         zip(applied.record_id, applied.values[:, 2], strict=True))
     assert json.loads((tmp_path / "p.csv.json").read_text())["evaluation"] == name
     path.unlink()
-    assert apply.open_classifier(where.work, where.results, name).threshold == {}
+    assert load_classifier(where.work, where.results, name).facts.threshold == {}
 
 
 def test_an_unknown_evaluation_is_one_line_that_names_the_known(run: str, tiny: Store, where: Workspace) -> None:
     name, _ = evaluated("linear", run, tiny, where)
     for wrong in ("0" * 12, "*", f"../{name}"):
         with pytest.raises(UserError, match=f"no evaluation .* with its weights in .* Known: {name}"):
-            apply.open_classifier(where.work, where.results, wrong)
+            load_classifier(where.work, where.results, wrong)
     (run_folder(where.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"weights\.pt is no checkpoint"):
-        apply.open_classifier(where.work, where.results, name)
+        load_classifier(where.work, where.results, name)
 
 
 # embeddings
 
 
 def test_an_embedding_is_the_mean_over_the_crops_of_an_evaluation(made: Backbone, tiny: Store) -> None:
-    applied = apply.embed(made, store(tiny), CPU, **ONE)
+    applied = embed_records(made, store(tiny), ONE)
     mv = torch.from_numpy(tiny.signal(3))
     with torch.no_grad():
         expected = torch.stack([made(mv[None, :, at: at + 250])[0].mean(0) for at in range(0, 751, 125)]).mean(0)
     assert applied.values[3] == pytest.approx(expected.numpy(), abs=1e-5)
     assert applied.values.shape == (80, 16)
     assert applied.record_id == [f"r{i:02d}" for i in range(80)]
-    assert applied.done["backbone"]["statistics"] == "of tiny"
+    assert applied.about["backbone"]["statistics"] == "of tiny"
 
 
 def test_wfdb_files_and_the_store_that_is_made_of_them_give_the_same(made: Backbone, ptbxl: Path, tmp_path: Path) -> None:
     opened = prepare(open_source("ptb-xl", ptbxl, 100), tmp_path / "stores")
-    files = apply.embed(made, open_records(str(ptbxl / "records100"), tmp_path), CPU, **ONE)
-    assert np.array_equal(files.values, apply.embed(made, open_records("ptb-xl", tmp_path / "stores"), CPU, **ONE).values)
-    assert np.array_equal(files.values, apply.embed(made, open_records(str(opened.folder), tmp_path), CPU, **ONE).values)
+    files = embed_records(made, open_records(str(ptbxl / "records100"), tmp_path), ONE)
+    assert np.array_equal(files.values, embed_records(made, open_records("ptb-xl", tmp_path / "stores"), ONE).values)
+    assert np.array_equal(files.values, embed_records(made, open_records(str(opened.folder), tmp_path), ONE).values)
     assert files.record_id[0] == "00000/00001_lr"
     for path in ("00001_lr", "00001_lr.hea"):
-        one = apply.embed(made, open_records(str(ptbxl / "records100" / "00000" / path), tmp_path), CPU, **ONE)
+        one = embed_records(made, open_records(str(ptbxl / "records100" / "00000" / path), tmp_path), ONE)
         assert one.record_id == ["00001_lr"]
         assert np.allclose(one.values[0], files.values[0], atol=1e-5)
 
 
 def test_a_bad_record_is_listed_and_the_rest_goes_on(made: Backbone, slow: Path, ptbxl: Path, tmp_path: Path) -> None:
-    good = apply.embed(made, open_records(str(slow), tmp_path), CPU, **ONE)
+    good = embed_records(made, open_records(str(slow), tmp_path), ONE)
     assert (len(good.record_id), good.refused) == (4, {})
     first, second, third, _ = sorted(slow.glob("*.hea"))
     first.write_text(first.read_text().replace(" AVF", " X"))
@@ -161,35 +162,35 @@ def test_a_bad_record_is_listed_and_the_rest_goes_on(made: Backbone, slow: Path,
     for suffix in ("hea", "dat"):
         shutil.copy(ptbxl / "records500" / "00000" / f"00009_hr.{suffix}", slow)
     (slow / "a.hea").write_bytes(b"\xff")
-    applied = apply.embed(made, open_records(str(slow), tmp_path), CPU, **ONE)
+    applied = embed_records(made, open_records(str(slow), tmp_path), ONE)
     assert applied.record_id == good.record_id[3:]
     assert np.allclose(applied.values, good.values[3:], atol=1e-5)
     reasons = {record_id: next(w for w in ("is needed", "are needed", "truncated", "500 Hz", "lead I + lead III", "damaged")
                                if w in why) for record_id, why in applied.refused.items()}
     assert reasons == {first.stem: "are needed", second.stem: "truncated", third.stem: "lead I + lead III",
                        "00009_hr": "500 Hz", "a": "damaged"}
-    assert applied.done["refused"] == applied.refused
+    assert applied.about["refused"] == applied.refused
 
 
 def test_another_rate_is_refused_or_converted_when_asked_and_recorded(made: Backbone, ptbxl: Path, tmp_path: Path) -> None:
     place = str(ptbxl / "records500" / "00000" / "00001_hr.hea")
     with pytest.raises(UserError, match=r"none of the 1 records .* 00001_hr: has 500 Hz, .* --resample converts it"):
-        apply.embed(made, open_records(place, tmp_path), CPU, **ONE)
-    applied = apply.embed(made, open_records(place, tmp_path), CPU, resample=True, workers=1)
-    assert (applied.done["resampled"], applied.done["resampling"]) == (1, "fourier")
+        embed_records(made, open_records(place, tmp_path), ONE)
+    applied = embed_records(made, open_records(place, tmp_path), Reading(CPU, resample=True, workers=1))
+    assert (applied.about["resampled"], applied.about["resampling"]) == (1, "fourier")
     mv = torch.from_numpy(resample(corpora.wfdb_mv(Path(place)), 500, 100)).double()
     with torch.no_grad():
         expected = made.embed(torch.stack([mv[:, at: at + 250] for at in range(0, 751, 125)])).mean(0)
     assert applied.values[0] == pytest.approx(expected.numpy(), abs=1e-2)  # its steps are whole microvolts
     fast = prepare(open_source("ptb-xl", ptbxl, 500), tmp_path / "stores", name="fast")
     with pytest.raises(UserError, match="fast has 500 Hz, the backbone takes 100 Hz; --resample"):
-        apply.embed(made, store(fast), CPU, **ONE)
+        embed_records(made, store(fast), ONE)
 
 
 def test_other_units_are_refused(made: Backbone, tmp_path: Path) -> None:
     folder = corpora.array_corpus(tmp_path / "mine", corpora.noise(3, 12, 500), units="sd")
     with pytest.raises(UserError, match="mine is in sd, the backbone takes mV: it cannot be converted"):
-        apply.embed(made, open_records(str(folder), tmp_path), CPU, **ONE)
+        embed_records(made, open_records(str(folder), tmp_path), ONE)
 
 
 def test_an_array_s_leads_are_put_in_order_its_gaps_filled_and_short_records_listed(made: Backbone, tmp_path: Path) -> None:
@@ -197,19 +198,19 @@ def test_an_array_s_leads_are_put_in_order_its_gaps_filled_and_short_records_lis
     plain = open_records(str(corpora.array_corpus(tmp_path / "mine", signals)), tmp_path)
     turned = open_records(str(corpora.array_corpus(tmp_path / "turned", signals[:, ::-1], leads=[
         "V6", "V5", "V4", "V3", "V2", "V1", "aVF", "aVL", "aVR", "III", "II", "I"])), tmp_path)
-    assert np.array_equal(apply.embed(made, plain, CPU, **ONE).values, apply.embed(made, turned, CPU, **ONE).values)
+    assert np.array_equal(embed_records(made, plain, ONE).values, embed_records(made, turned, ONE).values)
     signals[1, 2, 5:9] = np.nan
     gaps = open_records(str(corpora.array_corpus(tmp_path / "gaps", signals)), tmp_path)
-    assert apply.embed(made, gaps, CPU, **ONE).done["gaps_filled"] == 1
+    assert embed_records(made, gaps, ONE).about["gaps_filled"] == 1
     short = open_records(str(corpora.array_corpus(tmp_path / "short", signals[:, :, :249], name="short")), tmp_path)
     with pytest.raises(UserError, match=r"none of the 3 records of short can be used; r0: lasts 2\.49 s, shorter than a"):
-        apply.embed(made, short, CPU, **ONE)
+        embed_records(made, short, ONE)
     empty = open_records(str(corpora.array_corpus(tmp_path / "none", signals[:0], name="none")), tmp_path)
     with pytest.raises(UserError, match="none of the 0 records of none can be used"):
-        apply.embed(made, empty, CPU, **ONE)
+        embed_records(made, empty, ONE)
 
 
-def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: Path, made: Backbone,
+def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: Path, made: Backbone, tiny: Store,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [250, 3000, 374, 375, 999]
     opened = store(corpora.store(tmp_path, [corpora.noise(12, n, seed=n) for n in lengths]))
@@ -219,12 +220,12 @@ def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: P
         sizes.append(len(x))
         return x.mean(2)
 
-    settings = {"crop_seconds": 2.5, "stride_seconds": 1.25}
-    expected = apply.over_crops(mean, opened, made, settings, device=CPU, **ONE)
+    settings = configs.evaluation("linear", "pitch", "", tiny).evaluation
+    expected = embed.average_over_crops(mean, opened, made, settings, ONE)
     assert expected.crops.tolist() == [1, 23, 1, 2, 6]
-    monkeypatch.setattr(apply, "BATCH", 4)
+    monkeypatch.setattr(embed, "BATCH", 4)
     sizes.clear()
-    again = apply.over_crops(mean, opened, made, settings, device=CPU, **ONE)
+    again = embed.average_over_crops(mean, opened, made, settings, ONE)
     assert sizes == [4] * 8 + [1]
     assert np.allclose(again.values, expected.values, atol=1e-9)
     assert again.values[2] == pytest.approx(corpora.noise(12, 374, seed=374)[:, :250].mean(1) / 1000, abs=1e-6)
@@ -246,19 +247,19 @@ def test_a_place_without_records_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_written_is_what_was_computed_and_a_full_disk_leaves_nothing(made: Backbone, tiny: Store, tmp_path: Path,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    applied = apply.embed(made, store(tiny), CPU, **ONE)
-    apply.write_embeddings(tmp_path / "e.npz", applied)
+    applied = embed_records(made, store(tiny), ONE)
+    embed.write_embeddings(tmp_path / "e.npz", applied)
     with np.load(tmp_path / "e.npz") as content:
         assert np.array_equal(content["embedding"], applied.values.astype(np.float32))
         assert content["record_id"].tolist() == applied.record_id
-        assert json.loads(str(content["metadata"])) == applied.done
+        assert json.loads(str(content["metadata"])) == applied.about
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        apply.write_embeddings(tmp_path / "full.npz", applied)
+        embed.write_embeddings(tmp_path / "full.npz", applied)
     assert {p.name for p in tmp_path.iterdir()} & {"full.npz", ".full.npz"} == set()
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -267,17 +268,17 @@ def test_parquet_holds_the_same_or_says_what_is_missing(made: Backbone, tiny: St
     out = tmp_path / "e.parquet"
     if importlib.util.find_spec("pyarrow") is None:
         with pytest.raises(UserError, match=r"pip install 'ecg-ssl-bench\[parquet\]', or write \.npz"):
-            apply.check_out(out, (".npz", ".parquet"))
+            embed.check_out(out, (".npz", ".parquet"))
         return
     from pyarrow import parquet
 
-    apply.check_out(out, (".npz", ".parquet"))
-    applied = apply.embed(made, store(tiny), CPU, **ONE)
-    apply.write_embeddings(out, applied)
+    embed.check_out(out, (".npz", ".parquet"))
+    applied = embed_records(made, store(tiny), ONE)
+    embed.write_embeddings(out, applied)
     table = parquet.read_table(out)
     assert table.column_names == ["record_id", "crops", *(f"e{i}" for i in range(16))]
     assert np.array_equal(np.stack([table[f"e{i}"] for i in range(16)], 1), applied.values.astype(np.float32))
-    assert json.loads(table.schema.metadata[b"ecgssl"]) == applied.done
+    assert json.loads(table.schema.metadata[b"ecgssl"]) == applied.about
 
 
 # the command
@@ -342,11 +343,11 @@ def test_similarity_is_of_the_records_that_both_files_hold(tmp_path: Path) -> No
     ids = np.array([f"r{i}" for i in range(40)])
     np.savez(tmp_path / "a.npz", record_id=ids, embedding=x)
     np.savez(tmp_path / "b.npz", record_id=ids[:4:-1], embedding=(3 * x @ turn)[:4:-1].astype(np.float32))
-    value, n = apply.similarity(tmp_path / "a.npz", tmp_path / "b.npz")
+    value, n = embed.compare_embeddings(tmp_path / "a.npz", tmp_path / "b.npz")
     assert (value, n) == (pytest.approx(1, abs=1e-5), 35)
     np.savez(tmp_path / "other.npz", record_id=np.char.add("x", ids), embedding=x)
     with pytest.raises(UserError, match="4 or more, got 0 and 0"):
-        apply.similarity(tmp_path / "a.npz", tmp_path / "other.npz")
+        embed.compare_embeddings(tmp_path / "a.npz", tmp_path / "other.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", None])
@@ -357,4 +358,4 @@ def test_what_is_no_file_of_embeddings_is_one_line(tmp_path: Path, content: byte
     else:
         path.write_bytes(content)
     with pytest.raises(UserError, match="is no .npz file of `ecgssl embed`"):
-        apply.read_embeddings(path)
+        embed.read_embeddings(path)

@@ -12,7 +12,8 @@ import torch
 
 import bench
 from bench import method
-from bench.backbones import exporting as backbone
+from bench.backbones import backbone, export
+from bench.backbones.export import export_backbone, write_card
 from bench.core import files
 from bench.core.errors import UserError
 from bench.data.loader import Crops
@@ -34,7 +35,7 @@ def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
 
 @pytest.fixture
 def exported(run: str, where: Workspace, tmp_path: Path) -> Path:
-    backbone.export(backbone.of_run(where.work, run), tmp_path / "out", [])
+    export_backbone(backbone.load_run(where.work, run), tmp_path / "out", [])
     return tmp_path / "out"
 
 
@@ -54,8 +55,8 @@ def test_the_code_of_the_model_card_runs_in_the_folder_and_without_the_method(
 
 def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Workspace, tmp_path: Path) -> None:
     run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
-    trained = backbone.of_run(where.work, run)
-    backbone.export(trained, tmp_path / "out", [])
+    trained = backbone.load_run(where.work, run)
+    export_backbone(trained, tmp_path / "out", [])
     x = torch.randn(2, 12, 3 * trained.encoder.patch)
     tokens = bench.load_backbone(tmp_path / "out")(x)
     assert tokens.shape == (2, 36, 16)
@@ -83,42 +84,42 @@ def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_traine
 
 def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exported: Path, run: str, where: Workspace,
                                                                            tmp_path: Path) -> None:
-    made = backbone.of_run(where.work, run)
-    backbone.export(made, tmp_path / "again", [])
+    made = backbone.load_run(where.work, run)
+    export_backbone(made, tmp_path / "again", [])
     assert all((exported / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in FILES)
     with pytest.raises(UserError, match="is not empty; remove it"):
-        backbone.export(made, exported, [])
+        export_backbone(made, exported, [])
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "README.md").write_text("mine")
     (tmp_path / "project" / "main.py").write_text("")
     with pytest.raises(UserError, match="is not empty"):
-        backbone.export(made, tmp_path / "project", [])
+        export_backbone(made, tmp_path / "project", [])
     assert (tmp_path / "project" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("stop_before", ["model.safetensors", "README.md", "config.json"])
 def test_an_export_that_is_killed_is_no_backbone_and_can_be_repeated(
         run: str, where: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_before: str) -> None:
-    made = backbone.of_run(where.work, run)
-    replacing = files.replace_file
+    made = backbone.load_run(where.work, run)
+    replace_file = files.replace_file
 
     def killed(path: Path) -> Any:
         if path.name == stop_before:
             path.parent.mkdir(exist_ok=True)
             (path.parent / f".{path.name}.x.tmp").write_text("half")
             raise KeyboardInterrupt
-        return replacing(path)
+        return replace_file(path)
 
     with monkeypatch.context() as m:
         m.setattr(files, "replace_file", killed)
-        m.setattr(backbone, "replace_file", killed)
+        m.setattr(export, "replace_file", killed)
         with pytest.raises(KeyboardInterrupt):
-            backbone.export(made, tmp_path / "out", [])
+            export_backbone(made, tmp_path / "out", [])
     with pytest.raises(UserError, match=r"config\.json does not exist"):
-        backbone.load(tmp_path / "out")
-    backbone.export(made, tmp_path / "out", [])
+        backbone.load_backbone(tmp_path / "out")
+    export_backbone(made, tmp_path / "out", [])
     assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
-    backbone.load(tmp_path / "out")
+    backbone.load_backbone(tmp_path / "out")
 
 
 def about(**changes: Any) -> Callable[[Path], Any]:
@@ -141,22 +142,22 @@ def flip(folder: Path) -> None:
     (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is damaged"),
     (lambda folder: (folder / "config.json").write_text("{}"), "has format None, this version reads 1"),
     (about(format=2), "has format 2, this version reads 1"),
-    (about(rate_hz="100"), "rate_hz must be int, it is '100'"),
+    (about(rate_hz="100"), "rate_hz must be a whole number, got '100'"),
     (about(leads=["I"]), "its leads are 'I', not I, II"),
-    (about(encoder={"size": "16x2"}), "is no exported backbone, or is damaged"),
-    (about(encoder={"size": "16x2x2", "patch": 10}), "has shape"),
+    (about(encoder={"size": "16x2"}), r"encoder.tokens is missing.*config\.json is damaged"),
+    (lambda folder: about(encoder=json.loads((folder / "config.json").read_text())["encoder"] | {"patch": 10})(folder), "has shape"),
     (about(sd=[1.0] * 3), "is no exported backbone, or is damaged"),
-    (about(mean=["x"] * 12), "is no exported backbone, or is damaged"),
+    (about(mean=["x"] * 12), r"mean\[0\] must be a number, got 'x' .*config\.json is damaged"),
 ])
 def test_a_damaged_export_is_one_line(exported: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(exported)
     with pytest.raises(UserError, match=message) as caught:
-        backbone.load(exported)
+        backbone.load_backbone(exported)
     assert "\n" not in str(caught.value)
 
 
 def test_ecg_of_another_form_is_refused(exported: Path) -> None:
-    made = backbone.load(exported)
+    made = backbone.load_backbone(exported)
     for shape in ((12, 250), (1, 8, 250), (1, 250, 12)):
         with pytest.raises(UserError, match=r"\(records, 12 leads, samples\) is needed: I, II, .* in mV at 100 Hz"):
             made(torch.zeros(shape))
@@ -164,31 +165,47 @@ def test_ecg_of_another_form_is_refused(exported: Path) -> None:
         made(torch.zeros(1, 12, 260))
 
 
-def meta(**stores: tuple[float, float, str]) -> dict[str, Any]:
-    mix = dict(zip(stores, (0.75, 0.25), strict=False))
-    return {"run_id": "0" * 12, "config": {"data": {"mix": mix}}, "stores": {
-        name: {"mean": [mean] * 12, "sd": [sd] * 12, "units": units} for name, (mean, sd, units) in stores.items()}}
+@pytest.mark.parametrize(("mixture", "expected"), [
+    ({"a": (1.0, 2.0, "mV"), "b": (-3.0, 1.0, "mV")}, "of the mixture of a (0.75), b (0.25)"),
+    ({"a": (1.0, 2.0, "sd")}, "of a")])
+def test_new_records_are_normalised_by_the_mixture_of_the_stores(
+        run: str, where: Workspace, mixture: dict[str, tuple[float, float, str]], expected: str) -> None:
+    trained = with_stores(where, run, mixture)
+    config = backbone.take_backbone(trained).config
+    assert config
+    values = np.concatenate([np.repeat([mean - sd, mean + sd], n) for (mean, sd, _), n in
+                             zip(mixture.values(), (3, 1), strict=False)])  # three records of a, one of b
+    assert (config.mean[0], config.sd[0]) == pytest.approx((values.mean(), values.std()))
+    assert (len(config.mean), config.units, config.statistics) == (12, mixture["a"][2], expected)
 
 
-def test_new_records_are_normalised_by_the_mixture_of_several_stores() -> None:
-    mean, sd, units, words = backbone.statistics(meta(a=(1.0, 2.0, "mV"), b=(-3.0, 1.0, "mV")))
-    both = np.array([3 * [1 - 2, 1 + 2], [-3 - 1, -3 + 1]], dtype=object).sum()  # three of a, one of b
-    assert (mean[0], sd[0]) == pytest.approx((np.mean(both), np.std(both)))
-    assert (len(mean), units, words) == (12, "mV", "of the mixture of a (0.75), b (0.25)")
-    assert backbone.statistics(meta(a=(1.0, 2.0, "sd")))[:3] == ([1.0] * 12, [2.0] * 12, "sd")
+def test_stores_of_different_units_have_no_common_normalisation(run: str, where: Workspace) -> None:
+    trained = with_stores(where, run, {"a": (1.0, 2.0, "mV"), "b": (0.0, 1.0, "sd")})
     with pytest.raises(UserError, match="was pre-trained on records in mV and sd"):
-        backbone.statistics(meta(a=(1.0, 2.0, "mV"), b=(0.0, 1.0, "sd")))
+        backbone.take_backbone(trained)
+
+
+def with_stores(where: Workspace, run: str, stores: dict[str, tuple[float, float, str]]) -> checkpoint.Checkpoint:
+    """The run's checkpoint, as if it had been trained on these stores: name -> mean, sd, units."""
+    trained = checkpoint.load(run_folder(where.work, run) / "final.pt")
+    weights = dict(zip(stores, (0.75, 0.25) if len(stores) == 2 else (1.0,), strict=True))
+    trained.meta["config"]["data"]["mix"] = weights
+    trained.meta["stores"] = {name: {"mean": [mean] * 12, "sd": [sd] * 12, "units": units}
+                              for name, (mean, sd, units) in stores.items()}
+    return trained
 
 
 def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: str, where: Workspace) -> None:
-    made = backbone.of_run(where.work, run)
-    made.about["saw"] = {"ptb-xl": {"source": "ptb-xl", "version": "1.0.3", "records": 17418}}
-    result = {"macro_auroc": 0.91234, "interval": [0.9, 0.95]}
+    made = backbone.load_run(where.work, run)
+    seen = backbone.SeenCorpus(source="ptb-xl", version="1.0.3", records=17418)
+    assert made.config
+    made.config = made.config.replace(saw={"ptb-xl": seen})
+    result = {"metric": "macro_auroc", "macro_auroc": 0.91234, "interval": [0.9, 0.95]}
     records = [{"kind": "evaluate", "run_id": str(seed) * 12, "result": result, "config": {
-        "pretrain": of, "data": {"store": "ptb-xl"}, "task": "all", "at": 1.0, "seed": seed,
+        "pretrain": of, "data": {"store": "ptb-xl"}, "external": {"store": ""}, "fraction": 1.0, "task": "all", "at": 1.0, "seed": seed,
         "evaluation": {"name": "linear"}}}
         for of, seed in (("other", 3), (run, 2), (run, 1))]
-    text = backbone.card(made, [*records, {"kind": "pretrain", "run_id": run}])
+    text = write_card(made, [*records, {"kind": "pretrain", "run_id": run, "config": {}, "result": {}}])
     assert "| ptb-xl | ptb-xl | 1.0.3 | 17418 | CC BY 4.0 |" in text
     lines = [line for line in text.splitlines() if "0.9123 [0.9000, 0.9500]" in line]
     assert [line.split(" | ")[4] for line in lines] == ["1", "2"]
@@ -199,10 +216,10 @@ def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure
                                                                        run: str, where: Workspace) -> None:
     random = pretrain.pretrain(configure("random"), [tiny], where)
     with pytest.raises(UserError, match="has learned nothing"):
-        backbone.of_run(where.work, random)
+        backbone.load_run(where.work, random)
     for name in ("0" * 12, "../runs/x", ""):
         with pytest.raises(UserError, match=f"no finished pre-training {name!r} in .* Known: .*{run}"):
-            backbone.of_run(where.work, name)
+            backbone.load_run(where.work, name)
     checkpoint.save(run_folder(where.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
     with pytest.raises(UserError, match=r"final\.pt is no checkpoint of a pre-training"):
-        backbone.of_run(where.work, run)
+        backbone.load_run(where.work, run)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import method
-from bench.backbones import apply
-from bench.backbones import exporting as backbone
-from bench.backbones import importing as published
+from bench.backbones import backbone
+from bench.backbones import import_published as published
+from bench.backbones.predict import load_classifier
 from bench.core.errors import UserError
 from bench.core.files import lock_file
 from bench.data.signal import LEADS
@@ -27,6 +27,7 @@ from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation import runner as evaluation
 from bench.runs import results as record
+from bench.runs.config import MethodConfig
 from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
 
@@ -134,8 +135,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_tokens_are_those_of_the_published_forward_pass(tmp_path: Path, name: str) -> None:
     weights, config = write(tmp_path / "x.pt", **SHAPES[name])
-    given = published.read(tmp_path / "x.pt")
-    made = published.encoder(given.config, given.weights["target_encoder"], "x")
+    given = published.read_published(tmp_path / "x.pt")
+    made = published.build_encoder(given.config, given.weights["target_encoder"], "x")
     x = torch.randn(2, 12, 4 * config["patch_size"])
     theirs = x.flip(1) if name == "other order of leads" else x
     expected = torch.stack([naive(weights, config, row, "target_encoder") for row in theirs])
@@ -152,11 +153,11 @@ def test_an_imported_classifier_gives_the_published_logits(tmp_path: Path, name:
     weights, config = write(tmp_path / "x.pt", head, **SHAPES[name])
     if not registers and not pooling:
         with pytest.raises(UserError, match="a head with use_register false"):
-            published.import_(tmp_path / "x.pt", tmp_path, "x", None)
+            published.import_published(tmp_path / "x.pt", tmp_path, "x", None)
         assert not (tmp_path / "runs").exists()
         return
-    _, name_of_head = published.import_(tmp_path / "x.pt", tmp_path, "x", None)
-    made = apply.open_classifier(tmp_path, tmp_path, name_of_head)
+    _, name_of_head = published.import_published(tmp_path / "x.pt", tmp_path, "x", None)
+    made = load_classifier(tmp_path, tmp_path, name_of_head)
     mv = torch.randn(2, 12, 4 * config["patch_size"])
     mean, std = (torch.load(tmp_path / "x.pt", weights_only=True)["preprocess"][k][:, None] for k in ("mean", "std"))
     x = ((mv - mean) / std).clamp(-5, 5)  # normalised before the leads are put into the encoder's order
@@ -168,8 +169,8 @@ def test_an_imported_classifier_gives_the_published_logits(tmp_path: Path, name:
 
 
 def test_the_golden_classifier_gives_its_logits_once_imported(shared: Path, tmp_path: Path) -> None:
-    _, name = published.import_(shared / "golden" / "reference_a_linear.pt", tmp_path, "published", None)
-    made = apply.open_classifier(tmp_path, tmp_path, name)
+    _, name = published.import_published(shared / "golden" / "reference_a_linear.pt", tmp_path, "published", None)
+    made = load_classifier(tmp_path, tmp_path, name)
     with np.load(shared / "golden" / "reference_a_io.npz") as io, torch.no_grad():
         x, logits = torch.from_numpy(io["crop"]), torch.from_numpy(io["logits"])  # its preprocess: mean 0, std 1
         assert x.abs().max() < 5
@@ -179,41 +180,41 @@ def test_the_golden_classifier_gives_its_logits_once_imported(shared: Path, tmp_
 def test_a_golden_file_holds_no_tensor_that_is_lost(shared: Path) -> None:
     for file, parts in (("pretrain", {"encoder", "target_encoder", "predictor"}), ("linear", {"encoder", "head"})):
         path = shared / "golden" / f"reference_a_{file}.pt"
-        given = published.read(path)
+        given = published.read_published(path)
         assert given.weights.keys() == parts
         raw = torch.load(path, weights_only=True)["model"]
         assert sum(v.numel() for w in given.weights.values() for v in w.values()) == sum(v.numel() for v in raw.values())
 
 
 def test_a_published_size_gets_its_name_and_so_its_random_row() -> None:
-    xs = published.encoder_settings({**CONFIG, "dim": 192, "depth": 8, "num_heads": 4})
+    xs = published.PublishedConfig.model_validate({**CONFIG, "dim": 192, "depth": 8, "num_heads": 4}).encoder().to_json()
     assert xs == {"size": "xs", "tokens": "time", "patch": 25, "registers": 1, "init": "trunc_normal", "dropout": 0.0,
                   "layer_scale": 0.0}
-    assert published.encoder_settings(CONFIG)["size"] == "16x2x2"
+    assert published.PublishedConfig.model_validate(CONFIG).encoder().size == "16x2x2"
 
 
 def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a.pt")
-    run, head = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+    run, head = published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
     assert head == ""
     first = (run_folder(tmp_path, run) / "final.pt").read_bytes()
     torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), "optimizer": {}}, tmp_path / "b.pt")
-    assert published.import_(tmp_path / "b.pt", tmp_path, "x", None)[0] == run
+    assert published.import_published(tmp_path / "b.pt", tmp_path, "x", None)[0] == run
     assert (run_folder(tmp_path, run) / "final.pt").read_bytes() == first
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     content["model"]["target_encoder.norm.weight"][3] += 1e-6
     torch.save(content, tmp_path / "c.pt")
     write(tmp_path / "d.pt", norm_eps=1e-5)
-    names = {run, published.import_(tmp_path / "a.pt", tmp_path, "y", None)[0]}
-    names |= {published.import_(tmp_path / f"{f}.pt", tmp_path, "x", None)[0] for f in "cd"}
+    names = {run, published.import_published(tmp_path / "a.pt", tmp_path, "y", None)[0]}
+    names |= {published.import_published(tmp_path / f"{f}.pt", tmp_path, "x", None)[0] for f in "cd"}
     assert len(names) == 4
 
 
 def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
     write(tmp_path / "a.pt")
-    run, _ = published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+    run, _ = published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
     with lock_file(run_folder(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
-        published.import_(tmp_path / "a.pt", tmp_path, "x", None)
+        published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
 
 
 # what it saw
@@ -222,7 +223,7 @@ def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
 def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_what_it_saw_is_unknown(
         tmp_path: Path, tiny: Store, where: Workspace) -> None:
     write(tmp_path / "x.pt", num_registers=2, qkv_bias=True)
-    run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", None)
+    run, _ = published.import_published(tmp_path / "x.pt", where.work, "theirs", None)
     made = configs.evaluation("linear", "pitch", run, tiny, 0, [
         "evaluation.steps=2", "evaluation.batch=4", "evaluation.validate_every=2", "evaluation.patience=2"])
     (name,) = evaluation.evaluate([made], tiny, where)
@@ -231,22 +232,22 @@ def test_an_imported_backbone_is_evaluated_as_it_is_and_the_record_says_that_wha
     assert content["pretrain_config"]["method"]["name"] == "theirs"
     assert content["pretrain_config"]["method"]["saw"] == "unknown"
     with pytest.raises(UserError, match="does not say how its input was normalised: import it again, with --saw STORE"):
-        backbone.of_run(where.work, run)
+        backbone.load_run(where.work, run)
 
 
 def test_the_leak_guard_knows_the_stores_that_it_is_said_to_have_seen(tmp_path: Path, tiny: Store, where: Workspace) -> None:
     write(tmp_path / "x.pt")
     copy = np.stack([np.rint(tiny.signal(i) * 1000).astype(np.int16) for i in (71, 72, 79)])
     leaky = corpora.store(tmp_path / "stores", copy, name="copy")
-    run, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", [leaky])
+    run, _ = published.import_published(tmp_path / "x.pt", where.work, "theirs", [leaky])
     with pytest.raises(UserError, match=r"3 of the 16 validation and test records .* were in the pre-training data"):
         check(where, run, tiny)
-    allowed, _ = published.import_(tmp_path / "x.pt", where.work, "theirs", [tiny])  # its training folds
+    allowed, _ = published.import_published(tmp_path / "x.pt", where.work, "theirs", [tiny])  # its training folds
     check(where, allowed, tiny)
     meta = checkpoint.load(run_folder(where.work, allowed) / "final.pt").meta
     assert meta["saw"] == {"tiny": {"source": "tiny", "version": "1", "records": 64}}
     assert meta["config"]["data"]["fingerprints"] == {"tiny": tiny.fingerprint}
-    assert backbone.of_run(where.work, allowed).about["statistics"] == "of tiny"
+    assert backbone.load_run(where.work, allowed).config.statistics == "of tiny"
     assert allowed != run
 
 
@@ -260,17 +261,17 @@ def check(where: Workspace, run: str, store: Store) -> None:
 def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> None:
     write(tmp_path / "x.pt", datasets={"a": 0.6, "b": 0.2, "c": 0.2})
     stores = [corpora.store(tmp_path / n, corpora.noise(2, 12, 500, seed=i), name=n) for i, n in enumerate("ab")]
-    given = published.read(tmp_path / "x.pt")
-    assert published.run_config(given, "", "x", stores)["data"]["mix"] == pytest.approx({"a": 0.75, "b": 0.25})
+    given = published.read_published(tmp_path / "x.pt")
+    assert published.describe_run(given, "", "x", stores)["data"]["mix"] == pytest.approx({"a": 0.75, "b": 0.25})
     other = corpora.store(tmp_path / "z", corpora.noise(2, 12, 500, seed=3), name="z")
-    assert published.run_config(given, "", "x", [stores[0], other])["data"]["mix"] == {"a": 0.5, "z": 0.5}
+    assert published.describe_run(given, "", "x", [stores[0], other])["data"]["mix"] == {"a": 0.5, "z": 0.5}
     fast = corpora.store(tmp_path / "fast", corpora.noise(2, 12, 500), name="fast", rate_hz=500)
     with pytest.raises(UserError, match="store fast has 500 Hz, the backbone 100 Hz"):
-        published.run_config(given, "", "x", [fast])
+        published.describe_run(given, "", "x", [fast])
 
 
 def test_an_imported_backbone_is_not_pre_trained_here() -> None:
-    made = method.build({"name": "theirs", "imported": "0" * 64}, vit.Encoder(vit.Size(16, 1, 2)))
+    made = method.build(MethodConfig.model_validate({"name": "theirs", "imported": "0" * 64}), vit.Encoder(vit.Size(16, 1, 2)))
     assert made.backbone() is made.encoder
     with pytest.raises(UserError, match="an imported backbone is not pre-trained"):
         made([], None)  # type: ignore[arg-type]
@@ -304,21 +305,21 @@ def weight(key: str, value: Tensor) -> Callable[[dict], Any]:
     (config(dim=32), r"fc1.weight has shape \(64, 16\), by its config \(128, 32\)"),
     (config(depth=10**9), "depth is 1000000000, the encoder has 2 blocks"),
     (config(num_heads=3), "width 16 does not divide into 3 heads"),
-    (config(num_heads=0), "num_heads must be above 0, got 0"),
-    (config(num_registers=-1), "num_registers must be above -1, got -1"),
-    (lambda content: content.update(eval_config={**HEAD, "num_classes": -1}), "num_classes must be above 0, got -1"),
-    (lambda content: content.update(eval_config={**HEAD, "crop_duration": "2"}), "crop_duration must be above 0, got '2'"),
-    (config(patch_size="25"), "config: patch_size must be int, got '25'"),
-    (config(bias=1), "config: bias must be bool, got 1"),
+    (config(num_heads=0), "num_heads must be 1 or more, got 0"),
+    (config(num_registers=-1), "num_registers must be 0 or more, got -1"),
+    (lambda content: content.update(eval_config={**HEAD, "num_classes": -1}), "num_classes must be 1 or more, got -1"),
+    (lambda content: content.update(eval_config={**HEAD, "crop_duration": "2"}), "crop_duration must be a number, got '2'"),
+    (config(patch_size="25"), "config: patch_size must be a whole number, got '25'"),
+    (config(bias=1), "config: bias must be true or false, got 1"),
     (config(channels=["I", "II"]), "has leads 'I, II'; the 12 leads I, II, III"),
     (config(dim=torch.zeros(2)), "config is no mapping of plain values"),
-    (lambda content: content["config"].pop("norm_eps"), "config has no 'norm_eps'; it needs sampling_frequency"),
+    (lambda content: content["config"].pop("norm_eps"), "config: norm_eps is missing"),
     (lambda content: content.update(config=3), "config is no mapping of plain values"),
     (lambda content: content.update(step=0), "was saved after 0 steps: it holds nothing learned"),
     (lambda content: content.update(model={}), "encoder has 0 blocks"),
     (lambda content: content.pop("model"), "is no checkpoint of the published implementation"),
     (lambda content: content.update(model=[1]), "is no checkpoint of the published implementation"),
-    (lambda content: content.update(eval_config={"frozen": True}), "eval_config has no 'num_classes'"),
+    (lambda content: content.update(eval_config={"frozen": True}), "eval_config: num_classes is missing"),
     (lambda content: content.update(eval_config=HEAD), "is a classifier without the mean and std"),
 ])
 def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, spoil: Callable[[dict], Any],
@@ -328,7 +329,7 @@ def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, sp
     spoil(content)
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match=message) as caught:
-        published.import_(tmp_path / "x.pt", tmp_path / "work", "x", None)
+        published.import_published(tmp_path / "x.pt", tmp_path / "work", "x", None)
     assert "\n" not in str(caught.value)
     assert "x.pt" in str(caught.value) or "heads" in message
     assert not (tmp_path / "work").exists()
@@ -338,9 +339,9 @@ def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, sp
 def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.pt is no checkpoint of the published implementation"):
-        published.read(tmp_path / "x.pt")
+        published.read_published(tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"no\.pt does not exist"):
-        published.read(tmp_path / "no.pt")
+        published.read_published(tmp_path / "no.pt")
 
 
 def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
@@ -351,11 +352,11 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     assert hashlib.sha256(content).hexdigest() != found
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(UserError, match="is no checkpoint of the published implementation"):
-        published.read(tmp_path / "x.pt")
+        published.read_published(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("name", ["random", "jepa", "a b", "", "../x", "a|b"])
 def test_a_name_that_would_be_mistaken_in_a_table_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "x.pt")
     with pytest.raises(UserError, match="--as .* must be letters"):
-        published.import_(tmp_path / "x.pt", tmp_path, name, None)
+        published.import_published(tmp_path / "x.pt", tmp_path, name, None)

@@ -38,7 +38,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     where, said = Workspace(work, tmp_path / "results", torch.device("cpu")), list[str]()
-    runs = sweep.run(tmp_path / "spec.yaml", where, said.append)
+    runs = sweep.run_sweep(tmp_path / "spec.yaml", where, said.append)
     assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 done"]
     reported(where.results, out)
 
@@ -52,7 +52,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     assert all(p.stat().st_size > 1000 for p in (out / "figures").iterdir())
 
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
-    again = sweep.run(tmp_path / "spec.yaml", where, said.append)
+    again = sweep.run_sweep(tmp_path / "spec.yaml", where, said.append)
     assert said[1].endswith("12 of 12 done")
     assert [r.run_id for r in again] == [r.run_id for r in runs]
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import configs
 import pytest
 
 from bench.cli import runs as cli
@@ -19,7 +20,7 @@ def work(tmp_path: Path) -> Path:
     """A work folder in which the run `r` has logged LINES."""
     folder = tmp_path / "work" / "runs" / "r"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"method": {"name": "jepa"}, "seed": 0}))
+    (folder / "config.json").write_text(json.dumps(configs.load("jepa").to_json()))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     return tmp_path / "work"
 

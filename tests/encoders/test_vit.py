@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.backbones import importing as published
+from bench.backbones import import_published as published
 from bench.core.errors import UserError
 from bench.encoders import vit
 from bench.encoders.vit import SIZES, Encoder, Size, sincos, take
@@ -27,24 +27,24 @@ def encoder(**settings: Any) -> Encoder:
 def golden(shared: Path) -> tuple[dict[str, Tensor], dict, dict]:
     """(what it computes, its weights in our names, its config)."""
     content = np.load(shared / "golden" / "reference_a_io.npz")
-    given = published.read(shared / "golden" / "reference_a_pretrain.pt")
+    given = published.read_published(shared / "golden" / "reference_a_pretrain.pt")
     return {k: torch.from_numpy(np.asarray(content[k])) for k in content.files}, given.weights, given.config
 
 
 def test_tokens_are_those_of_the_published_implementation(golden: tuple) -> None:
     io, weights, config = golden
     with torch.no_grad():
-        made = published.encoder(config, weights["target_encoder"], "target_encoder")
+        made = published.build_encoder(config, weights["target_encoder"], "target_encoder")
         assert (made(io["x"]) - io["target_tokens"]).abs().max() < 1e-5
-        made = published.encoder(config, weights["encoder"], "encoder")
+        made = published.build_encoder(config, weights["encoder"], "encoder")
         assert (made(io["x"], io["keep"]) - io["kept_tokens"]).abs().max() < 1e-5
     assert io["target_tokens"].std() > 0.5
 
 
 def test_logits_of_the_attentive_head_are_those_of_the_published_implementation(golden: tuple, shared: Path) -> None:
     io, _, _ = golden
-    given = published.read(shared / "golden" / "reference_a_linear.pt")
-    made = published.encoder(given.config, given.weights["encoder"], "encoder")
+    given = published.read_published(shared / "golden" / "reference_a_linear.pt")
+    made = published.build_encoder(given.config, given.weights["encoder"], "encoder")
     head = heads.AttentiveHead(made, 7)
     head.load_state_dict(given.weights["head"])
     with torch.no_grad():

@@ -13,7 +13,7 @@ from conftest import small
 from torch import Tensor
 
 from bench import method
-from bench.backbones import importing as published
+from bench.backbones import import_published as published
 from bench.core.errors import UserError
 from bench.core.rng import seeded
 from bench.data import views
@@ -308,10 +308,10 @@ def test_mae_does_not_care_about_the_level_and_gain_of_a_patch() -> None:
 # JEPA
 
 
-def jepa(golden_config: dict[str, Any]) -> JEPA:
-    size = {"width": golden_config["pred_dim"], "depth": golden_config["pred_depth"],
-            "heads": golden_config["pred_num_heads"]}
-    return JEPA(vit.build(published.encoder_settings(golden_config)), keep=[0.2, 0.3], block=3, momentum=[0.998, 0.9995],
+def jepa(golden_config: Any) -> JEPA:
+    size = {"width": golden_config.pred_dim, "depth": golden_config.pred_depth,
+            "heads": golden_config.pred_num_heads}
+    return JEPA(vit.build(golden_config.encoder()), keep=[0.2, 0.3], block=3, momentum=[0.998, 0.9995],
                 predictor=size)
 
 
@@ -319,7 +319,7 @@ def test_jepa_loss_is_that_of_the_published_implementation(shared: Any) -> None:
     import numpy as np
 
     io = np.load(shared / "golden" / "reference_a_io.npz")
-    given = published.read(shared / "golden" / "reference_a_pretrain.pt")
+    given = published.read_published(shared / "golden" / "reference_a_pretrain.pt")
     built = jepa(given.config)
     for part in ("encoder", "target_encoder", "predictor"):
         getattr(built, part).load_state_dict(given.weights[part])

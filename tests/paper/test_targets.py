@@ -14,7 +14,8 @@ from conftest import reported
 from corpora import array_corpus
 
 from bench import cli
-from bench.backbones import apply
+from bench.backbones.embed import Reading
+from bench.backbones.predict import load_classifier, predict_records
 from bench.core.errors import UserError
 from bench.data.corpora import open_source
 from bench.data.ingest import records
@@ -94,8 +95,8 @@ def test_a_single_label_task_gives_probabilities_that_sum_to_1(run: str, clinic:
 @pytest.mark.parametrize("task", ["age", "sex"])
 def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: Store, where: Workspace, task: str) -> None:
     made = evaluate(task, run, clinic, where)
-    again = apply.predict(apply.open_classifier(where.work, where.results, made.name), records.store(clinic),
-                          torch.device("cpu"), resample=False, workers=1)
+    again = predict_records(load_classifier(where.work, where.results, made.name), records.store(clinic),
+                            Reading(torch.device("cpu"), workers=1))
     p = dict(zip(again.record_id, again.values, strict=True))
     assert np.abs(np.stack([p[i] for i in made.predictions["record_id_test"]]) - made.predictions["p_test"]).max() < 1e-3
 

@@ -8,7 +8,7 @@ import configs
 import pytest
 import torch
 
-from bench.backbones import importing as published
+from bench.backbones import import_published as published
 from bench.core.errors import UserError
 from bench.encoders import vit
 from bench.training import checkpoint, optim
@@ -91,7 +91,7 @@ def test_a_file_that_is_something_else_is_refused_and_runs_no_code(tmp_path: Pat
         checkpoint.load(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
     with pytest.raises(UserError, match="no checkpoint of the published implementation"):
-        published.read(tmp_path / "x.pt")
+        published.read_published(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
 
 

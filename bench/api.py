@@ -1,0 +1,197 @@
+"""What the commands do, as functions: the Python API. `import bench` offers all of it; docs/python.md shows a study."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench.core import progress
+from bench.core.errors import UserError, unknown
+from bench.core.processes import ALONE, World
+from bench.data.corpora import open_source
+from bench.data.ingest import prepare as preparing
+from bench.data.ingest.records import open_records
+from bench.data.loader import PLACES
+from bench.data.store import Store, open_by_name
+from bench.evaluation import runner
+from bench.evaluation.protocols import load_evaluation_config, start_from_linear
+from bench.runs import results as record
+from bench.runs.config import Override, load_mixture, load_pretrain_config, overrides_of
+from bench.runs.workspace import Workspace
+from bench.training import trainer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.backbones.backbone import Backbone
+    from bench.backbones.embed import Applied
+    from bench.sweeps import Pretraining
+
+Settings = Mapping[str, Any] | Sequence[Override]  # {"optim.lr": 3e-4}, or the overrides of --set
+
+
+def open_workspace(work: str | Path | None = None, results: str | Path = "results", *, device: str = "auto", threads: int = 0,
+                   save_minutes: float = 10.0, place: str = "auto") -> Workspace:
+    """Workspace runs work: folders, device, how often they save.
+
+    work: stores, checkpoints, predictions, logs; None: the environment variable ECGSSL_WORK, or "work". results: one JSON
+    file per finished run. device: cpu, cuda, cuda:1, ... or auto. threads: of the CPU, set for this process; 0: torch's choice.
+    place: where signals lie while they are read: host, device, or auto.
+    """
+    if place not in PLACES:
+        raise unknown("--place", place, PLACES)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; write cpu, cuda, cuda:0 or auto") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no usable GPU; write --device cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    folder = Path(work or os.environ.get("ECGSSL_WORK", "work"))
+    return Workspace(folder, Path(results), chosen, save_minutes=save_minutes, place=place)
+
+
+def prepare(corpus: str, folder: str | Path, *, work: str | Path = "work", name: str | None = None, rate_hz: int | None = None,
+            workers: int | None = None, resampling: str = "fourier", skip_bad: bool = False, drop_duplicates: bool = False,
+            not_in: Iterable[str] = ()) -> Store:
+    """The store of a corpus that lies in folder, in work/stores. Stopped, the same call continues.
+
+    corpus: one of `ecgssl data list`, or "array" for your own data. rate_hz: of the store; 500 by default, for array that of
+    your data. skip_bad: leave out records that cannot be used. not_in: leave out records that these stores hold.
+    """
+    stores = Path(work) / "stores"
+    rate_hz = 500 if rate_hz is None and corpus != "array" else rate_hz
+    source = open_source(corpus, Path(folder), rate_hz)
+    with progress.bar(f"prepare {name or source.name}", len(source.records)) as bar:
+        return preparing.prepare(
+            source, stores, name=name, rate_hz=rate_hz, resampling=resampling,
+            workers=workers or len(os.sched_getaffinity(0)), skip_bad=skip_bad, drop_duplicates=drop_duplicates,
+            not_in=[open_by_name(stores, each) for each in not_in], progress=lambda done, total: bar(done, ""))
+
+
+def open_store(name: str, work: str | Path = "work") -> Store:
+    """A prepared store by its name."""
+    return open_by_name(Path(work) / "stores", name)
+
+
+def pretrain(method: str, stores: Mapping[str, float] | str, *, settings: Settings = (), seed: int = 0,
+             workspace: Workspace | None = None, world: World = ALONE) -> str:
+    """Pre-train one backbone; its run_id. A run that has a result is not run again; a killed one continues bit for bit.
+
+    stores: store -> probability of drawing a record from it, or the name of a mixture. settings: keys of the config, e.g.
+    {"encoder.size": "s", "optim.steps": 1000}. world: the processes that train together.
+    """
+    workspace = workspace or open_workspace()
+    mix = load_mixture(stores) if isinstance(stores, str) else dict(stores)
+    config = load_pretrain_config(method, [*_overrides(settings), *overrides_of({"seed": seed, "data.mix": mix})])
+    opened = [open_by_name(workspace.work / "stores", name) for name in mix]
+    return trainer.pretrain(config, opened, workspace, world)
+
+
+def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnostic",), protocols: Sequence[str] = ("linear",),
+             seeds: Iterable[int] = (0,), at: float = 1.0, external: str | None = None, settings: Settings = (),
+             workspace: Workspace | None = None) -> list[dict[str, Any]]:
+    """Evaluate a pre-trained backbone: its results, one for each protocol, task and seed.
+
+    store: has the labels. external: a store to test on instead of the test folds. at: the checkpoint after this share of the
+    steps. Heads on the frozen backbone train together, so give all tasks, protocols and seeds at once.
+    """
+    workspace = workspace or open_workspace()
+    opened, other = (open_by_name(workspace.work / "stores", name) if name else None for name in (store, external))
+    assert opened is not None
+    overrides = _overrides(settings)
+    if any(each.key == "at" for each in overrides):
+        raise UserError("--set at would be overridden; write --at SHARE")
+    learned = runner.has_learned(workspace.work, run_id)
+    configs = [load_evaluation_config(protocol, task, run_id, opened, seed, [
+                   *(start_from_linear(overrides) if protocol == "finetune-after-linear" else []), *overrides,
+                   Override("at", at)], other)
+               for protocol in protocols for task in tasks for seed in runner.seeds_of(protocol, learned, list(seeds))]
+    names = runner.evaluate(configs, opened, workspace, other)
+    return [record.load(workspace.results, name) for name in names]
+
+
+def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pretraining]":
+    """Run a sweep file in this process: its runs. What has a result is skipped, so interrupting and repeating it is safe."""
+    from bench import sweeps
+
+    return sweeps.run_sweep(Path(path), workspace or open_workspace())
+
+
+def write_report(results: str | Path, out: str | Path, *, interval: str = "ours", allow: bool = False,
+                 html: str | Path | None = None, pictures: Sequence[Path] = ()) -> list[Path]:
+    """Write the tables and figures of a folder of results, or of a packed study, into out: the files.
+
+    interval: rule of the confidence intervals. allow: let results of other protocols, data or uncommitted code meet. html: a
+    folder for the page. pictures: ECGs to show on it.
+    """
+    from bench.report import aggregate
+    from paper import figures, macros, page, tables
+
+    out, found = Path(out), aggregate.read(Path(results))[0]
+    if not allow:
+        aggregate.refuse(aggregate.footnotes(found))
+    rows = aggregate.rows_of(found)
+    cells = aggregate.cells_of(found, rows, interval)
+    written = [*tables.write(cells, rows, found, out), *macros.write(cells, rows, found, out),
+               *figures.write(cells, rows, found, out / "figures")]
+    return [*written, *(page.write(cells, rows, found, Path(html), written, list(pictures)) if html else [])]
+
+
+def load_results(results: str | Path = "results", *, controls: bool = False) -> "pd.DataFrame":
+    """The evaluations in a folder of results, or in a packed study, as a table with a row each.
+
+    controls: with those on shuffled labels, which are left out otherwise.
+    """
+    from bench.report import aggregate
+
+    return aggregate.load(results)
+
+
+def load_backbone(folder: str | Path) -> "Backbone":
+    """The exported backbone in folder: a module, (B, 12, T) ECG -> (B, N, D) tokens. UserError where it is none, or damaged."""
+    from bench.backbones import backbone
+
+    return backbone.load_backbone(Path(folder))
+
+
+def embed(backbone: "Backbone | str | Path", records: str | Path, *, resample: bool = False, workers: int = 2,
+          workspace: Workspace | None = None) -> "Applied":
+    """Embeddings of ECG records: the mean of a backbone's tokens over 2.5 s crops every 1.25 s.
+
+    backbone: loaded, or the folder of an exported one, or a run_id. records: a .hea file, a folder of them, a folder with
+    dataset.yaml, or a store. Records that cannot be used are in `refused`.
+    """
+    from bench.backbones.backbone import open_backbone
+    from bench.backbones.embed import Reading, embed_records
+
+    workspace = workspace or open_workspace()
+    loaded = open_backbone(workspace.work, str(backbone)) if isinstance(backbone, str | Path) else backbone
+    source = open_records(str(records), workspace.work / "stores")
+    with progress.bar(f"embed {source.name}", len(source.records)) as bar:
+        return embed_records(loaded, source, Reading(workspace.device, resample, workers, bar))
+
+
+def predict(run_id: str, records: str | Path, *, resample: bool = False, workers: int = 2,
+            workspace: Workspace | None = None, out: Path | None = None) -> "Applied":
+    """The probability of each of an evaluation's classes for ECG records; out: a CSV file to write, too."""
+    from bench.backbones.embed import Reading
+    from bench.backbones.predict import load_classifier, predict_records, write_predictions
+
+    workspace = workspace or open_workspace()
+    classifier = load_classifier(workspace.work, workspace.results, run_id)
+    source = open_records(str(records), workspace.work / "stores")
+    with progress.bar(f"predict {source.name}", len(source.records)) as bar:
+        applied = predict_records(classifier, source, Reading(workspace.device, resample, workers, bar))
+    if out:
+        write_predictions(out, applied, classifier.facts)
+    return applied
+
+
+def _overrides(settings: Settings) -> list[Override]:
+    return overrides_of(dict(settings)) if isinstance(settings, Mapping) else list(settings)

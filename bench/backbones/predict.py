@@ -1,0 +1,136 @@
+"""What an evaluation trained, on new records: the probability of each of its classes."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.backbones.backbone import Backbone
+from bench.backbones.embed import Applied, Reading, average_over_crops
+from bench.core.errors import UserError
+from bench.core.files import read_json, write_text
+from bench.data.corpora import Source
+from bench.data.signal import LEADS
+from bench.encoders import vit
+from bench.evaluation import heads, tasks
+from bench.evaluation import runner as evaluation
+from bench.runs import results as record
+from bench.runs.config import EvaluationConfig, PretrainConfig
+from bench.runs.workspace import checkpoint_name, run_folder
+from bench.training import checkpoint, optim
+
+NEEDED = {"config", "pretrain_config", "classes", "rate_hz", "leads", "units", "mean", "sd"}
+
+
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What is known of a classifier besides its weights."""
+
+    run_id: str
+    config: EvaluationConfig
+    classes: list[str]  # of a regression the target's unit
+    kind: str  # multi-label, single-label or regression
+    moments: tuple[float, float]  # mean and sd of a regression's training values
+    threshold: dict[str, float]  # class -> chosen on the validation folds, where the result holds one
+
+
+class Classifier(nn.Module):
+    """(B, 12, T) ECG in the backbone's units -> (B, C) logits: an evaluation's selected weights."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module, bias: Tensor, facts: ClassifierFacts):
+        super().__init__()
+        self.backbone, self.head, self.facts = backbone, head, facts
+        self.bias = nn.Parameter(bias)  # (C,): 0 but of an imported head, as heads here have no biases
+
+    def forward(self, ecg: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(ecg, registers=True)) + self.bias
+        return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> probabilities; of a regression values in the target's unit."""
+        return tasks.probabilities(self.facts.kind, logits, self.facts.moments)
+
+
+def build_head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tensor], what: str) -> tuple[nn.Module, Tensor]:
+    """(the named head with these weights, (classes,) what is added to its logits)."""
+    head, bias = heads.build(name, encoder, classes), tensors.get("proj.bias", torch.zeros(classes, device="cpu"))
+    checkpoint.fill_(head, {k: v for k, v in tensors.items() if k != "proj.bias"}, what)
+    if bias.shape != (classes,) or not bias.isfinite().all():
+        raise UserError(f"{what}: proj.bias has shape {tuple(bias.shape)}, not ({classes},), or is not finite")
+    return head, bias.float()
+
+
+def load_classifier(work: Path, results: Path, run: str) -> Classifier:
+    """The classifier of an evaluation's run_id, in evaluation mode."""
+    known = {path.parent.name: path for path in sorted((work / "runs").glob(f"*/evaluations/*/{evaluation.KEPT}"))}
+    if run not in known:
+        raise UserError(f"no evaluation {run!r:.80} with its weights in {work}. Known: {', '.join(sorted(known)) or 'none':.200}")
+    path = known[run]
+    state = checkpoint.load(path)
+    tensors, meta = state.tensors, state.meta
+    if not meta.keys() >= NEEDED:
+        raise UserError(f"{path} does not hold the weights of an evaluation; remove it, and run the evaluation again")
+    if meta["leads"] != list(LEADS):
+        raise UserError(f"{path}: its leads are {meta['leads']!r:.200}, not {', '.join(LEADS)}")
+    config = EvaluationConfig.model_validate(meta["config"])
+    trained = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
+    if trained:
+        with torch.device("meta"):
+            encoder = vit.build(PretrainConfig.model_validate(meta["pretrain_config"]).encoder.replace(dropout=0.0))
+        checkpoint.fill_(encoder, trained, str(path))
+    else:
+        source = run_folder(work, config.pretrain) / checkpoint_name(config.at)
+        torch.manual_seed(optim.derive(config.seed, evaluation.WEIGHTS))  # of a backbone that learned nothing
+        encoder = evaluation.backbone(checkpoint.load(source), config.seed, 0.0)
+    weights = {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
+    head, bias = build_head(config.evaluation.head, encoder, len(meta["classes"]), weights, str(path))
+    backbone = Backbone(encoder, rate_hz=meta["rate_hz"], units=meta["units"], mean=meta["mean"], sd=meta["sd"])
+    facts = ClassifierFacts(run, config, meta["classes"], meta.get("kind", "multi-label"), meta.get("moments", (0.0, 1.0)),
+                            load_thresholds(results, run))
+    return Classifier(backbone, head, bias, facts).eval().requires_grad_(False)
+
+
+def load_thresholds(results: Path, run: str) -> dict[str, float]:
+    """class -> the threshold that the evaluation's result holds; {} where there is no result."""
+    if not record.exists(results, run):
+        return {}
+    per_class = read_json(record.path(results, run), "result")["result"].get("per_class", {})
+    return {name: each["threshold"] for name, each in per_class.items() if each.get("threshold") is not None}
+
+
+def predict_records(classifier: Classifier, source: Source, reading: Reading) -> Applied:
+    """(n, C) probabilities, as the evaluation computed them."""
+    classifier, config = classifier.to(reading.device), classifier.facts.config
+    settings = config.evaluation
+
+    def compute(x: Tensor) -> Tensor:
+        with optim.autocast(reading.device, settings.precision):
+            logits = classifier(x).double()
+        return logits if settings.average == "logits" else classifier.probabilities(logits)
+
+    applied = average_over_crops(compute, source, classifier.backbone, settings, reading)
+    p = torch.from_numpy(applied.values)
+    p = classifier.probabilities(p) if settings.average == "logits" else p
+    about = {"evaluation": classifier.facts.run_id, "pretrain": config.pretrain, "task": config.task, **applied.about}
+    return replace(applied, values=p.numpy(), about=about)
+
+
+def write_predictions(out: Path, applied: Applied, facts: ClassifierFacts) -> None:
+    """CSV, a line per record and class: record_id, class, probability, threshold, positive; of a regression record_id, unit,
+    value. Threshold and positive are empty where the evaluation's result has no threshold. What was done, and the refused
+    records, stand in <out>.json."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    regression = facts.kind == "regression"
+    table.writerow(["record_id", *(("unit", "value") if regression else ("class", "probability", "threshold", "positive"))])
+    for record_id, values in zip(applied.record_id, applied.values.tolist(), strict=True):
+        for name, p in zip(facts.classes, values, strict=True):
+            threshold = facts.threshold.get(name)
+            decision = ("", "") if threshold is None else (threshold, int(p >= threshold))
+            table.writerow([record_id, name, p, *(() if regression else decision)])
+    write_text(out.with_name(f"{out.name}.json"), json.dumps(applied.about, indent=1, sort_keys=True))
+    write_text(out, text.getvalue())
