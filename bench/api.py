@@ -19,6 +19,7 @@ from bench.evaluation import runner
 from bench.evaluation.protocols import load_evaluation_config, start_from_linear
 from bench.runs import results as record
 from bench.runs.config import Override, load_mixture, load_pretrain_config, overrides_of
+from bench.runs.config import run_id as name_run
 from bench.runs.workspace import Workspace
 from bench.training import trainer
 
@@ -90,7 +91,10 @@ def pretrain(method: str, stores: Mapping[str, float] | str, *, settings: Settin
     mix = load_mixture(stores) if isinstance(stores, str) else dict(stores)
     config = load_pretrain_config(method, [*_overrides(settings), *overrides_of({"seed": seed, "data.mix": mix})])
     opened = [open_by_name(workspace.work / "stores", name) for name in mix]
-    return trainer.pretrain(config, opened, workspace, world)
+    outcome = trainer.pretrain(config, opened, workspace, world)
+    if world.first and not outcome.ran:
+        print(f"already done: {outcome.result}")
+    return outcome.run_id
 
 
 def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnostic",), protocols: Sequence[str] = ("linear",),
@@ -112,6 +116,9 @@ def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnosti
                    *(start_from_linear(overrides) if protocol == "finetune-after-linear" else []), *overrides,
                    Override("at", at)], other)
                for protocol in protocols for task in tasks for seed in runner.seeds_of(protocol, learned, list(seeds))]
+    for config in configs:
+        if record.exists(workspace.results, name_run(config)):
+            print(f"already done: {record.path(workspace.results, name_run(config))}")
     names = runner.evaluate(configs, opened, workspace, other)
     return [record.load(workspace.results, name) for name in names]
 

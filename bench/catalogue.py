@@ -20,7 +20,6 @@ from bench.core.yaml import read_yaml
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.runs.config import PretrainConfig, find_methods, load_pretrain_config, parse_overrides
-from bench.training import trainer as pretrain
 
 HEAD = ("family", "about", "source", "differs", "cost", "expected")
 RECORDS = 2  # of the batch whose operations are counted; ours
@@ -44,7 +43,7 @@ def header(path: Path) -> dict[str, str]:
 def built(made: PretrainConfig) -> method.Method:
     """The method on shapes alone."""
     with torch.device("meta"):
-        return pretrain.build(made)
+        return method.build_model(made)
 
 
 def gflop(made: PretrainConfig) -> float:
@@ -53,11 +52,11 @@ def gflop(made: PretrainConfig) -> float:
     if not made["optim"]["steps"]:
         return 0.0
     data = made["data"]
-    model = pretrain.build(made).train()
+    model = method.build_model(made).train()
     x = torch.randn(RECORDS, len(LEADS), round(data["crop_seconds"] * data["rate_hz"]),
                     generator=torch.Generator().manual_seed(0))
     seen = views.make(x, made["views"], data["rate_hz"], seeded(0, RECORDS))
-    now = pretrain.step_at(0, 0, made["optim"]["steps"], torch.device("cpu"), RECORDS, patients=torch.arange(RECORDS))
+    now = method.step_at(0, 0, made["optim"]["steps"], torch.device("cpu"), RECORDS, patients=torch.arange(RECORDS))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention is not counted
         model(seen, now)[0].backward()
     return counter.get_total_flops() / RECORDS / 1e9

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import ROOT
-from bench.core.rng import Rng
+from bench.core.rng import HOST, MASKS, WEIGHTS, Rng, derive, generator
+from bench.encoders import vit
 from bench.encoders.vit import Encoder
-from bench.runs.config import MethodConfig, find_methods
+from bench.runs.config import MethodConfig, PretrainConfig, find_methods
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ class Step:
     def uniform(self, low: float, high: float) -> float:
         """One host number, uniform in [low, high)."""
         return low + (high - low) * torch.rand((), generator=self.host, dtype=torch.float64).item()
+
+
+def step_at(seed: int, index: int, total: int, device: torch.device, batch: int, *, rows: slice = slice(None),
+            patients: Tensor | None = None, gather: Callable[[Tensor], Tensor] = lambda x: x) -> Step:
+    """The Step of a run with this seed after `index` of `total` optimiser steps.
+
+    batch: records of the whole batch. rows: those that this call of forward sees. patients, gather: see Step.
+    """
+    return Step(index, total, Rng(generator(device, seed, MASKS, index), batch, rows),
+                generator(torch.device("cpu"), seed, HOST, index), patients, gather)
 
 
 class Method(nn.Module, abc.ABC):
@@ -84,6 +95,12 @@ def _module(name: str | None) -> ModuleType:
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
+
+
+def build_model(config: PretrainConfig) -> Method:
+    """The method that a pre-training config describes, around its encoder, with the initial weights of the config's seed."""
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+    return build(config.method, vit.build(config.encoder))
 
 
 def build(config: MethodConfig, encoder: Encoder) -> Method:

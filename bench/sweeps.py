@@ -17,10 +17,12 @@ from bench.data.store import Store, open_by_name
 from bench.encoders.config import EncoderConfig
 from bench.evaluation import protocols
 from bench.evaluation import runner as evaluation
+from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_mixture, load_pretrain_config, overrides_of, run_id
 from bench.runs.workspace import Workspace
-from bench.training.trainer import build, fill_fingerprints, pretrain
+from bench.training.inputs import fill_fingerprints
+from bench.training.trainer import pretrain
 
 RANDOM = "random"
 FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
@@ -270,7 +272,7 @@ class Checks:
         data, key = config.data, canonical(config.data)
         views.check(config.views, data.rate_hz, data.crop_seconds, config.encoder.patch)
         with torch.device("meta"):  # shapes alone
-            build(config)
+            build_model(config)
         if config.optim.steps and key not in self.seen:
             self.seen[key] = leak.seen([self.stores[name] for name in data.mix], data.folds,
                                        round(data.crop_seconds * data.rate_hz))

@@ -15,10 +15,10 @@ from bench.data import views
 from bench.data.loader import Loader
 from bench.data.store import Store
 from bench.encoders import vit
+from bench.method import build_model, step_at
 from bench.parts import block_split
 from bench.runs.config import PretrainConfig
 from bench.training import optim
-from bench.training import trainer as pretrain
 from methods.jepa import JEPA
 
 PARTS = ("data", "masks", "target encoder", "encoder", "predictor", "backward", "optimiser", "EMA")
@@ -75,7 +75,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: PretrainConfig, 
     """One step of bench.training.trainer with JEPA.forward taken apart, in place; gives its loss."""
     settings, n = config["optim"], x.shape[2] // config["encoder"]["patch"]
     optim.schedule_(optimiser, taken, settings)
-    at = pretrain.step_at(config["seed"], taken, settings["steps"], x.device, len(x))
+    at = step_at(config["seed"], taken, settings["steps"], x.device, len(x))
     optimiser.zero_grad(set_to_none=True)
     with clock("masks"):
         kept, hidden = block_split(n, round(keep * n), model.block, at.rng)
@@ -91,7 +91,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: PretrainConfig, 
     with clock("optimiser"):
         optimiser.step()
     with clock("EMA"):
-        model.after_step(pretrain.step_at(config["seed"], taken + 1, settings["steps"], x.device, len(x)))
+        model.after_step(step_at(config["seed"], taken + 1, settings["steps"], x.device, len(x)))
     return loss.detach()
 
 
@@ -105,7 +105,7 @@ class Ours:
     parts: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})  # seconds
 
     def __post_init__(self) -> None:
-        model = pretrain.build(self.config).to(self.device).train()
+        model = build_model(self.config).to(self.device).train()
         assert isinstance(model, JEPA)
         self.model, self.optimiser, self.taken = model, optim.adamw(model, self.config["optim"]), 0
         if self.config["optim"]["compile"]:

@@ -30,6 +30,7 @@ from bench.core.rng import seeded
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.encoders import vit
+from bench.method import build_model, step_at
 from bench.runs import results as record
 from bench.runs.config import find_methods, load_pretrain_config, overrides_of
 from bench.training import optim
@@ -45,7 +46,7 @@ def one(name: str, size: str, batch: int, precision: str, compiled: bool, device
     settings, data = made["optim"], made["data"]
     if device.type == "cpu":
         memory.keep()  # as pretrain does
-    model = pretrain.build(made).to(device).train()
+    model = build_model(made).to(device).train()
     optimiser = optim.adamw(model, settings)
     if compiled:
         for part in model.children():
@@ -60,12 +61,12 @@ def one(name: str, size: str, batch: int, precision: str, compiled: bool, device
         optim.schedule_(optimiser, taken, settings)
         seen = views.make(x, made["views"], data["rate_hz"], seeded(taken, batch, device))
         optimiser.zero_grad(set_to_none=True)
-        at = pretrain.step_at(0, taken, settings["steps"], device, batch, patients=patients)
+        at = step_at(0, taken, settings["steps"], device, batch, patients=patients)
         with optim.autocast(device, precision):
             loss, _ = model(seen, at)
         loss.backward()
         optimiser.step()
-        model.after_step(pretrain.step_at(0, taken + 1, settings["steps"], device, batch))
+        model.after_step(step_at(0, taken + 1, settings["steps"], device, batch))
         seconds.append(now(device) - began)
     return {"method": name, "size": size, "precision": precision, "compiled": compiled, "batch": batch,
             "seconds": seconds[3:], "warm_seconds": warm, "gflop_per_record": catalogue.gflop(made),

@@ -18,8 +18,8 @@ from bench.encoders import vit
 from bench.report import aggregate as report
 from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
 from bench.runs.workspace import Workspace
-from bench.training import trainer as pretrain
-from bench.training.trainer import fill_fingerprints
+from bench.training import monitor
+from bench.training.inputs import fill_fingerprints
 from paper import figures, macros, tables
 
 torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def tiny(stores: Path) -> Store:
 @pytest.fixture
 def nano(monkeypatch: pytest.MonkeyPatch) -> vit.Size:
     """encoder.size nano exists while the test runs, and looking for collapse costs little."""
-    monkeypatch.setattr(pretrain, "MONITOR_BATCH", 16)
+    monkeypatch.setattr(monitor, "BATCH", 16)
     monkeypatch.setitem(vit.SIZES, "nano", NANO)
     return NANO
 

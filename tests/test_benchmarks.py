@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.encoders import vit
-from bench.training import trainer as pretrain
+from bench.method import build_model, step_at
 from bench.training.optim import adamw
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -51,9 +51,9 @@ def test_a_record_costs_the_stated_arithmetic(jepa_step):
 def test_the_step_that_is_timed_is_the_methods_own(jepa_step):
     settings = configs.load("jepa", ["encoder.size=tiny", "method.keep=[0.2, 0.2]", "optim.warmup_steps=0"])
     x = torch.randn(3, 12, 1000, generator=torch.Generator().manual_seed(0))
-    timed, own = pretrain.build(settings), pretrain.build(settings)
+    timed, own = build_model(settings), build_model(settings)
     loss = jepa_step.step(timed, adamw(timed, settings["optim"]), settings, x, 0.2, 7, jepa_step.Clock(lambda: 0.0))
-    expected, _ = own([x], pretrain.step_at(settings["seed"], 7, settings["optim"]["steps"], x.device, len(x)))
+    expected, _ = own([x], step_at(settings["seed"], 7, settings["optim"]["steps"], x.device, len(x)))
     assert loss == expected
     assert not torch.equal(timed.encoder.embed.weight, own.encoder.embed.weight)
     assert not torch.equal(timed.target_encoder.embed.weight, own.target_encoder.embed.weight)

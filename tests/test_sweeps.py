@@ -22,10 +22,11 @@ from bench.core.interrupt import Interrupted
 from bench.core.models import canonical
 from bench.core.yaml import Document
 from bench.evaluation import runner as evaluation
+from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.workspace import Workspace
 from bench.training import optim
-from bench.training.trainer import build, fill_fingerprints
+from bench.training.inputs import fill_fingerprints
 
 SPEC: dict[str, Any] = {
     "pretrain": {
@@ -348,7 +349,7 @@ def test_the_sweeps_that_come_with_the_suite_are_valid_and_as_large_as_they_say(
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     spec, text = sweep.read_sweep(path), path.read_text().replace(",", "")
     monkeypatch.setattr(sweep, "fill_fingerprints", lambda made, stores: made)
-    monkeypatch.setattr(sweep, "check", lambda run, stores, seen: build(run.config))
+    monkeypatch.setattr(sweep, "check", lambda run, stores, seen: build_model(run.config))
     names = {then["store"] for then in spec["evaluate"]}
     with torch.device("meta"):
         runs = sweep.expand(spec, {name: SimpleNamespace(name=name, fingerprint="0") for name in names})  # type: ignore[misc]

@@ -15,7 +15,7 @@ from bench.core.files import replace_file, write_text
 from bench.data.corpora import modules
 from bench.data.signal import LEADS
 from bench.training import checkpoint
-from bench.training.trainer import count
+from bench.training.summary import count_parameters
 
 UNSTATED = {"unknown": "unknown: the table names the corpora that the checkpoint names",
             "stated": "what the person who imported it stated"}
@@ -27,7 +27,7 @@ def export_backbone(backbone: Backbone, folder: Path, results: Sequence[dict[str
     unfinished = {WEIGHTS, "README.md"}  # of an export that was killed
     if folder.is_dir() and any(p.name not in unfinished and p.suffix != ".tmp" for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty; remove it, or write another --to")
-    checkpoint.forget_partial(folder)
+    checkpoint.remove_partial(folder)
     weights = safetensors.torch.save(backbone.encoder.state_dict(), {"format": "pt"})
     with replace_file(folder / WEIGHTS) as file:
         file.write(weights)
@@ -49,7 +49,7 @@ def write_card(backbone: Backbone, results: Sequence[dict[str, Any]]) -> str:
                 f"{UNSTATED[arguments['saw']]}.\n" if "imported" in arguments else "")
     return CARD.format(
         method=config.method, run_id=config.run_id, width=size.width, depth=size.depth, heads=size.heads,
-        parameters=count(encoder), steps=config.step, batch=made.optim.batch, crop_seconds=made.data.crop_seconds,
+        parameters=count_parameters(encoder), steps=config.step, batch=made.optim.batch, crop_seconds=made.data.crop_seconds,
         samples=samples, tokens=tokens, leads=", ".join(LEADS), units=backbone.units, rate_hz=backbone.rate_hz,
         patch=encoder.patch, clip_sd=backbone.clip_sd, registers=len(encoder.registers), statistics=config.statistics,
         imported=imported, folds=", ".join(map(str, made.data.folds)), seen="\n".join(_corpora(config)),

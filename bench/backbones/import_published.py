@@ -245,7 +245,7 @@ def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | N
     run, evaluation = run_id(config), run_id(EvaluationConfig.model_validate(head.meta["config"])) if head else ""
     folder = run_folder(work, run)
     with lock_file(folder / "lock", f"run {run}"):
-        checkpoint.forget_partial(folder)
+        checkpoint.remove_partial(folder)
         write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
         marks = leak.seen(saw or (), config.data.folds, published.config.channel_size)
         checkpoint.save(folder / checkpoint_name(1), Checkpoint(

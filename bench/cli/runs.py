@@ -37,11 +37,11 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
     """Show where pre-trainings began and where they are: loss, feature sd, RankMe; and what a step costs."""
     from statistics import median
 
-    from bench.training.trainer import logged
+    from bench.training.metrics import load_metrics
 
     table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
     for name in runs:
-        made, lines = logged(work, name)
+        made, lines = load_metrics(work, name)
         of = {key: [line[key] for line in lines if key in line]
               for key in ("loss", "feature_sd", "rankme", "records_per_second", "memory_mb")}
         table.add_row(
@@ -58,7 +58,7 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
                      out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
                                     ] = Path("tensorboard"), work: Work = WORK) -> None:
     """Write what pre-trainings have logged for TensorBoard (pip install 'ecg-ssl-bench[tensorboard]')."""
-    from bench.training.trainer import logged
+    from bench.training.metrics import load_metrics
 
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -66,7 +66,7 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
         raise UserError("TensorBoard is not installed; pip install 'ecg-ssl-bench[tensorboard]'") from None
     for name in runs:
         with SummaryWriter(str(out / name)) as writer:
-            for line in logged(work, name)[1]:
+            for line in load_metrics(work, name)[1]:
                 for key, value in line.items():
                     if key != "step":
                         writer.add_scalar(key, value, line["step"])
@@ -80,7 +80,7 @@ def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
                                   ] = False,
                out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
     """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecg-ssl-bench[wandb]')."""
-    from bench.training.trainer import logged
+    from bench.training.metrics import load_metrics
 
     try:
         import wandb
@@ -88,7 +88,7 @@ def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
         raise UserError("Weights & Biases is not installed; pip install 'ecg-ssl-bench[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
     for name in runs:
-        made, lines = logged(work, name)
+        made, lines = load_metrics(work, name)
         with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made.to_json(), dir=str(out),
                         mode="offline" if offline else "online", resume="allow") as run:
             for line in lines:

@@ -2,8 +2,21 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+
+WEIGHTS, DROPOUT, DATA, MASKS, HOST, VIEWS, MONITOR = range(7)  # streams of random numbers of one pre-training's seed
+
+
+def derive(*numbers: int) -> int:
+    """A seed for torch, a pure function of the numbers given, such as (seed, stream, step)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator on the device, seeded by derive(*numbers)."""
+    return torch.Generator(device).manual_seed(derive(*numbers))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.training.monitor import rankme
 
 
 def diagnose(features: Tensor) -> dict[str, Any]:
@@ -16,16 +17,6 @@ def diagnose(features: Tensor) -> dict[str, Any]:
     if len(features) < 2 or not features.isfinite().all():
         raise UserError(f"features of {len(features)} records cannot be diagnosed: two are needed, all values finite")
     return {"n": len(features), "rankme": rankme(features), "sd": spectrum(features).tolist()}
-
-
-def rankme(features: Tensor) -> float:
-    """Effective rank of (n, D) features: exp of the entropy of their singular values.
-
-    Garrido et al. 2023, arXiv 2210.02885; so is the epsilon. Features that are all 0 have rank 1.
-    """
-    s = torch.linalg.svdvals(features.double())
-    p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny) + 1e-7
-    return torch.exp(-(p * p.log()).sum()).item()
 
 
 def spectrum(features: Tensor) -> Tensor:

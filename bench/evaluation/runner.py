@@ -28,12 +28,13 @@ from bench.evaluation import external as external_set
 from bench.evaluation import finetune, frozen, heads, metrics, regression, tasks
 from bench.evaluation.frozen import WEIGHTS, Visible
 from bench.evaluation.tasks import Task
+from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.config import EvaluationConfig, PretrainConfig, run_id
 from bench.runs.workspace import Workspace, checkpoint_name, run_folder
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
-from bench.training.trainer import build, peak_memory_mb
+from bench.training.metrics import peak_memory_mb
 
 Weights = dict[str, Tensor]
 KEPT = "weights.pt"  # in an evaluation's folder: its selected head, and its encoder where that was trained
@@ -126,7 +127,7 @@ def together(configs: Sequence[EvaluationConfig], trained: Checkpoint, evaluatio
             held.enter_context(record.reason_kept(evaluations / name))
         if not wanted:
             return
-        checkpoint.forget_partial(folder, *(evaluations / name for name in wanted))
+        checkpoint.remove_partial(folder, *(evaluations / name for name in wanted))
         state = saved_state(folder / "state.pt")
         if state and not set(wanted) <= set(state.meta["members"]):
             state = None
@@ -194,7 +195,7 @@ def backbone(trained: Checkpoint, seed: int, dropout: float) -> vit.Encoder:
     encoder = vit.build(config.encoder.replace(dropout=dropout))
     if trained.meta["step"] == 0:
         return encoder
-    model = build(config)  # the method knows which of its encoders is evaluated
+    model = build_model(config)  # the method knows which of its encoders is evaluated
     model.load_state_dict({k.removeprefix("model/"): v for k, v in trained.tensors.items() if k.startswith("model/")})
     encoder.load_state_dict(model.backbone().state_dict())
     return encoder

@@ -10,18 +10,19 @@ import torch
 
 from bench.backbones.embed import read_embeddings
 from bench.core.errors import UserError, unknown
-from bench.core.rng import Rng, seeded
+from bench.core.rng import VIEWS, Rng, generator, seeded
 from bench.data import views
 from bench.data.ingest import wfdb_file
 from bench.data.loader import Crops
 from bench.data.signal import LEADS, breaks_einthoven
 from bench.data.store import Store
-from bench.method import Method
+from bench.method import Method, build_model, step_at
 from bench.parts import MaskedAutoencoder
 from bench.plot import drawing as plot
 from bench.runs.config import PretrainConfig
+from bench.runs.workspace import checkpoint_path
 from bench.training import checkpoint
-from bench.training import trainer as pretrain
+from bench.training.metrics import load_metrics
 
 SEED = 0
 # Strong enough to be seen; ours.
@@ -51,7 +52,7 @@ def runs(work: Path, names: Sequence[str], out: Path) -> Path:
     """Write the curves of pre-trainings, finished or not, side by side to out."""
     kind, named = suffix(out), []
     for name in names:
-        made, lines = pretrain.logged(work, name)
+        made, lines = load_metrics(work, name)
         named.append((f"{made['method']['name']}, seed {made['seed']} ({name})", lines))
     return plot.save(plot.runs(named), out.with_suffix(""), (kind,))[0]
 
@@ -122,7 +123,7 @@ def see(store: Store, record_id: str | None, out: Path, made: PretrainConfig, we
         raise UserError(f"store {store.name} has {store.rate_hz} Hz, {name} is configured for {rate_hz} Hz")
     if not made["optim"]["steps"]:
         raise UserError(f"method {name} takes no step: there is nothing that it sees")
-    row, model = row_of(store, record_id), pretrain.build(made)
+    row, model = row_of(store, record_id), build_model(made)
     views.check(made["views"], rate_hz, made["data"]["crop_seconds"], made["encoder"]["patch"])
     if weights:
         model.load_state_dict(weights)
@@ -135,7 +136,7 @@ def see(store: Store, record_id: str | None, out: Path, made: PretrainConfig, we
 
 def see_run(store: Store, record_id: str | None, out: Path, work: Path, run: str) -> Path:
     """The same of a finished pre-training."""
-    path = pretrain.run_folder(work, run) / pretrain.checkpoint_name(1)
+    path = checkpoint_path(work, run)
     if not path.is_file():
         raise unknown("finished run", run, sorted(p.parent.name for p in (work / "runs").glob(f"*/{path.name}")))
     trained = checkpoint.load(path)
@@ -161,8 +162,8 @@ def sights(model: Method, made: PretrainConfig, x: torch.Tensor, rebuild: bool) 
     if rebuild and isinstance(model, MaskedAutoencoder):
         model.decoder.register_forward_hook(lambda _, args, out: decoded.append((args[2][0], out[0])))
     seed, device, rate_hz = made["seed"], x.device, made["data"]["rate_hz"]
-    rng = Rng(pretrain.generator(device, seed, pretrain.VIEWS, 0), 2)
-    step = pretrain.step_at(seed, 0, made["optim"]["steps"], device, 2, patients=torch.arange(2))
+    rng = Rng(generator(device, seed, VIEWS, 0), 2)
+    step = step_at(seed, 0, made["optim"]["steps"], device, 2, patients=torch.arange(2))
     model(views.make(x.expand(2, -1, -1), made["views"], rate_hz, rng), step)
 
     panels = []

@@ -1,7 +1,8 @@
-"""Checkpoints: atomic to write, safe to read, the same bytes for the same state."""
+"""Checkpoints: atomic to write, safe to read, the same bytes for the same state; and those of one run."""
 
 import json
 import pickle
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.core.files import replace_file
+from bench.runs.workspace import checkpoint_name
 
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Flat named tensors, and everything else as one JSON-able dict: config, statistics, leads, rate, units."""
+    """Flat named tensors, and all else as one dict of JSON values: config, statistics, leads, rate, units."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
@@ -60,8 +62,8 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(tensors, meta)
 
 
-def forget_partial(*folders: Path) -> None:
-    """Remove what a killed process left half written; for the holder of the lock."""
+def remove_partial(*folders: Path) -> None:
+    """Remove what a killed process left half written. Only for the process that holds the lock of the folders."""
     for folder in folders:
         for path in folder.glob(".*.tmp"):
             path.unlink()
@@ -106,3 +108,42 @@ def fill_(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
         if not tensors[key].is_floating_point() or not tensors[key].isfinite().all():
             raise UserError(f"{what}: {key} holds values that are no finite numbers")
     module.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
+
+
+class RunCheckpoints:
+    """The checkpoints of one pre-training: backbones to evaluate, and the newest few states to continue from."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.states, self.keep = folder, folder / "checkpoints", keep
+        self.final = folder / checkpoint_name()
+
+    def find_newest(self) -> Path | None:
+        """The newest checkpoint that can be read and continued from; those that cannot be read are removed."""
+        for path in [self.final, *reversed(self.list_states())]:
+            if not path.is_file():
+                continue
+            try:
+                load(path)
+                return path
+            except UserError as error:
+                print(f"{error}; going back to the one before", file=sys.stderr)
+                path.unlink()
+        return None
+
+    def list_states(self) -> list[Path]:
+        """The states to continue from, the oldest first."""
+        return sorted(self.states.glob("step-*.pt"))
+
+    def save_final(self, checkpoint: Checkpoint) -> None:
+        """Write final.pt."""
+        save(self.final, checkpoint)
+
+    def save_share(self, at: float, checkpoint: Checkpoint) -> None:
+        """Write the backbone after the share `at` of the steps."""
+        save(self.folder / checkpoint_name(at), checkpoint)
+
+    def save_state(self, step: int, checkpoint: Checkpoint) -> None:
+        """Write the state after `step` steps; the oldest states beyond the number to keep go."""
+        save(self.states / f"step-{step:08d}.pt", checkpoint)
+        for path in self.list_states()[:-self.keep]:
+            path.unlink()

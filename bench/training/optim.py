@@ -1,16 +1,19 @@
-"""The optimiser and the schedules that pre-training and evaluation share."""
+"""The optimiser, its schedules and its precision, which pre-training and evaluation share."""
 
 import functools
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from bench.core.rng import derive as derive
 from bench.runs.config import HeadConfig, OptimConfig
+
+SIDE = 128  # of the square matrices whose product is timed
 
 
 def cosine(step: int, total: int, start: float, final: float, warmup: int = 0, warmup_start: float = 0.0) -> float:
@@ -27,6 +30,7 @@ def cosine(step: int, total: int, start: float, final: float, warmup: int = 0, w
 
 
 def linear(step: int, total: int, start: float, final: float) -> float:
+    """A straight line from start at step 0 to final at step total, and final after it."""
     return start + (final - start) * step / total if step < total else final
 
 
@@ -37,41 +41,59 @@ def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if id(p) in decay]},
         {"params": [p for p in trainable if id(p) not in decay], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: OptimConfig | HeadConfig) -> float:
     """Set this step's lr and weight decay in place; gives the lr."""
-    warmup, total = settings["warmup_steps"], settings["steps"]
-    lr = cosine(step, total, settings["lr"], settings["final_lr"], warmup, settings["warmup_lr"])
+    lr = cosine(step, settings.steps, settings.lr, settings.final_lr, settings.warmup_steps, settings.warmup_lr)
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.param_groups[0]["weight_decay"] = cosine(
-        step, total, settings["weight_decay"], settings["final_weight_decay"])
+        step, settings.steps, settings.weight_decay, settings.final_weight_decay)
     return lr
 
 
 @functools.cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than only storing it."""
+    """Whether the device has instructions that compute in bfloat16; others store it and emulate the arithmetic."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
     return info.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(info.read_text().split())
 
 
+def resolve_precision(device: torch.device, precision: str) -> str:
+    """What a setting `precision` means on the device, "float32" or "bfloat16": auto is bfloat16 where the device computes in it."""
+    if precision == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    return precision
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a forward pass: matrix products in bfloat16 or float32; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16")
 
 
 def warn_if_slow(device: torch.device, precision: str) -> None:
-    """A line on stderr where bfloat16 is only emulated (a matrix product took 50 times as long on such a CPU)."""
-    if precision == "bfloat16" and not has_bfloat16(device):
-        print(f"this {device.type} has no bfloat16 arithmetic and emulates it very slowly; float32 is faster",
-              file=sys.stderr)
+    """Say on stderr how much slower bfloat16 is here, where a run uses it and the device only emulates it."""
+    if resolve_precision(device, precision) == "bfloat16" and not has_bfloat16(device):
+        print(f"this {device.type} has no bfloat16 arithmetic and emulates it: a matrix product takes "
+              f"{time_bfloat16(device):.1f} times as long as in float32; set precision to auto or float32", file=sys.stderr)
 
 
-def derive(*numbers: int) -> int:
-    """A seed for torch, a pure function of the numbers given."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+@functools.cache
+def time_bfloat16(device: torch.device) -> float:
+    """The time of a bfloat16 matrix product divided by that of a float32 one, on this device; measured once, in some ms."""
+    return _time_product(device, torch.bfloat16) / _time_product(device, torch.float32)
+
+
+def _time_product(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of the fastest of three products of two matrices."""
+    matrix = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(4):  # the first prepares what the others reuse
+        began = time.perf_counter()
+        (matrix @ matrix).sum().item()  # .item() waits for a device that works in the background
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])

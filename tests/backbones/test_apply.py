@@ -42,7 +42,7 @@ SHORT = ["evaluation.steps=6", "evaluation.batch=16", "evaluation.validate_every
 
 @pytest.fixture
 def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
-    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where).run_id
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def evaluated(protocol: str, run: str, tiny: Store, where: Workspace, *overrides
 def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callable[..., Config], tiny: Store, where: Workspace,
                                                                method: str, protocol: str, average: str) -> None:
     steps = ["optim.steps=2", "optim.warmup_steps=0"] if method == "jepa" else []
-    run = pretrain.pretrain(configure(method, *steps), [tiny], where)
+    run = pretrain.pretrain(configure(method, *steps), [tiny], where).run_id
     name, kept = evaluated(protocol, run, tiny, where, f"evaluation.average={average}", "evaluation.lr=0.1",
                            "evaluation.final_lr=0.1")  # far from where it began
     torch.manual_seed(5)  # weights come from files, or from the evaluation's own seed

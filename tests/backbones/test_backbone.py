@@ -30,7 +30,7 @@ FILES = {"model.safetensors", "config.json", "README.md"}
 
 @pytest.fixture
 def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
-    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where).run_id
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_code_of_the_model_card_runs_in_the_folder_and_without_the_method(
 
 
 def test_tokens_of_one_lead_go_out_too(configure: Callable[..., Config], tiny: Store, where: Workspace, tmp_path: Path) -> None:
-    run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    run = pretrain.pretrain(configure("st_mem", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where).run_id
     trained = backbone.load_run(where.work, run)
     export_backbone(trained, tmp_path / "out", [])
     x = torch.randn(2, 12, 3 * trained.encoder.patch)
@@ -214,7 +214,7 @@ def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(run: 
 
 def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_exported(configure: Callable[..., Config], tiny: Store,
                                                                        run: str, where: Workspace) -> None:
-    random = pretrain.pretrain(configure("random"), [tiny], where)
+    random = pretrain.pretrain(configure("random"), [tiny], where).run_id
     with pytest.raises(UserError, match="has learned nothing"):
         backbone.load_run(where.work, random)
     for name in ("0" * 12, "../runs/x", ""):

@@ -19,6 +19,7 @@ from bench.data.store import Store
 from bench.runs import results as record
 from bench.runs.config import Config
 from bench.runs.workspace import Workspace
+from bench.training import metrics
 from bench.training import trainer as pretrain
 
 CPU, TOP = torch.device("cpu"), 200_000_000_000  # microjoules
@@ -127,7 +128,7 @@ class Draws:
 def attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, float]]]:
     """What the meters of the next attempts of a run can read, in watts."""
     watts: list[dict[str, float]] = []
-    monkeypatch.setattr(pretrain, "Meter", lambda *_, **__: Draws(**watts.pop(0)))
+    monkeypatch.setattr(metrics, "Meter", lambda *_, **__: Draws(**watts.pop(0)))
     yield watts
     assert not watts
 
@@ -145,7 +146,7 @@ def trained(made: Config, store: Store, where: Workspace, monkeypatch: pytest.Mo
             patch.setattr(pretrain.optim, "schedule_", until)
             with pytest.raises(RuntimeError):
                 pretrain.pretrain(made, [store], where)
-    return json.loads(record.path(where.results, pretrain.pretrain(made, [store], where)).read_text())["result"]
+    return json.loads(record.path(where.results, pretrain.pretrain(made, [store], where).run_id).read_text())["result"]
 
 
 def test_energy_adds_up_over_attempts_as_seconds_do(configure: Callable[..., Config], tiny: Store, where: Workspace,
@@ -164,4 +165,4 @@ def test_power_of_all_processes_lacks_what_one_of_them_cannot_read(monkeypatch: 
 
     monkeypatch.setattr(World, "mean_", two_alike)
     meter = SimpleNamespace(used=lambda: {"cpu": 30.0, "gpu": 20.0})
-    assert pretrain.watts(meter, 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]
+    assert metrics.measure_watts(meter, 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.evaluation import diagnostics
+from bench.training.monitor import rankme
 
 
 def features(n: int = 40, width: int = 6, seed: int = 0) -> Tensor:
@@ -67,9 +68,9 @@ def test_the_spectrum_is_the_root_of_the_covariances_eigenvalues() -> None:
 def test_rankme_is_the_exponential_of_the_entropy() -> None:
     s = torch.linalg.svdvals(features())
     p = [(v / s.sum()).item() + 1e-7 for v in s]
-    assert diagnostics.rankme(features()) == pytest.approx(math.exp(-sum(v * math.log(v) for v in p)))
-    assert diagnostics.rankme(torch.eye(16)) == pytest.approx(16, rel=1e-3)
-    assert diagnostics.rankme(torch.zeros(8, 4)) == pytest.approx(1, rel=1e-3)
+    assert rankme(features()) == pytest.approx(math.exp(-sum(v * math.log(v) for v in p)))
+    assert rankme(torch.eye(16)) == pytest.approx(16, rel=1e-3)
+    assert rankme(torch.zeros(8, 4)) == pytest.approx(1, rel=1e-3)
 
 
 def test_diagnostics_fit_a_record() -> None:

@@ -37,7 +37,7 @@ SHORT = ["evaluation.steps=12", "evaluation.batch=16", "evaluation.validate_ever
 @pytest.fixture
 def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a pre-training of two steps."""
-    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where).run_id
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, ti
 
 def test_a_random_backbone_is_drawn_from_the_evaluations_seed(configure: Callable[..., Config], run: str, tiny: Store,
                                                               where: Workspace, fitted: list) -> None:
-    random = pretrain.pretrain(configure("random"), [tiny], where)
-    assert pretrain.pretrain(configure("random", "seed=5"), [tiny], where) == random  # there is one, whatever seed is named
+    random = pretrain.pretrain(configure("random"), [tiny], where).run_id
+    assert pretrain.pretrain(configure("random", "seed=5"), [tiny], where).run_id == random  # there is one, whatever seed is named
     for name, seed in ((random, 0), (random, 1), (run, 0), (run, 1)):
         evaluate("linear", name, tiny, where, seed=seed)
     key = "encoder.blocks.0.qkv.weight"

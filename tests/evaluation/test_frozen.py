@@ -63,7 +63,7 @@ def two(folder: Path) -> Store:
 @pytest.fixture
 def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a pre-training of two steps."""
-    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where)
+    return pretrain.pretrain(configure("jepa", "optim.steps=2", "optim.warmup_steps=0"), [tiny], where).run_id
 
 
 def configs_of(store: Store, run: str, *overrides: str, protocols: tuple[str, ...] = ("linear", "linear-mean"),
@@ -552,7 +552,7 @@ def copied(results: Path, name: str) -> Path:
 
 def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch(
         configure: Callable[..., Config], run: str, tiny: Store, two: Store, where: Workspace) -> None:
-    random = pretrain.pretrain(configure("random"), [tiny], where)
+    random = pretrain.pretrain(configure("random"), [tiny], where).run_id
     for protocol, name, words in (("scratch", run, "scratch draws all weights anew: .*; write finetune"),
                                   ("finetune", random, "finetune needs a backbone that has learned .*; write scratch"),
                                   ("finetune-after-linear", random, "finetune-after-linear needs .*; write scratch")):
@@ -568,7 +568,7 @@ def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch
 
 def test_seeds_of_a_random_backbone_are_backbones(configure: Callable[..., Config], tiny: Store, two: Store,
                                                   where: Workspace) -> None:
-    random = pretrain.pretrain(configure("random"), [tiny], where)
+    random = pretrain.pretrain(configure("random"), [tiny], where).run_id
     made = configs_of(two, random, protocols=("linear",))
     names = evaluation.evaluate(made, two, where)
     assert {result(name, where)["together"] for name in names} == {2}  # the tasks of one seed

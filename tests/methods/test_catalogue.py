@@ -16,6 +16,7 @@ from bench import catalogue
 from bench.cli import main
 from bench.core.errors import UserError
 from bench.core.files import ROOT
+from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.config import METHODS, find_methods
 
@@ -106,13 +107,11 @@ def test_two_methods_of_one_name_are_an_error_that_names_both_files(tmp_path: Pa
 ])
 def test_what_is_wrong_with_a_method_of_a_stranger_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                           spoil: Callable[[Path], Any], words: str) -> None:
-    from bench.training import trainer as pretrain
-
     catalogue.new("mine", tmp_path)
     monkeypatch.setenv(METHODS, str(tmp_path))
     spoil(tmp_path)
     with pytest.raises(UserError, match=words):
-        pretrain.build(configs.load("mine"))
+        build_model(configs.load("mine"))
 
 
 def test_a_folder_of_methods_that_is_none_is_said(ecgssl: Callable[..., str], tmp_path: Path) -> None:

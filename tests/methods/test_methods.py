@@ -18,10 +18,9 @@ from bench.core.errors import UserError
 from bench.core.rng import seeded
 from bench.data import views
 from bench.encoders import vit
-from bench.method import Method, Step
+from bench.method import Method, Step, step_at
 from bench.runs.config import find_methods
 from bench.training import optim
-from bench.training.trainer import step_at
 from methods.jepa import JEPA
 from methods.mae import MAE
 from methods.simclr import SimCLR

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.data import views
-from bench.method import Method, build
+from bench.method import Method, build, step_at
 from bench.parts import MaskedDecoder
-from bench.training.trainer import step_at
 from methods.lejepa import epps_pulley
 from methods.st_mem import LeadWise
 

@@ -50,7 +50,7 @@ def clinic(tmp_path: Path) -> Store:
 @pytest.fixture
 def run(configure: Callable[..., Config], tiny: Store, where: Workspace) -> str:
     """run_id of a random backbone."""
-    return pretrain.pretrain(configure("random"), [tiny], where)
+    return pretrain.pretrain(configure("random"), [tiny], where).run_id
 
 
 def evaluate(task: str, run: str, store: Store, where: Workspace, *overrides: str, protocol: str = "linear", seed: int = 0,
@@ -173,7 +173,7 @@ def test_the_command_line_tests_on_another_store_and_names_score_and_records(
 
 def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[..., Config], tiny: Store, clinic: Store,
                                                            where: Workspace, tmp_path: Path) -> None:
-    saw = pretrain.pretrain(configure("jepa", "optim.steps=1", "optim.warmup_steps=0"), [tiny], where)
+    saw = pretrain.pretrain(configure("jepa", "optim.steps=1", "optim.warmup_steps=0"), [tiny], where).run_id
     evaluate("pitch", saw, clinic, where)
     with pytest.raises(UserError, match="of the 60 external test records of store tiny were in the pre-training data"):
         evaluate("pitch", saw, clinic, where, external=tiny)

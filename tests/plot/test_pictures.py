@@ -14,7 +14,7 @@ from bench.core.errors import UserError
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.data.store import Store
-from bench.method import Method
+from bench.method import Method, build_model
 from bench.plot import drawing as plot
 from bench.plot import pictures
 from bench.plot.drawing import Sight
@@ -141,7 +141,7 @@ TRAINED = sorted(set(find_methods()) - {"random"})
 
 def sights(made: Config, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Sight]:
     """What the method sees of the store's first record; `change` is done to the method before."""
-    model = pretrain.build(made)
+    model = build_model(made)
     if change:
         change(model)
     return pictures.sights(model, made, pictures.normalised(store, 0, 10.0), rebuild)
@@ -157,7 +157,7 @@ def test_every_method_draws_what_it_sees_itself(name, configure, tiny) -> None:
 
     panels = sights(made, tiny, listen)
     assert panels and all(panel.seen.shape == panel.signal.shape and panel.seen.any() for panel in panels)
-    own, encoder = panels[-len(outputs):], pretrain.build(made).encoder.eval()
+    own, encoder = panels[-len(outputs):], build_model(made).encoder.eval()
     for panel, (args, out) in zip(own, outputs, strict=True):
         hidden = torch.from_numpy(~panel.seen)
         changed = torch.from_numpy(panel.signal.copy()).masked_fill(hidden, 99.0)[None]
@@ -185,7 +185,7 @@ def test_a_decoder_that_is_right_rebuilds_every_hidden_sample(name, configure, t
 
     class Right(torch.nn.Module):
         def forward(self, tokens, keep, hidden):
-            patches = pretrain.build(made).encoder.patchify(x.expand(2, -1, -1))
+            patches = build_model(made).encoder.patchify(x.expand(2, -1, -1))
             target = patches.gather(1, hidden[..., None].expand(-1, -1, patches.shape[2]))
             return (target - target.mean(2, keepdim=True)) / target.std(2, keepdim=True)
 
@@ -196,7 +196,7 @@ def test_a_decoder_that_is_right_rebuilds_every_hidden_sample(name, configure, t
 
 def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, where, tmp_path, monkeypatch) -> None:
     made, shown = configure("mae"), []
-    run = pretrain.pretrain(made, [tiny], where)
+    run = pretrain.pretrain(made, [tiny], where).run_id
     monkeypatch.setattr(plot, "sights", lambda panels, rate_hz, title: shown.append((panels, title)))
     monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
     pictures.see_run(tiny, "r03", tmp_path / "x.png", where.work, run)
@@ -264,7 +264,7 @@ def test_a_map_that_cannot_be_drawn_says_why(embedded, tiny, store, tmp_path, mo
 
 
 def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, tmp_path, monkeypatch, capsys) -> None:
-    run = pretrain.pretrain(configure("mae"), [tiny], where)
+    run = pretrain.pretrain(configure("mae"), [tiny], where).run_id
     (where.work / "stores").symlink_to(stores)
     monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
     for command in (f"methods see jepa --store tiny --record r07 --out {tmp_path}/a.png --set encoder.size=nano",

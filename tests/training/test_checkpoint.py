@@ -156,5 +156,5 @@ def test_restoring_copies_so_that_training_on_leaves_the_checkpoint_alone() -> N
 def test_partial_files_of_a_killed_process_are_forgotten(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x.pt", some())
     (tmp_path / ".x.pt.abc.tmp").write_bytes(b"half")
-    checkpoint.forget_partial(tmp_path, tmp_path / "absent")
+    checkpoint.remove_partial(tmp_path, tmp_path / "absent")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]

@@ -28,9 +28,9 @@ from bench.data.store import open_store
 from bench.encoders import vit
 from bench.runs.config import PretrainConfig, find_methods, run_id
 from bench.runs.workspace import Workspace, run_folder
-from bench.training import checkpoint
+from bench.training import checkpoint, monitor
 from bench.training import trainer as pretrain
-from bench.training.trainer import fill_fingerprints
+from bench.training.inputs import fill_fingerprints
 
 TRAINED = [name for name in find_methods() if configs.load(name).optim.steps]
 STEPS, KILLED, BATCH = 5, 3, 8
@@ -79,7 +79,7 @@ def together(size: int, runs: list[tuple[str, PretrainConfig]]) -> None:
 def main(folder: Path) -> None:
     """The runs of the fixture `runs`. No backward before the last fork: its threads do not survive one."""
     torch.set_num_threads(1)
-    vit.SIZES["nano"], pretrain.MONITOR_BATCH, pretrain.MONITOR_POINTS = NANO, 8, 1
+    vit.SIZES["nano"], monitor.BATCH, monitor.POINTS = NANO, 8, 1
     made = [PretrainConfig.model_validate(each) for each in json.loads((folder / "configs.json").read_text())]
     together(2, [(str(folder / "2"), m) for m in made])
     for work in ("2-1", "2-4"):

@@ -22,11 +22,12 @@ from conftest import NANO
 
 from bench.data.store import open_by_name
 from bench.encoders import vit
+from bench.method import build_model
 from bench.report.reproduction import ON_THE_WAY, settled
 from bench.runs import results as record
 from bench.runs.config import PretrainConfig, run_id
 from bench.runs.workspace import Workspace, run_folder
-from bench.training import optim
+from bench.training import monitor, optim
 from bench.training import trainer as pretrain
 
 STEPS = 60
@@ -158,8 +159,8 @@ def test_twenty_kills_change_no_byte(configure: Callable[..., PretrainConfig], s
 
 def warm_up(config: PretrainConfig) -> None:
     """Have torch import what it puts off, so that no attempt pays for it. No backward: it does not survive a fork."""
-    model = pretrain.build(config)
-    pretrain.collapse(model, torch.randn(4, 12, 250))
+    model = build_model(config)
+    monitor.measure_collapse(model, torch.randn(4, 12, 250))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimiser = optim.adamw(model, config.optim)
@@ -170,7 +171,7 @@ def warm_up(config: PretrainConfig) -> None:
 def main(work: Path) -> None:
     torch.set_num_threads(1)
     vit.SIZES["nano"] = NANO
-    pretrain.MONITOR_BATCH = 16  # as in the tests' own process
+    monitor.BATCH = 16  # as in the tests' own process
     pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
     task = json.loads((work / "task.json").read_text())
     configs = [PretrainConfig.model_validate(each) for each in task["configs"]]

@@ -40,8 +40,7 @@ def test_the_loop_sets_these_schedules(golden: dict[str, np.ndarray]) -> None:
 
 
 def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden: dict[str, np.ndarray]) -> None:
-    from bench.method import build
-    from bench.training.trainer import step_at
+    from bench.method import build, step_at
 
     settings = configs.load("jepa", ["method.predictor={width: 8, depth: 1, heads: 2}"]).method
     made = build(settings, vit.Encoder(vit.Size(16, 1, 2)))

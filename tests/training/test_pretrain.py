@@ -20,10 +20,11 @@ from bench.core.errors import UserError
 from bench.core.files import ROOT
 from bench.core.interrupt import Interrupted
 from bench.data.store import Store
+from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.config import PretrainConfig, run_id
 from bench.runs.workspace import Workspace, run_folder
-from bench.training import checkpoint, optim
+from bench.training import checkpoint, monitor, optim
 from bench.training import trainer as pretrain
 
 Configure = Callable[..., PretrainConfig]
@@ -86,7 +87,7 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_others(configure:
 
 def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Configure, tiny: Store, where: Workspace) -> None:
     made = configure("simclr")
-    name = pretrain.pretrain(made, [tiny], where)
+    name = pretrain.pretrain(made, [tiny], where).run_id
     folder = run_folder(where.work, name)
     assert name == run_id(made)
     assert {p.name for p in folder.iterdir()} == {"final.pt", "config.json", "metrics.jsonl", "checkpoints", "lock"}
@@ -100,7 +101,7 @@ def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Co
     assert set(result["curves"]) == {"step", "loss", "lr", "gradient_norm", "records_per_second", "memory_mb",
                                      "alignment", "uniformity"}
     assert result["curves"]["lr"] == [optim.cosine(i, 8, 1e-3, 1e-6, 2, 1e-6) for i in range(8)]
-    assert result["parameters"]["backbone"] == sum(p.numel() for p in pretrain.build(made).backbone().parameters())
+    assert result["parameters"]["backbone"] == sum(p.numel() for p in build_model(made).backbone().parameters())
     assert result["parameters"]["trained"] > result["parameters"]["backbone"]
     state = final(where, made)
     assert state.meta["step"] == 8
@@ -112,7 +113,7 @@ def test_a_run_leaves_a_record_a_checkpoint_its_config_and_metrics(configure: Co
 def test_metrics_have_a_line_for_each_point_whatever_the_length(configure: Configure, tiny: Store, where: Workspace,
                                                                stub: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "LOG_POINTS", 3)
-    monkeypatch.setattr(pretrain, "MONITOR_POINTS", 2)
+    monkeypatch.setattr(monitor, "POINTS", 2)
     made = configure("mae", "optim.steps=7")
     pretrain.pretrain(made, [tiny], where)
     found = lines(where, made)
@@ -139,7 +140,7 @@ def test_gradient_accumulation_equals_the_full_batch(configure: Configure, tiny:
         pretrain.pretrain(made, [tiny], where)
         weights.append({k: v for k, v in final(where, made).tensors.items() if k.startswith("model/")})
     assert len(stub[1].seen) == 4 * len(stub[0].seen)
-    for key, start in pretrain.build(configure("mae")).state_dict().items():
+    for key, start in build_model(configure("mae")).state_dict().items():
         whole, parts = (w[f"model/{key}"] for w in weights)
         assert (whole - start).abs().max() > 1e-5, key
         assert (whole - parts).abs().max() < 0.01 * (whole - start).abs().max(), key
@@ -177,10 +178,10 @@ def test_precision_is_the_configs(configure: Configure, tiny: Store, where: Work
 def test_a_method_of_no_steps_gives_a_checkpoint_and_a_result_at_once(configure: Configure, tiny: Store,
                                                                       where: Workspace) -> None:
     made = configure("random")
-    name = pretrain.pretrain(made, [tiny], where)
+    name = pretrain.pretrain(made, [tiny], where).run_id
     state = final(where, made)
     assert state.meta["step"] == 0
-    start = pretrain.build(made).state_dict()
+    start = build_model(made).state_dict()
     assert all(torch.equal(state.tensors[f"model/{k}"], v) for k, v in start.items())
     assert json.loads(record.path(where.results, name).read_text())["result"]["curves"] == {}
 
@@ -189,9 +190,9 @@ def test_a_run_with_a_record_is_skipped(configure: Configure, tiny: Store, where
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("jepa")
     pretrain.pretrain(made, [tiny], where)
-    monkeypatch.setattr(pretrain, "train", lambda *a: pytest.fail("ran again"))
-    assert pretrain.pretrain(made, [tiny], where) == run_id(made)
-    assert pretrain.pretrain(made, [tiny], replace(where, work=where.work / "gone")) == run_id(made)
+    monkeypatch.setattr(pretrain, "Trainer", lambda *a: pytest.fail("ran again"))
+    assert pretrain.pretrain(made, [tiny], where).run_id == run_id(made)
+    assert pretrain.pretrain(made, [tiny], replace(where, work=where.work / "gone")).run_id == run_id(made)
 
 
 def test_checkpoints_are_pruned_to_the_newest(configure: Configure, tiny: Store, where: Workspace) -> None:
@@ -271,8 +272,8 @@ def test_the_order_in_which_stores_are_named_changes_nothing(configure: Configur
     other = corpora.store(tmp_path / "stores", noise(20, 12, 1000), name="other")
     made = configure("mae")
     made = made.replace(data=made.data.replace(mix={"tiny": 0.5, "other": 0.5}, fingerprints={}))
-    name = pretrain.pretrain(made, [tiny, other], where)
-    assert pretrain.pretrain(made, [other, tiny], elsewhere(where, "turned")) == name
+    name = pretrain.pretrain(made, [tiny, other], where).run_id
+    assert pretrain.pretrain(made, [other, tiny], elsewhere(where, "turned")).run_id == name
     first, second = ((run_folder(w.work, name) / "final.pt").read_bytes() for w in (where, elsewhere(where, "turned")))
     assert first == second
 
@@ -297,7 +298,7 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_record_only_writes_the
         pretrain.pretrain(made, [tiny], where)
     before, metrics = final_bytes(where, made), lines(where, made)
     monkeypatch.setattr(optim, "schedule_", lambda *a: pytest.fail("trained again"))
-    name = pretrain.pretrain(made, [tiny], where)
+    name = pretrain.pretrain(made, [tiny], where).run_id
     assert (final_bytes(where, made), lines(where, made)) == (before, metrics)
     assert len(json.loads(record.path(where.results, name).read_text())["result"]["curves"]["loss"]) == 8
 
@@ -472,7 +473,7 @@ def test_throughput_after_a_kill_counts_what_was_done_since(configure: Configure
     made = configure("mae")
     killed_at(monkeypatch, 7, made, [tiny], where)
     monkeypatch.setattr(pretrain.time, "monotonic", lambda: float(next(clock)))
-    name = pretrain.pretrain(made, [tiny], where)
+    name = pretrain.pretrain(made, [tiny], where).run_id
     result = json.loads(record.path(where.results, name).read_text())["result"]
     assert result["seconds"] >= 8.0  # one tick at least for each of the eight steps, though two ran after the kill
     assert result["records_per_second"] == pytest.approx(32 / result["seconds"])
@@ -483,20 +484,20 @@ def test_rankme_is_the_number_of_directions_that_tokens_use(configure: Configure
         def backbone(self) -> Any:
             return self
 
-    built = Fixed(pretrain.build(configure("mae")).encoder)
+    built = Fixed(build_model(configure("mae")).encoder)
     q, _ = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)))
     for rank in (1, 4, 16):
         tokens = (q[:, :rank] @ torch.eye(rank, 16))[:, None].expand(-1, 3, -1)
         built.forward = lambda x, tokens=tokens: tokens  # type: ignore[method-assign]
-        assert pretrain.collapse(built, torch.zeros(64, 1))["rankme"] == pytest.approx(rank, rel=1e-3)
+        assert monitor.measure_collapse(built, torch.zeros(64, 1))["rankme"] == pytest.approx(rank, rel=1e-3)
     built.forward = lambda x: torch.ones(64, 3, 16)  # type: ignore[method-assign]
-    assert pretrain.collapse(built, torch.zeros(64, 1))["feature_sd"] == 0.0
+    assert monitor.measure_collapse(built, torch.zeros(64, 1))["feature_sd"] == 0.0
 
 
 def test_looking_for_collapse_does_not_change_training(configure: Configure, tiny: Store, where: Workspace,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     made = configure("jepa", "encoder.dropout=0.2")
     pretrain.pretrain(made, [tiny], where)
-    monkeypatch.setattr(pretrain, "MONITOR_POINTS", 1)
+    monkeypatch.setattr(monitor, "POINTS", 1)
     pretrain.pretrain(made, [tiny], elsewhere(where, "seldom"))
     assert final_bytes(where, made) == final_bytes(elsewhere(where, "seldom"), made)
