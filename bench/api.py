@@ -35,7 +35,7 @@ Settings = Mapping[str, Any] | Sequence[Override]  # {"optim.lr": 3e-4}, or the 
 
 def open_workspace(work: str | Path | None = None, results: str | Path = "results", *, device: str = "auto", threads: int = 0,
                    save_minutes: float = 10.0, place: str = "auto") -> Workspace:
-    """Workspace runs work: folders, device, how often they save.
+    """The folders and the device that runs work with, and how often they save.
 
     work: stores, checkpoints, predictions, logs; None: the environment variable ECGSSL_WORK, or "work". results: one JSON
     file per finished run. device: cpu, cuda, cuda:1, ... or auto. threads: of the CPU, set for this process; 0: torch's choice.
