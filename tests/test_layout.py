@@ -1,4 +1,4 @@
-"""The arrows of the design, enforced."""
+"""The house stands as it is drawn: which room may import which, how long files and functions are, what may read files."""
 
 import ast
 from collections.abc import Iterator
@@ -7,94 +7,144 @@ from pathlib import Path
 import pytest
 
 from bench.core.files import ROOT
+from bench.runs.config import find_methods
 
-FILES = sorted(p for top in ("bench", "methods", "slurm", "paper") for p in (ROOT / top).rglob("*.py"))
-OURS = ("bench", "methods", "slurm", "paper")
-CLI = ROOT / "bench" / "cli"
-ARROWS = {  # folder -> what of ours it may import
-    "bench": ("bench",), "slurm": ("bench", "slurm"), "paper": ("bench", "paper"),
-    "methods": ("bench.method", "bench.encoders.vit", "bench.parts", "bench.core.errors"),
-}
-ONLY = {"wfdb": ("bench/data",), "h5py": ("bench/data",), "submitit": ("slurm",),
-        "matplotlib": ("bench/plot/drawing.py", "paper")}
+TOPS = ("bench", "methods", "slurm", "paper")
+LAYERS = (  # an import runs from a later line to an earlier one, or stays inside its room
+    ("bench.core",),
+    ("bench.data", "bench.encoders"),
+    ("bench.runs",),
+    ("bench.method",),
+    ("bench.parts",),
+    ("bench.training",),
+    ("bench.catalogue", "bench.evaluation"),
+    ("bench.backbones", "bench.report"),
+    ("bench.plot",),
+    ("bench.sweeps",),
+    ("slurm", "paper"),
+    ("bench.api",),
+    ("bench.cli",),
+)
+METHODS_IMPORT = ("bench.method", "bench.parts", "bench.encoders", "bench.core.errors")
+ROOMS = [room for layer in LAYERS for room in layer]
+LIBRARIES = {"wfdb": ("bench.data",), "h5py": ("bench.data",), "matplotlib": ("bench.plot", "paper"), "rich": (
+    "bench.core", "bench.cli", "slurm"), "typer": ("bench.cli",), "pyarrow": ("bench.runs", "bench.backbones")}
+LINES_OF_FILE, LINES_OF_FUNCTION, POSITIONAL = 400, 60, 5
+
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+         for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))}
+EVERY = pytest.mark.parametrize("module", FILES)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that the file imports, wherever in it: `from a import b` counts as a and as a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def room_of(module: str) -> str | None:
+    """The room that a module is in, e.g. bench.data of bench.data.store; None for what is in none, e.g. bench itself."""
+    return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text())
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that a module imports, wherever in it."""
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert not node.level, f"{module}: a relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in FILES else str(node.module)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-def below(name: str, parents: tuple[str, ...]) -> bool:
-    return any(name == p or name.startswith(f"{p}.") for p in parents)
+def layer(room: str) -> int:
+    return next(i for i, rooms in enumerate(LAYERS) if room in rooms)
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+@EVERY
+def test_no_import_runs_up(module: str) -> None:
+    own = room_of(module)
+    for name in imports(module):
+        room = room_of(name)
+        if module.startswith("methods.") and room:
+            assert name.startswith(METHODS_IMPORT), f"{module} imports {name}"
+        elif own and room and room != own:
+            assert layer(room) < layer(own), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_follow_the_arrows(path: Path) -> None:
-    allowed = OURS if path.parent == CLI else ARROWS[path.relative_to(ROOT).parts[0]]
-    assert [m for m in imports(path) if below(m, OURS) and not below(m, allowed)] == []
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    arrows = {module: {name for name in imports(module) if name in FILES and name != module} for module in FILES}
+    arrows["bench"] = set()  # its functions are imported when they are used
+    while arrows:
+        ends = {module for module, names in arrows.items() if not names & arrows.keys()}
+        assert ends, f"a circle among {', '.join(sorted(arrows))}"
+        arrows = {module: names for module, names in arrows.items() if module not in ends}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
-    for library, rooms in ONLY.items():
-        if not any(path == ROOT / room or (ROOT / room) in path.parents for room in rooms):
-            assert [m for m in imports(path) if below(m, (library,))] == []
+@EVERY
+def test_libraries_stay_in_their_rooms(module: str) -> None:
+    for name in imports(module):
+        rooms = LIBRARIES.get(name.partition(".")[0], (module,))
+        assert module.startswith(rooms), f"{module} imports {name}"
 
 
-def test_each_library_is_used_where_it_may_be() -> None:
-    used = {m.split(".")[0] for path in FILES for m in imports(path)}
-    assert {"matplotlib", "torch"} <= used
+@EVERY
+def test_a_file_has_one_subject(module: str) -> None:
+    assert len(FILES[module].read_text().splitlines()) <= LINES_OF_FILE
+
+
+@EVERY
+def test_a_function_fits_on_a_screen(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= LINES_OF_FUNCTION, node.name
+            positional = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
+            if not module.startswith("bench.cli"):  # typer's options are keyword arguments
+                assert len(positional) <= POSITIONAL, f"{node.name}({', '.join(positional)})"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for module, path in FILES.items() if module.startswith("bench")}),
+                         ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_each_folder_says_what_it_is_for(folder: Path) -> None:
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert text
+    assert len(text.splitlines()) >= 2
+
+
+@EVERY
+def test_no_config_crosses_a_border_as_a_dict(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef):
+            for argument in node.args.args + node.args.kwonlyargs:
+                if argument.annotation and "config" in argument.arg:
+                    assert "dict[str, Any]" not in ast.unparse(argument.annotation), f"{node.name}({argument.arg})"
 
 
 def test_a_method_is_one_py_and_one_yaml() -> None:
     stems = [{p.stem for p in (ROOT / "methods").glob(pattern)} - {"__init__"} for pattern in ("*.py", "*.yaml")]
-    assert stems[0] == stems[1]
-    names = [p.name for p in (ROOT / "methods").iterdir() if p.suffix not in (".py", ".yaml")]
-    assert set(names) <= {"__pycache__"}
+    assert stems[0] == stems[1] == set(find_methods())
 
 
-def test_bench_names_no_method_module() -> None:
-    """A method is reached by its name alone; `random` is the one that stands for no method."""
-    from bench.runs.config import find_methods
-
-    for path in FILES:
-        if path.is_relative_to(ROOT / "bench") and path.parent != CLI:
-            assert [m for m in find_methods() if f"methods.{m}" in path.read_text()] == [], path
+@EVERY
+def test_a_method_is_reached_by_its_name_alone(module: str) -> None:
+    assert not module.startswith("bench") or not any(name.startswith("methods.") for name in imports(module))
 
 
-def calls(path: Path, name: str) -> list[ast.Call]:
-    return [node for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
+def calls(module: str, name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_is_read_that_can_run_code(path: Path) -> None:
-    for call in calls(path, "torch.load"):
+@EVERY
+def test_nothing_is_read_that_can_run_code(module: str) -> None:
+    for call in calls(module, "torch.load"):
         assert {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True"
-    for call in calls(path, "np.load"):
+    for call in calls(module, "np.load"):
         assert {k.arg: ast.unparse(k.value) for k in call.keywords}.get("allow_pickle", "False") == "False"
-    for name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "eval", "exec",
-                 "os.system"):
-        assert calls(path, name) == [], name
+    for name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "eval", "exec", "os.system"):
+        assert calls(module, name) == [], name
 
 
 def test_there_are_reads_to_look_at() -> None:
-    assert sum(len(calls(path, "torch.load")) for path in FILES) >= 2
-    assert sum(len(calls(path, "yaml.safe_load")) for path in FILES) >= 1
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_name_of_a_layer(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    names = [n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    assert [n for n in names if any(word in n for word in ("Base", "Util", "Helper", "Manager", "Common"))] == []
-    assert path.stem not in ("utils", "helpers", "common", "base", "misc")
+    assert sum(len(calls(module, "torch.load")) for module in FILES) >= 2
+    assert sum(len(calls(module, "yaml.safe_load")) for module in FILES) >= 1
