@@ -1,101 +1,43 @@
-"""Cells -> columns: one evaluation recipe on one task, at one checkpoint and share of the labels; and who leads."""
+"""What a column says beyond its cells: on how many records it rests, who leads, and how its methods rank over tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench.core.models import canonical
-from bench.report.aggregate import FINETUNE, METRICS, MISSING, RANDOM, SCRATCH, Cell, Config, labelled, protocol_of, spread
+from bench.report.aggregate import Cell, Column, Report, spread
 from bench.report.statistics import LEVEL, Ranking, by_class, compare_pairs, holm, ranking
+from paper.labels import MISSING, row_label, series_label, store_label
 
 LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
            f"runs each, p of the difference {LEVEL:g} or more after Holm's correction for all comparisons with the best)")
-RARE = 5  # positives of a class among the test records; ours
+RARE = 5  # positives of a class among the test records
 NARROW = "intervals too narrow, p too small"  # each resample holds a positive of every class, however few there are
 
 
-@dataclass(frozen=True)
-class Column:
-    """The cells of one column, one per row of the report."""
-
-    store: str
-    task: str
-    protocol: str  # and what tells it from its namesakes on this store, but for the next two
-    at: float  # checkpoint: share of the pre-training's steps
-    fraction: float  # of the labels
-    config: Config  # an evaluation's; {} where none has run
-    cells: Sequence[Cell]
-
-    @property
-    def metric(self) -> str:
-        return self.cells[0].metric
-
-    @property
-    def heading(self) -> str:
-        return self.task if self.metric == "macro_auroc" else f"{self.task} ({METRICS[self.metric]})"
-
-    @property
-    def control(self) -> bool:
-        """Of labels that say nothing."""
-        return bool(self.config.get("shuffle_labels"))
-
-    @property
-    def tested(self) -> str:
-        """On how many records its runs were tested, and how many classes are rare among them; "" without a run."""
-        run = next((c.runs[0] for c in self.cells if c.runs), None)
-        if run is None:
-            return ""
-        positives = by_class(run["result"].get("per_class", {}), "positives").values()
-        rare = sum(n < RARE for n in positives)
-        text = f"{run['result']['records']['test']:,} test records"
-        return text + (f" ({rare} of {len(positives)} classes with fewer than {RARE} positives: {NARROW})" if rare else "")
-
-    @property
-    def whole(self) -> bool:
-        """Of the last checkpoint, trained on all labels."""
-        return self.at == self.fraction == 1
+def tested_on(column: Column) -> str:
+    """On how many records its runs were tested, and how many classes are rare among them; "" without a run."""
+    run = next((cell.runs[0] for cell in column.cells if cell.runs), None)
+    if run is None:
+        return ""
+    positives = by_class(run.result.get("per_class", {}), "positives").values()
+    rare = sum(n < RARE for n in positives)
+    text = f"{run.result['records']['test']:,} test records"
+    return text + (f" ({rare} of {len(positives)} classes with fewer than {RARE} positives: {NARROW})" if rare else "")
 
 
-def columns_of(cells: Sequence[Cell]) -> list[Column]:
-    """The columns, in the order of the cells."""
-    found: dict[tuple[str, str, str], list[Cell]] = {}
-    for c in cells:
-        found.setdefault((c.store, c.task, c.protocol), []).append(c)
-    configs: dict[tuple[str, str, str], Config] = {}
-    for key, here in found.items():  # the random rows stand in the columns of every checkpoint with the one that they have
-        filled = sorted((c for c in here if c.runs), key=lambda c: c.row.method == RANDOM)
-        configs[key] = filled[0].runs[0]["config"] if filled else {}
-    plain = {key: _plain(config) for key, config in configs.items() if config}
-    labels = {store: labelled({canonical(plain[key]): (str(protocol_of(plain[key])), plain[key])
-                               for key in plain if key[0] == store}) for store in {store for store, *_ in found}}
-    columns = []
-    for key, here in found.items():
-        config, label = configs[key], labels[key[0]][canonical(plain[key])] if key in plain else key[2]
-        columns.append(Column(*key[:2], label, config.get("at", 1.0), config.get("fraction", 1.0), config, here))
-    return columns
-
-
-def _plain(config: Config) -> Config:
-    """An evaluation's recipe without task, checkpoint and share of the labels."""
-    if protocol_of(config) == SCRATCH:
-        config = config | {"evaluation": config["evaluation"] | {"name": FINETUNE}}
-    return {k: v for k, v in config.items() if k not in ("seed", "pretrain", "task", "at", "fraction")}
-
-
-def rankings(columns: Sequence[Column]) -> dict[str, Ranking]:
+def rankings(report: Report) -> dict[str, Ranking]:
     """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are.
 
-    Of last checkpoints and all labels, as the ranks in tables.
+    Of last checkpoints and all labels, without controls.
     """
-    found: dict[str, list[dict[str, float]]] = {}
-    for column in columns:
-        if column.whole and not column.control:
-            means = {c.row.label: c.mean for c in column.cells if c.runs}
-            found.setdefault(f"{column.protocol} on {column.store}", []).append(means)
+    series: dict[str, list[dict[str, float]]] = {}
+    for column in report.columns:
+        if column.key.whole and not column.key.control:
+            means = {row_label(cell.row): cell.mean for cell in column.cells if cell.runs}
+            series.setdefault(f"{series_label(column)} on {store_label(column.key)}", []).append(means)
     out = {}
-    for name, tasks in found.items():
+    for name, tasks in series.items():
         complete = [row for row in dict.fromkeys(row for rows in tasks for row in rows) if all(row in rows for rows in tasks)]
         if len(complete) > 2 and len(tasks) > 1:
             out[name] = ranking({row: [rows[row] for rows in tasks] for row in complete})
@@ -110,9 +52,9 @@ def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
     top = int(np.argmax(means))
     others = [i for i, c in enumerate(cells) if i != top and min(len(c.values), len(cells[top].values)) > 1]
     pairs = [(0, i) for i, _ in enumerate(others, 1)]
-    found = compare_pairs([cells[i].runs for i in (top, *others)], pairs) if pairs else []
-    raised = dict(zip(others, holm([each.p for each in found]), strict=True))
-    return [(i == top or raised.get(i, 0.0) >= LEVEL, raised.get(i)) for i in range(len(cells))]
+    comparisons = compare_pairs([cells[i].runs for i in (top, *others)], pairs) if pairs else []
+    p_holm = dict(zip(others, holm([each.p for each in comparisons]), strict=True))
+    return [(i == top or p_holm.get(i, 0.0) >= LEVEL, p_holm.get(i)) for i in range(len(cells))]
 
 
 def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:
@@ -134,4 +76,4 @@ def numbers(cell: Cell | None) -> dict[str, Any]:
     mean, sd, n = spread(cell.values) if cell else (None, None, 0)
     low, high = cell.interval or (None, None) if cell else (None, None)
     return {"mean": mean, "sd": sd, "n": n, "lower": low, "upper": high,
-            "run_ids": " ".join(r["run_id"] for r in cell.runs) or None if cell else None}
+            "run_ids": " ".join(run.run_id for run in cell.runs) or None if cell else None}

@@ -1,6 +1,5 @@
 """What arXiv 2410.13867 lacks: all methods on the same backbone, data, budget and evaluation, quality beside cost."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,31 +10,23 @@ from scipy import stats
 
 from bench.catalogue import header
 from bench.core.models import canonical
-from bench.report.aggregate import (
-    MISSING,
-    RANDOM,
-    RANDOM_ROW,
-    Cell,
-    Config,
-    Record,
-    Row,
-    backbone,
-    labelled,
-    leaves,
-    recipe,
-    spread,
-    text_of,
-)
+from bench.encoders.config import EncoderConfig
+from bench.report.aggregate import Cell, Column, Report, spread
+from bench.report.names import distinguish, leaves, text_of
+from bench.report.results import PretrainRecipe, Pretraining
+from bench.report.rows import Row, backbone_of
 from bench.report.statistics import LEVEL
-from bench.runs import config as configs
-from paper.columns import LEADERS, Column, leaders, numbers, runs_in, score
+from bench.runs.config import PretrainConfig, find_methods, name_mixture
+from paper.columns import LEADERS, leaders, numbers, runs_in, score, tested_on
+from paper.commands import commands_of
+from paper.labels import MISSING, label, series_label, store_label, task_label
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
 
 SWEEP = "ecgssl sweep run slurm/sweeps/families.yaml"
-SAME = ("encoder.size", "data.rate_hz", "data.mix", "optim.steps", "optim.batch")  # of the rows of a group
 FAMILIES = ("none", "joint-embedding predictive", "invariance-based", "generative")  # order of the blocks
 DIFFERS = "*"  # mark: from the random row
+TWIN = "="  # mark: another method is this row, too
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -45,19 +36,27 @@ class Group:
 
     title: str
     blocks: Sequence[tuple[str, Sequence[Row]]]  # (family, its rows)
-    labels: Mapping[str, str]  # recipe -> what the row is called here
-    marks: Mapping[str, str]  # recipe -> mark, of those with another backbone
-    notes: Mapping[str, str]  # mark -> in what that differs
+    labels: Mapping[PretrainRecipe, str]  # row's key -> what the row is called here
+    marks: Mapping[PretrainRecipe, str]  # row's key -> its marks: another backbone, a twin
+    notes: Mapping[str, str]  # mark -> what it says
 
     def name(self, row: Row) -> str:
-        return self.labels[recipe(row.config)]
+        """What the row is called in this group."""
+        return self.labels[row.key]
 
     def mark(self, row: Row) -> str:
-        return self.marks.get(recipe(row.config), "")
+        """The marks behind the row's name."""
+        return self.marks.get(row.key, "")
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, block by block."""
+        return [row for _, rows in self.blocks for row in rows]
 
 
 def family_of(method: str) -> str:
-    path = configs.find_methods().get(method)
+    """The family that the head of the method's YAML file names."""
+    path = find_methods().get(method)
     return header(path).get("family", MISSING) if path else MISSING
 
 
@@ -66,71 +65,87 @@ def mixture_of(mix: dict[str, float]) -> str:
     if len(mix) == 1:
         return next(iter(mix))
     shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
-    return configs.name_mixture(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
+    return name_mixture(mix) or " + ".join(f"{weight:g} {store}" for store, weight in shares) or "unknown"
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
-    """A group per size, rate, mixture, steps and batch; the random rows of its backbones are in it."""
-    found: dict[str, list[Row]] = {}
-    budgets: dict[str, dict[str, Any]] = {}
+    """A group per size, rate, mixture, steps and batch; the random rows of its backbones are in it. The largest is first."""
+    by_budget: dict[str, list[Row]] = {}
     for row in rows:
-        if row.method != RANDOM:
-            given = dict(leaves(row.config))
-            budget = {key: given.get(key, MISSING) for key in SAME}
-            found.setdefault(canonical(budget), []).append(row)
-            budgets[canonical(budget)] = budget
-    groups, known = [], {method: family_of(method) for method in {row.method for row in rows}}
+        if not row.untrained:
+            by_budget.setdefault(canonical(_budget(row.config)), []).append(row)
+    groups = [_group(trained, rows) for trained in by_budget.values()]
+    return sorted(groups, key=lambda group: (-len(group.rows), group.title))
+
+
+def _budget(config: PretrainConfig) -> dict[str, Any]:
+    """What the rows of a group have in common."""
+    return {"size": config.encoder.size, "rate_hz": config.data.rate_hz, "mix": dict(config.data.mix),
+            "steps": config.optim.steps, "batch": config.optim.batch}
+
+
+def _group(trained: Sequence[Row], rows: Sequence[Row]) -> Group:
+    """The group of these trained rows; rows: all of the report, among them the random ones."""
+    backbones = {backbone_of(row.config) for row in trained}
+    here = [*(row for row in rows if row.untrained and backbone_of(row.config) in backbones), *trained]
+    encoders = {canonical(row.config.encoder): row.config.encoder for row in trained}
+    count = Counter(canonical(row.config.encoder) for row in trained)
+    usual = encoders[min(count, key=lambda encoder: (-count[encoder], encoder))]
+    unlike = {row.key: text for row in here if (text := _unlike(row.config.encoder, usual))}
+    letters = dict(zip(sorted(set(unlike.values())), LETTERS, strict=False))
+    marks = {key: letters[text] for key, text in unlike.items()}
+    notes = {mark: f"another backbone: {text}" for text, mark in letters.items()}
+    for row in (row for row in trained if row.twin_methods):
+        marks[row.key] = marks.get(row.key, "") + TWIN
+        notes[TWIN] = "; ".join(filter(None, [notes.get(TWIN), twin_note(row)]))
+    config = trained[0].config
+    title = (f"{SIZES.get(config.encoder.size, f'ViT {config.encoder.size}')}, {config.data.rate_hz} Hz, "
+             f"{mixture_of(config.data.mix)}, {config.optim.steps:,} steps of {config.optim.batch:,} records")
+    without = {row.key: row.config.replace(encoder=usual) for row in here}
+    names = distinguish({row.key: (row.method, without[row.key]) for row in here})
+    known = {row.method: family_of(row.method) for row in here}
     order = [*FAMILIES, *sorted(set(known.values()) - set(FAMILIES))]
-    for key, trained in found.items():
-        size, rate_hz, mix, steps, batch = budgets[key].values()
-        backbones = {backbone(row.config) for row in trained}
-        here = [*(row for row in rows if row.method == RANDOM and backbone(row.config) in backbones), *trained]
-        count = Counter(canonical(row.config["encoder"]) for row in trained)
-        usual = json.loads(min(count, key=lambda encoder: (-count[encoder], encoder)))
-        unlike = {recipe(row.config): text for row in here if (text := _unlike(row.config["encoder"], usual))}
-        letters = dict(zip(sorted(set(unlike.values())), LETTERS, strict=False))
-        title = (f"{SIZES.get(size, f'ViT {size}')}, {rate_hz} Hz, {mixture_of(mix) if isinstance(mix, dict) else mix}, "
-                 + " steps of ".join(f"{n:,}" if isinstance(n, int) else n for n in (steps, batch)) + " records")
-        labels = labelled({recipe(row.config): (RANDOM_ROW if row.method == RANDOM else row.method, row.config | {"encoder": {}})
-                           for row in here})
-        blocks = [(family, those) for family in order if (those := [row for row in here if known[row.method] == family])]
-        groups.append(Group(title, blocks, labels, {key: letters[text] for key, text in unlike.items()},
-                            {mark: f"another backbone: {text}" for text, mark in letters.items()}))
-    return sorted(groups, key=lambda group: (-sum(len(each) for _, each in group.blocks), group.title))
+    blocks = [(family, those) for family in order if (those := [row for row in here if known[row.method] == family])]
+    return Group(title, blocks, {key: label(name) for key, name in names.items()}, marks, notes)
 
 
-def _unlike(encoder: Config, usual: Config) -> str:
+def twin_note(row: Row) -> str:
+    """Which other methods are this row, too."""
+    return f"{' and '.join(row.twin_methods)} computes the same as {row.method} by these settings: one row holds both"
+
+
+def _unlike(encoder: EncoderConfig, usual: EncoderConfig) -> str:
     """"patch=125, tokens=lead-time": in what the encoder is not the usual one."""
-    keys = sorted(encoder.keys() | usual.keys())
-    return ", ".join(f"{k}={text_of(encoder.get(k, MISSING))}" for k in keys if encoder.get(k) != usual.get(k))
+    own, other = leaves(encoder), leaves(usual)
+    keys = sorted(own.keys() | other.keys())
+    return ", ".join(f"{key}={text_of(own.get(key, MISSING))}" for key in keys if own.get(key) != other.get(key))
 
 
-def families(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
+def families(report: Report) -> Sheet:
     """Of each group: ranks and cost, scores per protocol, scores per share of the labels."""
-    by_run = {r["run_id"]: r for r in records if r["kind"] == "pretrain"}
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
-    for group in groups_of(rows):
-        here = {id(row) for _, those in group.blocks for row in those}
+    for group in groups_of(report.rows):
+        here = {row.key for row in group.rows if not row.untrained}
         by_protocol: dict[tuple[str, str], list[Column]] = {}
         by_task: dict[tuple[str, str, str], list[Column]] = {}
-        for c in columns:
-            trained = [cell for cell in c.cells if id(cell.row) in here and cell.row.method != RANDOM]
-            if c.at == 1 and not c.control and any(cell.runs for cell in trained):
-                by_task.setdefault((c.store, c.protocol, c.task), []).append(c)
-                if c.whole:
-                    by_protocol.setdefault((c.store, c.protocol), []).append(c)
-        ranks = {key: mean_ranks(group, found) for key, found in by_protocol.items()}
-        tables.append(overview(group, ranks, by_run, data))
-        for (store, protocol), found in by_protocol.items():
-            heads = [c.heading for c in found]
-            tables.append(scores(group, f"{protocol} on {store}", found, heads, data, ranks[store, protocol]))
-        for (store, protocol, _), found in by_task.items():
-            if any(not c.whole for c in found):
-                found.sort(key=lambda c: c.fraction)
-                heads = [f"{100 * c.fraction:g} %" for c in found]
-                what = f"shares of the labels, {protocol}, {found[0].heading} on {store}"
-                tables.append(scores(group, what, found, heads, data))
+        for column in report.columns:
+            if column.key.at == 1 and not column.key.control and any(c.runs and c.row.key in here for c in column.cells):
+                place = store_label(column.key), series_label(column)
+                by_task.setdefault((*place, column.key.task), []).append(column)
+                if column.key.whole:
+                    by_protocol.setdefault(place, []).append(column)
+        ranks = {place: mean_ranks(group, columns) for place, columns in by_protocol.items()}
+        tables.append(overview(group, ranks, report, data))
+        for (store, protocol), columns in by_protocol.items():
+            heads = [task_label(column) for column in columns]
+            tables.append(scores(group, f"{protocol} on {store}", columns, heads, data, ranks=ranks[store, protocol]))
+        for (store, protocol, _), columns in by_task.items():
+            if any(not column.key.whole for column in columns):
+                columns.sort(key=lambda column: column.key.fraction)
+                heads = [f"{100 * column.key.fraction:g} %" for column in columns]
+                what = f"shares of the labels, {protocol}, {task_label(columns[0])} on {store}"
+                tables.append(scores(group, what, columns, heads, data))
     if not tables:
         caption = f"Methods on one backbone, data, budget and evaluation. {MISSING}: no pre-training but of the random row yet."
         nothing, head = [("", [[Entry(MISSING), Entry(MISSING)]])], [("", "pre-training"), ("", "macro AUROC")]
@@ -141,25 +156,25 @@ def families(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[R
 
 def cells_in(group: Group, column: Column) -> list[Cell]:
     """The column's cells of the group's rows, in the group's order."""
-    by_row = {id(cell.row): cell for cell in column.cells}
-    return [by_row[id(row)] for _, rows in group.blocks for row in rows]
+    by_row = {cell.row.key: cell for cell in column.cells}
+    return [by_row[row.key] for row in group.rows]
 
 
-def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[str, float]:
-    """recipe -> mean over the columns of its rank (1 is best) among the rows that have runs in all of them."""
-    found: dict[str, list[float]] = {}
+def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[PretrainRecipe, float]:
+    """row's key -> mean over the columns of its rank (1 is best) among the rows that have runs in all of them."""
+    means: dict[PretrainRecipe, list[float]] = {}
     for column in columns:
-        for c in cells_in(group, column):
-            if c.runs:
-                found.setdefault(recipe(c.row.config), []).append(c.mean)
-    complete = {key: values for key, values in found.items() if len(values) == len(columns)}
+        for cell in cells_in(group, column):
+            if cell.runs:
+                means.setdefault(cell.row.key, []).append(cell.mean)
+    complete = {key: values for key, values in means.items() if len(values) == len(columns)}
     ranks = stats.rankdata(-np.array(list(complete.values())), axis=0).mean(1) if complete else []
     return dict(zip(complete, map(float, ranks), strict=True))
 
 
-def hours_of(pretrained: Record) -> tuple[float, str] | None:
-    """(hours, of what: "GPU", or "core" where a CPU trained) of a pre-training; None where its record does not say."""
-    seconds, origin = pretrained["result"].get("seconds"), pretrained["provenance"]
+def hours_of(pretrained: Pretraining) -> tuple[float, str] | None:
+    """(hours, of what: "GPU", or "core" where a CPU trained) of a pre-training; None where its result does not say."""
+    seconds, origin = pretrained.result.get("seconds"), pretrained.provenance
     if seconds is None:
         return None
     cpu = str(origin.get("device") or "cpu").startswith("cpu")
@@ -167,17 +182,17 @@ def hours_of(pretrained: Record) -> tuple[float, str] | None:
     return seconds * units / 3600, "core" if cpu else "GPU"
 
 
-def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
+def cost(row: Row, report: Report) -> dict[str, Any]:
     """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
 
-    What the runs do not tell in one unit is None.
+    What the runs do not say in one unit is None.
     """
-    runs = [by_run[run] for _, run in row.pretrained if run in by_run and row.method != RANDOM]
+    runs = [] if row.untrained else report.pretrainings(row)
 
     def mean(values: Iterator[float | None]) -> float | None:
         return spread([v for v in values if v is not None])[0]
 
-    results = [r["result"] for r in runs]
+    results = [run.result for run in runs]
     spent = [each for each in map(hours_of, runs) if each]
     units = {unit for _, unit in spent}
     energies = [r["energy_joules"] for r in results if "energy_joules" in r]
@@ -189,23 +204,23 @@ def cost(row: Row, by_run: Mapping[str, Record]) -> dict[str, Any]:
             "peak_memory_mb": mean(r.get("peak_memory_mb") for r in results),
             "energy_kwh": mean(sum(each.values()) / 3.6e6 for each in energies) if len(parts) == 1 else None,
             "energy_of": parts.pop() if len(parts) == 1 else None,
-            "device": ", ".join(sorted({str(r["provenance"].get("device", MISSING)) for r in runs})) or None}
+            "device": ", ".join(sorted({str(run.provenance.get("device", MISSING)) for run in runs})) or None}
 
 
-def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]], by_run: Mapping[str, Record],
+def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[PretrainRecipe, float]], report: Report,
              data: list[dict[str, Any]]) -> Table:
     """Mean rank per protocol beside the cost of one pre-training."""
     blocks, devices = [], set()
     for family, rows in group.blocks:
         lines = []
         for row in rows:
-            key, spent = recipe(row.config), cost(row, by_run)
+            key, spent = row.key, cost(row, report)
             devices.add(spent["device"])
             data.append({"kind": "cost", "group": group.title, "family": family, "row": group.name(row), **spent})
             shown = [f"{ranks[p][key]:.1f}" if key in ranks[p] else MISSING for p in ranks]
             amounts = [(spent["hours"], ".3g"), (spent["records_per_second"], ",.0f"), (spent["peak_memory_mb"], ",.0f"),
                        (spent["energy_kwh"], ".3g")]
-            texts = ["" if row.method == RANDOM else MISSING if x is None else f"{x:{form}}" for x, form in amounts]
+            texts = ["" if row.untrained else MISSING if x is None else f"{x:{form}}" for x, form in amounts]
             texts[0] += f" {spent['hours_of']}" if spent["hours"] is not None else ""
             texts[3] += f" {spent['energy_of']}" if spent["energy_kwh"] is not None else ""
             lines.append([Entry(group.name(row), marks=group.mark(row)), *map(Entry, shown), Entry(str(spent["runs"])),
@@ -223,42 +238,48 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[str, float]],
     return Table(f"{group.title}: ranks and cost", caption, head, blocks, notes=dict(group.notes))
 
 
-def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[str], data: list[dict[str, Any]],
-           ranks: Mapping[str, float] | None = None, intervals: bool = True) -> Table:
-    """Rows of a group in columns that differ in the task, or the share of the labels, alone."""
+def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[str], data: list[dict[str, Any]], *,
+           ranks: Mapping[PretrainRecipe, float] | None = None, intervals: bool = True) -> Table:
+    """Rows of a group in columns that differ in the task, or the share of the labels, alone. Adds the lines of the CSV."""
     cells = [cells_in(group, column) for column in columns]
     runs, with_n = runs_in([c for here in cells for c in here])
     best = [leaders(here) for here in cells]
-    blocks, fill, i = [], [], 0
-    for family, rows in group.blocks:
-        lines = []
-        for row in rows:
-            entries = [Entry(group.name(row), marks=group.mark(row))]
-            for column, heading, here, lead in zip(columns, heads, cells, best, strict=True):
-                c, (bold, p_best) = here[i], lead[i]
-                mark = DIFFERS if c.p_holm is not None and c.p_holm < LEVEL else ""
-                interval = c.interval
-                below = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval and intervals else ""
-                entries.append(Entry(score(c, with_n), bold, mark, below))
-                fill += [(group.name(row), heading, command) for command in c.commands]
-                data.append({
-                    "kind": "fractions" if ranks is None else "scores", "group": group.title, "family": family,
-                    "row": group.name(row), "store": column.store, "task": column.task, "metric": column.metric,
-                    "protocol": column.protocol, "fraction": column.fraction, **numbers(c), "bold": bold, "p_best": p_best,
-                    "p_random": c.p_holm, "mean_rank": ranks.get(recipe(row.config)) if ranks else None,
-                    "backbone": group.notes.get(group.mark(row)), "command": "; ".join(c.commands) or None})
-            if ranks is not None:
-                rank = ranks.get(recipe(row.config))
-                entries.append(Entry(MISSING if rank is None else f"{rank:.1f}"))
-            lines.append(entries)
-            i += 1
-        blocks.append((family, lines))
+    lines: dict[PretrainRecipe, list[Entry]] = {}
+    fill = []
+    for i, row in enumerate(group.rows):
+        entries = [Entry(group.name(row), marks=group.mark(row))]
+        for column, heading, here, lead in zip(columns, heads, cells, best, strict=True):
+            cell, (bold, p_best) = here[i], lead[i]
+            entries.append(_score_entry(cell, bold, with_n, intervals))
+            fill += [(group.name(row), heading, command) for command in commands_of(cell)]
+            data.append({"kind": "fractions" if ranks is None else "scores", **_csv_line(group, column, cell), "bold": bold,
+                         "p_best": p_best, "p_random": cell.p_holm, "mean_rank": ranks.get(row.key) if ranks else None,
+                         "backbone": next((group.notes[m] for m in group.mark(row) if m != TWIN), None), "command": "; ".join(commands_of(cell)) or None})
+        if ranks is not None:
+            rank = ranks.get(row.key)
+            entries.append(Entry(MISSING if rank is None else f"{rank:.1f}"))
+        lines[row.key] = entries
     metric = "macro AUROC" if all(c.metric == "macro_auroc" for c in columns) else "score"
     over = " and its interval over test records" if intervals else ""
-    tested = {c.heading: c.tested for c in columns if c.tested}
+    tested = {task_label(column): text for column in columns if (text := tested_on(column))}
     on = "; ".join(f"{heading}: {text}" for heading, text in tested.items())
     caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}){over}. {LEADERS}. "
-               f"{f'{on}. ' if on else ''}{MISSING}: no record yet.")
+               f"{f'{on}. ' if on else ''}{MISSING}: no result yet.")
     notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g}, Holm's correction for all of its task)"}
     head = [("", "pre-training"), *(("", heading) for heading in heads), *([("", "rank")] if ranks is not None else [])]
+    blocks = [(family, [lines[row.key] for row in rows]) for family, rows in group.blocks]
     return Table(f"{group.title}: {what}", caption, head, blocks, notes | dict(group.notes), fill)
+
+
+def _score_entry(cell: Cell, bold: bool, with_n: bool, intervals: bool) -> Entry:
+    mark = DIFFERS if cell.p_holm is not None and cell.p_holm < LEVEL else ""
+    below = f"[{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]" if cell.interval and intervals else ""
+    return Entry(score(cell, with_n), bold, mark, below)
+
+
+def _csv_line(group: Group, column: Column, cell: Cell) -> dict[str, Any]:
+    """What the CSV says of a cell but for its rank and who leads."""
+    family = next(family for family, rows in group.blocks if cell.row in rows)
+    return {"group": group.title, "family": family, "row": group.name(cell.row), "store": store_label(column.key),
+            "task": column.key.task, "metric": column.metric, "protocol": series_label(column),
+            "fraction": column.key.fraction, **numbers(cell)}

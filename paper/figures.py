@@ -15,13 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from bench.plot.drawing import COLUMN, TEXT, look, save, styled
-from bench.report.aggregate import RANDOM, Cell, Record, Row, pretrainings, spread
+from bench.report.aggregate import Cell, Report, spread
+from bench.report.results import RANDOM, Pretraining
+from bench.report.rows import Row
 from bench.report.statistics import Ranking, welch
-from paper.columns import columns_of, rankings
+from paper.columns import rankings
 from paper.families import hours_of
+from paper.labels import row_label, series_label, store_label
 
 Run = tuple[str, str, dict[str, Any]]  # row label, method, result of a pre-training
-Runs = Mapping[str, Sequence[Record]]  # row label -> its pre-trainings
+Runs = Mapping[str, Sequence[Pretraining]]  # row label -> its pre-trainings
 Pair = tuple[str, Cell, Cell]  # protocol; the cells whose difference is drawn, the first minus the second
 
 HEADLINE = ("linear", "finetune")  # the protocols of arXiv 2410.13867: they come first
@@ -43,27 +46,27 @@ class Point:
 
     @property
     def table(self) -> tuple[str, str]:
-        return self.cell.store, self.cell.task
+        return store_label(self.cell.column), self.cell.column.task
 
     @property
     def mean(self) -> float:
         return float(np.mean(self.cell.values)) if self.cell.values else math.nan
 
 
-def placed(cells: Sequence[Cell]) -> list[Point]:
+def placed(report: Report) -> list[Point]:
     """The cells of macro AUROC but those of controls."""
-    return [Point(c, column.protocol, column.at, column.fraction) for column in columns_of(cells) if not column.control
-            for c in column.cells if c.metric == "macro_auroc"]
+    return [Point(c, series_label(column), column.key.at, column.key.fraction) for column in report.columns
+            if not column.key.control for c in column.cells if c.metric == "macro_auroc"]
 
 
-def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
+def write(report: Report, out: Path) -> list[Path]:
     """The files written, each figure as PNG, SVG and PDF; same records, same bytes.
 
     A figure of many protocols or tasks has pages: NAME, NAME-2, ...; linear and finetune are on the first. All but `along`
     are of the last checkpoint, all but `labels` of all labels.
     """
-    points, trained = placed(cells), [r for r in records if r["kind"] == "pretrain"]
-    runs = {row.label: pretrainings(row, trained) for row in rows}
+    points = placed(report)
+    runs = {row_label(row): report.pretrainings(row) for row in report.rows}
     last, whole = [p for p in points if p.at == 1], [p for p in points if p.fraction == 1]
     main = [p for p in last if p.fraction == 1]
     figures: list[tuple[str, Sequence[Point], Callable[[Sequence[Point]], Figure]]] = [
@@ -77,12 +80,12 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
     for name, chosen, draw in figures:
         for i, page in enumerate(pages(chosen), 1):
             drawn += save(draw(page), out / (name if i == 1 else f"{name}-{i}"))
-    for i, (what, each) in enumerate(rankings(columns_of(cells)).items(), 1):
+    for i, (what, each) in enumerate(rankings(report).items(), 1):
         drawn += save(critical_difference(each, what), out / f"ranks-{i}")
     for (store, task), pairs in pairs_of(main).items():
         name = re.sub("[^a-z0-9]+", "-", f"{store} {task}".lower()).strip("-")
         drawn += save(classes(pairs, f"{store}, {task}"), out / f"classes-{name}")
-    curves = [(row.label, row.method, r["result"]) for row in rows for r in runs[row.label]]
+    curves = [(row_label(row), row.method, r.result) for row in report.rows for r in runs[row_label(row)]]
     return drawn + (save(pretraining(curves), out / "pretraining") if curves else [])
 
 
@@ -113,7 +116,7 @@ def _first(protocol: str) -> tuple[int, str]:
     return HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), protocol
 
 
-def hours(runs: Sequence[Record]) -> float:
+def hours(runs: Sequence[Pretraining]) -> float:
     """Hours of a GPU or a core that one pre-training takes, mean over these; 0 where none is known."""
     return spread([each[0] for each in map(hours_of, runs) if each])[0] or 0.0
 
@@ -121,15 +124,15 @@ def hours(runs: Sequence[Record]) -> float:
 def timed(points: Sequence[Point], runs: Runs) -> list[Point]:
     """The points whose pre-training took a known time, and the random ones beside them."""
     spent = {label: hours(each) for label, each in runs.items()}
-    panels = {(p.table, p.protocol) for p in points if p.cell.runs and spent[p.cell.row.label]}
-    return [p for p in points if (p.table, p.protocol) in panels and (spent[p.cell.row.label] or p.cell.row.method == RANDOM)]
+    panels = {(p.table, p.protocol) for p in points if p.cell.runs and spent[row_label(p.cell.row)]}
+    return [p for p in points if (p.table, p.protocol) in panels and (spent[row_label(p.cell.row)] or p.cell.row.method == RANDOM)]
 
 
 def reliability_of(cell: Cell) -> list[tuple[float, float]]:
     """(mean predicted probability, share observed) in each bin of SEEN predictions or more, of all the cell's runs."""
     sums: dict[int, np.ndarray] = {}
     for run in cell.runs:
-        found = run["result"].get("calibration", {"bin": [], "n": [], "predicted": [], "observed": []})
+        found = run.result.get("calibration", {"bin": [], "n": [], "predicted": [], "observed": []})
         for i, n, predicted, observed in zip(*(found[k] for k in ("bin", "n", "predicted", "observed")), strict=True):
             sums[i] = sums.get(i, np.zeros(3)) + np.array([n, n * predicted, n * observed])
     return [(float(p / n), float(o / n)) for _, (n, p, o) in sorted(sums.items()) if n >= SEEN]
@@ -151,17 +154,17 @@ def pairs_of(points: Sequence[Point]) -> dict[tuple[str, str], list[Pair]]:
 
 
 def _has_classes(cell: Cell) -> bool:
-    return bool(cell.runs and cell.runs[0]["result"].get("per_class"))
+    return bool(cell.runs and cell.runs[0].result.get("per_class"))
 
 
 @styled
 def auroc(points: Sequence[Point]) -> Figure:
     """A row of panels per protocol, a panel per table, methods on y, the best first; mean, interval, runs as dots."""
     panels = [[p for p in points if (p.protocol, p.table) == key] for key in dict.fromkeys((p.protocol, p.table) for p in points)]
-    place: dict[str, list[float]] = {p.cell.row.label: [] for p in points}
+    place: dict[str, list[float]] = {row_label(p.cell.row): [] for p in points}
     for panel in panels:
         for i, p in enumerate(sorted((p for p in panel if p.cell.runs), key=lambda p: -p.mean)):
-            place[p.cell.row.label].append(i / len(panel))
+            place[row_label(p.cell.row)].append(i / len(panel))
     names = sorted(place, key=lambda label: np.mean(place[label]) if place[label] else math.inf)
     height = max(0.15, 0.05 + 0.12 * max(_wrapped(name).count("\n") + 1 for name in names)) * len(names)
     figure = _figure(points, height)
@@ -191,7 +194,7 @@ def labels(points: Sequence[Point]) -> Figure:
 @styled
 def along(points: Sequence[Point], runs: Runs) -> Figure:
     """AUROC along the pre-training (Figure 2 of arXiv 2410.13867), as `labels`; below, loss and RankMe of the same runs."""
-    rows = list({p.cell.row.label: p.cell.row for p in points if p.cell.runs}.values())
+    rows = list({row_label(p.cell.row): p.cell.row for p in points if p.cell.runs}.values())
     upper, lower = _figure(points, 1.5).get_figheight(), 2.0 + _entries(rows, TEXT)[1]
     figure = Figure(figsize=(TEXT, upper + lower))
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(upper, lower))[:, 0]
@@ -201,7 +204,7 @@ def along(points: Sequence[Point], runs: Runs) -> Figure:
     loss, rankme = bottom.subplots(1, 2, sharex=True)
     for row in rows:
         style = _line(row, rows)
-        for result in (r["result"] for r in runs[row.label]):
+        for result in (r.result for r in runs[row_label(row)]):
             curves, looks = result["curves"], result["monitor"]
             if values := curves.get("loss"):  # none of a backbone that was never trained
                 low, high = min(values), max(values)
@@ -223,15 +226,15 @@ def along(points: Sequence[Point], runs: Runs) -> Figure:
 @styled
 def cost(points: Sequence[Point], runs: Runs) -> Figure:
     """AUROC with interval against the time of pre-training: a row of panels per protocol, a panel per table."""
-    spent = {p.cell.row.label: hours(runs[p.cell.row.label]) for p in points}
+    spent = {row_label(p.cell.row): hours(runs[row_label(p.cell.row)]) for p in points}
     unit, factor = ("hours", 1) if max(spent.values()) >= 1 else ("seconds", 3600)
-    rows = list({p.cell.row.label: p.cell.row for p in points if spent[p.cell.row.label]}.values())
-    of = {each[1] for row in rows for each in map(hours_of, runs[row.label]) if each}
-    devices = {r["provenance"].get("device") or "unknown" for row in rows for r in runs[row.label]}
+    rows = list({row_label(p.cell.row): p.cell.row for p in points if spent[row_label(p.cell.row)]}.values())
+    of = {each[1] for row in rows for each in map(hours_of, runs[row_label(row)]) if each}
+    devices = {r.provenance.get("device") or "unknown" for row in rows for r in runs[row_label(row)]}
     figure = _figure(points, 1.5, rows)
     for axes, panel in _panels(figure, points, sharex=True):
         for p in (p for p in panel if p.cell.interval):
-            if x := factor * spent[p.cell.row.label]:
+            if x := factor * spent[row_label(p.cell.row)]:
                 style = _line(p.cell.row, rows)
                 axes.plot((x, x), p.cell.interval or (), color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
                 axes.plot(x, p.mean, **{**style, **THIN, "linestyle": "", "markersize": 5}, zorder=3)
@@ -276,7 +279,7 @@ def classes(pairs: Sequence[Pair], title: str = "") -> Figure:
     """
     positives = {name: n for _, *both in pairs for cell in both for name, n, _ in cell.per_class()}
     names = sorted(positives, key=lambda name: (-positives[name], name))
-    titles = [f"{_wrapped(protocol)}\n{_wrapped(one.row.label)}\nminus {_wrapped(other.row.label)}"
+    titles = [f"{_wrapped(protocol)}\n{_wrapped(row_label(one.row))}\nminus {_wrapped(row_label(other.row))}"
               for protocol, one, other in pairs]
     lines = max(title.count("\n") + 1 for title in titles)
     figure = Figure(figsize=(COLUMN if len(pairs) < 3 else TEXT, 0.12 * len(names) + 0.12 * lines + 0.8))
@@ -433,13 +436,13 @@ def _panels(figure: Figure | SubFigure, points: Sequence[Point], **shared: Any) 
 
 def _line(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """The look of a row's line among these rows: recipes of one method differ in dashes."""
-    namesakes = list(dict.fromkeys(each.label for each in rows if each.method == row.method))
-    return {**look(row.method), "linestyle": DASHES[namesakes.index(row.label) % len(DASHES)]}
+    namesakes = list(dict.fromkeys(row_label(each) for each in rows if each.method == row.method))
+    return {**look(row.method), "linestyle": DASHES[namesakes.index(row_label(row)) % len(DASHES)]}
 
 
 def _entries(rows: Sequence[Row], width: float) -> tuple[int, float]:
     """How many columns of a legend fit into this width, and its height; in inches."""
-    names = [_wrapped(label, 40).split("\n") for label in dict.fromkeys(row.label for row in rows)]
+    names = [_wrapped(label, 40).split("\n") for label in dict.fromkeys(row_label(row) for row in rows)]
     columns = max(1, min(8, int(17 * width / (max((len(line) for name in names for line in name), default=1) + 7))))
     return columns, 0.13 * math.ceil(sum(map(len, names)) / columns)
 
@@ -455,19 +458,19 @@ def _legend(figure: Figure | SubFigure, rows: Sequence[Row], title: str) -> None
     """Below the panels what is on their x axis, and a row's line each."""
     width = figure.get_figwidth() if isinstance(figure, Figure) else TEXT
     handles = [Line2D([], [], **_line(row, rows), **THIN, label=_wrapped(label, 40))
-               for label, row in {row.label: row for row in rows}.items()]
+               for label, row in {row_label(row): row for row in rows}.items()]
     figure.legend(handles=handles, loc="outside lower center", title=textwrap.fill(title, int(17 * width)), title_fontsize=7,
                   ncols=_entries(rows, width)[0])
 
 
 def _lines(axes: Axes, panel: Sequence[Point], share: str) -> None:
     """A line per row through its points at these shares; intervals as _bands says."""
-    rows = list({p.cell.row.label: p.cell.row for p in panel if p.cell.runs}.values())
+    rows = list({row_label(p.cell.row): p.cell.row for p in panel if p.cell.runs}.values())
     best = max((p for p in panel if p.cell.runs), key=lambda p: (getattr(p, share), p.mean))
     for row in rows:
-        here = sorted((p for p in panel if p.cell.row.label == row.label and p.cell.runs), key=lambda p: getattr(p, share))
+        here = sorted((p for p in panel if row_label(p.cell.row) == row_label(row) and p.cell.runs), key=lambda p: getattr(p, share))
         x, style = [getattr(p, share) for p in here], _line(row, rows)
-        if len(rows) <= FEW or row.method == RANDOM or row.label == best.cell.row.label:
+        if len(rows) <= FEW or row.method == RANDOM or row_label(row) == row_label(best.cell.row):
             low, high = zip(*(p.cell.interval or () for p in here), strict=True)
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(x, [p.mean for p in here], **style, **THIN)
@@ -475,13 +478,13 @@ def _lines(axes: Axes, panel: Sequence[Point], share: str) -> None:
 
 
 def _bands(points: Sequence[Point]) -> str:
-    many = len({p.cell.row.label for p in points if p.cell.runs}) > FEW
+    many = len({row_label(p.cell.row) for p in points if p.cell.runs}) > FEW
     return "band: interval of the best and of random" if many else "band: interval"
 
 
 def _dots(axes: Axes, cells: Sequence[Cell], labels: Sequence[str]) -> None:
     for cell in cells:
-        y, mean = labels.index(cell.row.label), np.mean(cell.values) if cell.values else math.nan
+        y, mean = labels.index(row_label(cell.row)), np.mean(cell.values) if cell.values else math.nan
         style = look(cell.row.method)
         if cell.interval is None:
             axes.text(0.02, y, "--", transform=axes.get_yaxis_transform(), va="center", color="0.5")

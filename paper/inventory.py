@@ -1,6 +1,5 @@
 """What there is: sizes of the backbones, records of the corpora; beside what was published."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,8 +7,10 @@ import torch
 from bench.core.yaml import read_yaml
 from bench.data.corpora import Corpus, modules
 from bench.encoders import vit
-from bench.report.aggregate import MISSING, Record
-from bench.runs import config as configs
+from bench.encoders.config import EncoderConfig
+from bench.report.names import MISSING
+from bench.report.results import Results
+from bench.runs.config import BASE
 from paper.published import SIZES
 from paper.typeset import Entry, Sheet, Table
 
@@ -18,28 +19,28 @@ PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.1
 
 def sizes() -> Sheet:
     """Parameters of the backbones, counted on this code's, beside the published counts."""
-    base = read_yaml(configs.BASE)["encoder"]
+    base = EncoderConfig.model_validate(read_yaml(BASE)["encoder"])
     data, lines = [], []
     for name, size in vit.SIZES.items():
         with torch.device("meta"):
-            count = sum(p.numel() for p in vit.build(base | {"size": name}).parameters())
+            count = sum(p.numel() for p in vit.build(base.replace(size=name)).parameters())
         theirs = PARAMETERS.get(name)
         line = {"backbone": SIZES.get(name, f"{name} (ours)"), "width": size.width, "depth": size.depth, "heads": size.heads,
                 "predictor": f"{size.width // 2} / {size.depth} / {size.heads}", "parameters": count, "published": theirs,
                 "difference": theirs and count - theirs}
         data.append(line)
         lines.append([Entry("" if x is None else f"{x:,}" if isinstance(x, int) else str(x)) for x in line.values()])
-    caption = (f"The backbones: a ViT over patches of {base['patch']} samples of all leads. Parameters are counted on this "
+    caption = (f"The backbones: a ViT over patches of {base.patch} samples of all leads. Parameters are counted on this "
                "code's encoder; published: arXiv 2410.13867 and its configurations. Predictor: JEPA's width / depth / heads. The "
                "one without a published count is ours, for CPUs.")
     return Sheet("sizes", [Table("Backbones", caption, [("", name) for name in data[0]], [("", lines)])], data)
 
 
-def corpora(records: Sequence[Record]) -> Sheet:
-    """What the pre-trainings of these records drew from, beside the paper's counts."""
-    used: dict[str, set[tuple[str, str, int]]] = {}  # source -> (store, version, records)
-    for record in records:
-        for store, each in (record.get("saw") or record["result"].get("saw") or {}).items():
+def corpora(results: Results) -> Sheet:
+    """What the pre-trainings drew from, beside the paper's counts."""
+    used: dict[str, set[tuple[str, str, int]]] = {}  # corpus -> (store, version, records)
+    for seen in [*(each.result.get("saw") or {} for each in results.pretrainings), *(each.saw for each in results.evaluations)]:
+        for store, each in seen.items():
             if each["records"] is not None:  # of an imported backbone: unknown
                 used.setdefault(each["source"], set()).add((store, each["version"], each["records"]))
     known: list[Corpus] = [m.CORPUS for m in modules().values() if m.CORPUS.records]

@@ -35,22 +35,13 @@ from bench.core.yaml import read_yaml
 from bench.data.corpora import modules
 from bench.encoders.vit import SIZES
 from bench.evaluation.protocols import list_protocols, load_defaults
-from bench.report.aggregate import (
-    FINETUNE,
-    RANDOM,
-    SCRATCH,
-    Cell,
-    Record,
-    Row,
-    external,
-    leaves,
-    pretrainings,
-    protocol_of,
-    spread,
-)
+from bench.report.aggregate import Cell, Report, spread
+from bench.report.names import leaves
+from bench.report.results import FINETUNE, RANDOM, SCRATCH, Results
+from bench.report.rows import Row
 from bench.report.statistics import LEVEL, compare_pairs, holm
-from bench.runs import config as configs
-from paper.columns import columns_of
+from bench.runs.config import BASE, find_methods
+from paper.labels import store_label
 from paper.published import TASKS, facts, ours_of
 from paper.typeset import tex
 
@@ -70,9 +61,12 @@ OF_PROTOCOL = ("steps", "batch")
 OF_RECORDS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "devices", "commits", "dirty")
 
 
-def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path) -> list[Path]:
-    r"""[out/macros.tex]: the macros that paper.tex uses, \missing where the records have no number for them."""
-    found = numbers(cells, rows, records)
+def write(report: Report | None, out: Path) -> list[Path]:
+    r"""[out/macros.tex]: the macros that paper.tex uses, \missing where the results have no number for them.
+
+    report: None gives those that need no result.
+    """
+    found = numbers(report)
     lines = [rf"\newcommand{{{MISSING}}}{{\mbox{{-{{}}-}}}}"]
     lines += [rf"\newcommand{{\{each}}}{{{found[each]}}}" for each in used(TEX.read_text()) if each in found]
     write_text(out / "macros.tex", "\n".join([*lines, ""]))
@@ -90,13 +84,14 @@ def name(parts: Iterable[str]) -> str:
     return "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z]+", text))
 
 
-def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record]) -> dict[str, str]:
+def numbers(report: Report | None) -> dict[str, str]:
     """Every macro that can be -> its text. UserError where two numbers have one name."""
-    chosen = comparison(cells)
+    sets = [known(), published()]
+    if report:
+        chosen = comparison(report)
+        sets += [totals(report.results), compared(chosen, report), scores(chosen), ranks(chosen), reproduced(report)]
     found: dict[str, str] = {}
-    for parts, text in itertools.chain(
-        known(), published(), totals(records), compared(chosen, records), scores(chosen), ranks(chosen), reproduced(cells, rows)
-    ):
+    for parts, text in itertools.chain(*sets):
         if found.setdefault(name(parts), text) != text:
             raise UserError(f"two numbers are called \\{name(parts)}, the latter of {' '.join(parts)}; rename a method")
     return dict.fromkeys(map(name, possible()), MISSING) | found
@@ -104,7 +99,7 @@ def numbers(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record
 
 def possible() -> Iterator[tuple[str, ...]]:
     """The parts of every name that records can give a number, for the methods, protocols and tasks of this repository."""
-    methods, cases = (*configs.find_methods(), BEST), list(itertools.product(list_protocols(), TASKS))
+    methods, cases = (*find_methods(), BEST), list(itertools.product(list_protocols(), TASKS))
     for method, of in itertools.product(methods, cases):
         yield from (("auc", method, *of, each) for each in OF_SCORE)
         yield from (("gain", method, *of, each) for each in OF_GAIN)
@@ -113,7 +108,7 @@ def possible() -> Iterator[tuple[str, ...]]:
         yield from (("auc", *place, *of, each) for each in ("", "sd", "runs"))
     for of in cases:
         yield from ((each, *of) for each in ("compared", "above", "below", "ahead-of-jepa", "behind-jepa", BEST))
-    yield from itertools.product(OF_METHOD, configs.find_methods())
+    yield from itertools.product(OF_METHOD, find_methods())
     yield from (("comparison", each) for each in OF_COMPARISON)
     yield from (("comparison", *each) for each in itertools.product(list_protocols(), OF_PROTOCOL))
     yield from (("records", each) for each in OF_RECORDS)
@@ -121,11 +116,11 @@ def possible() -> Iterator[tuple[str, ...]]:
 
 def known() -> Iterator[Number]:
     """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
-    yield from settings((), read_yaml(configs.BASE))
+    yield from settings((), read_yaml(BASE))
     for protocol in list_protocols():
         yield from settings((protocol,), load_defaults(protocol).value["evaluation"])
     families: Counter[str] = Counter()
-    for method, path in configs.find_methods().items():
+    for method, path in find_methods().items():
         yield from settings((method,), read_yaml(path)["method"])
         families[header(path).get("family", "")] += method != RANDOM
     yield from ((("methods", family), count(n)) for family, n in families.items())
@@ -142,7 +137,7 @@ def known() -> Iterator[Number]:
 
 def settings(parts: Sequence[str], config: dict[str, Any]) -> Iterator[Number]:
     """A config's numbers, those of a list by their index."""
-    for key, value in leaves(config):
+    for key, value in leaves(config).items():
         for i, each in enumerate(value) if isinstance(value, list) else [("", value)]:
             if type(each) in (int, float):
                 yield ("setting", *parts, key, str(i)), plain(each)
@@ -157,18 +152,17 @@ def published() -> Iterator[Number]:
             yield (*parts, "sd"), f"{float(fact.std):.3f}"
 
 
-def totals(records: Sequence[Record]) -> Iterator[Number]:
-    """How many records, from where; an evaluation's seconds are its share of what ran together."""
-    kinds = {kind: [r for r in records if r["kind"] == kind] for kind in ("pretrain", "evaluate")}
-    if not records:
-        return
-    yield ("records",), count(len(records))
+def totals(results: Results) -> Iterator[Number]:
+    """How many results, computed on what; an evaluation's seconds are its share of what ran in one process."""
+    kinds = {"pretrain": results.pretrainings, "evaluate": results.evaluations}
+    everything = [*results.pretrainings, *results.evaluations]
+    yield ("records",), count(len(everything))
     for kind, each in kinds.items():
-        seconds = [r["result"]["seconds"] / r["result"].get("together", 1) for r in each if "seconds" in r["result"]]
+        seconds = [one.result["seconds"] / one.result.get("together", 1) for one in each if "seconds" in one.result]
         yield ("records", kind), count(len(each))
         if seconds:
             yield ("records", f"{kind}-hours"), f"{sum(seconds) / 3600:,.1f}"
-    provenance = [r["provenance"] for r in records]
+    provenance = [one.provenance for one in everything]
     yield ("records", "commits"), str(len({each.get("commit") for each in provenance}))
     yield ("records", "dirty"), count(sum(bool(each.get("dirty")) for each in provenance))
     devices = sorted({str(each["device"]) for each in provenance if "device" in each})
@@ -176,57 +170,52 @@ def totals(records: Sequence[Record]) -> Iterator[Number]:
         yield ("records", "devices"), ", ".join(map(tex, devices))
 
 
-def comparison(cells: Sequence[Cell]) -> list[Cell]:
+def comparison(report: Report) -> list[Cell]:
     """The cells of the comparison, one per method, protocol and task: no two differ in encoder, corpora or budget."""
-    whole = [c for c in cells if c.runs and c.metric == "macro_auroc" and is_whole(c.runs[0]["config"])]
+    whole = [cell for column in report.columns if column.metric == "macro_auroc" and column.key.whole
+             and not column.key.control and not column.key.external for cell in column.cells if cell.runs]
     groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in whole:
-        if cell.row.method != RANDOM:
+        if not cell.row.untrained:
             groups[budget(cell.row)].append(cell)
     largest = max((groups[key] for key in sorted(groups)), key=lambda each: len({c.row.method for c in each}), default=[])
-    store = max(sorted({c.store for c in largest}), key=[c.store for c in largest].count, default="")
-    trained = [c for c in largest if c.store == store]
-    wanted = {id(c) for each in trained for c in (each, each.random)}
-    found = [c for c in whole if id(c) in wanted]
-    times = Counter((c.row.method, *case_of(c)) for c in found)
-    return [c for c in found if times[c.row.method, *case_of(c)] == 1]
-
-
-def is_whole(config: dict[str, Any]) -> bool:
-    """Is an evaluation of the last checkpoint, with all labels, each its record's own, and on the test folds?"""
-    usual = {"at": 1.0, "fraction": 1.0, "shuffle_labels": 0}
-    return all(config.get(key, value) == value for key, value in usual.items()) and not external(config)
+    store = max(sorted({c.column.store for c in largest}), key=[c.column.store for c in largest].count, default="")
+    trained = [c for c in largest if c.column.store == store]
+    wanted = {(c.column, row.key) for c in trained for row in (c.row, c.random.row if c.random else c.row)}
+    chosen = [c for c in whole if (c.column, c.row.key) in wanted]
+    times = Counter((c.row.method, *case_of(c)) for c in chosen)
+    return [c for c in chosen if times[c.row.method, *case_of(c)] == 1]
 
 
 def budget(row: Row) -> str:
-    data, optim = ({key: row.config[part][key] for key in keys}
-                   for part, keys in (("data", ("mix", "rate_hz")), ("optim", ("steps", "batch"))))
-    return canonical({"encoder": row.config["encoder"], "data": data, "optim": optim})
+    """What rows must share to be compared: encoder, corpora, steps and batch."""
+    data, optim = row.config.data, row.config.optim
+    return canonical({"encoder": row.config.encoder.to_json(), "data": {"mix": dict(data.mix), "rate_hz": data.rate_hz},
+                      "optim": {"steps": optim.steps, "batch": optim.batch}})
 
 
-def compared(chosen: Sequence[Cell], records: Sequence[Record]) -> Iterator[Number]:
+def compared(chosen: Sequence[Cell], report: Report) -> Iterator[Number]:
     """What is compared, and what its pre-trainings cost."""
-    rows = list({id(c.row): c.row for c in chosen}.values())
-    trained = [row for row in rows if row.method != RANDOM]
+    rows = list({c.row.key: c.row for c in chosen}.values())
+    trained = [row for row in rows if not row.untrained]
     if not trained:
         return
-    config, size = trained[0].config, trained[0].config["encoder"]["size"]
+    config, size = trained[0].config, trained[0].config.encoder.size
     yield ("comparison", "methods"), count(len({row.method for row in trained}))
-    for key, value in (("size", size), ("data", ", ".join(sorted(config["data"]["mix"]))), ("store", chosen[0].store)):
+    for key, value in (("size", size), ("data", ", ".join(sorted(config.data.mix))), ("store", store_label(chosen[0].column))):
         yield ("comparison", key), tex(value)
-    whole = {"steps": config["optim"]["steps"], "batch": config["optim"]["batch"], "rate": config["data"]["rate_hz"],
-             "patch": config["encoder"]["patch"], **(vars(SIZES[size]) if size in SIZES else {})}
+    whole = {"steps": config.optim.steps, "batch": config.optim.batch, "rate": config.data.rate_hz,
+             "patch": config.encoder.patch, **(vars(SIZES[size]) if size in SIZES else {})}
     for key, value in whole.items():
         yield ("comparison", key), count(value)
     yield ("comparison", "runs"), span([len(row.pretrained) for row in trained])
-    yield ("comparison", "test"), span([c.runs[0]["result"]["records"]["test"] for c in chosen])
-    made = [(case_of(c)[0], c.runs[0]["config"]["evaluation"]) for c in chosen if c.row.method != RANDOM]
-    for protocol, key in itertools.product(dict(made), OF_PROTOCOL):
-        found = [each[key] for name, each in made if name == protocol and key in each]
-        yield ("comparison", protocol, key), span(found) if found else MISSING
-    runs = {row.method: pretrainings(row, records) for row in rows}
+    yield ("comparison", "test"), span([c.runs[0].result["records"]["test"] for c in chosen])
+    heads = [(case_of(c)[0], c.column.config.evaluation) for c in chosen if not c.row.untrained]
+    for protocol, key in itertools.product(dict(heads), OF_PROTOCOL):
+        yield ("comparison", protocol, key), span([getattr(head, key) for name, head in heads if name == protocol])
+    runs = {row.method: report.pretrainings(row) for row in rows}
     for method, each in runs.items():
-        results = [r["result"] for r in each]
+        results = [run.result for run in each]
         yield ("runs", method), count(len(each))
         for key, parts in (("seconds", "seconds"), ("records_per_second", "speed")):
             if results and all(key in r for r in results):
@@ -242,7 +231,7 @@ def scores(chosen: Sequence[Cell]) -> Iterator[Number]:
     for cell in chosen:
         cases[case_of(cell)].append(cell)
     for case, here in cases.items():
-        trained = [c for c in here if c.row.method != RANDOM]
+        trained = [c for c in here if not c.row.untrained]
         best = max(trained, key=lambda c: float(np.mean(c.values)), default=None)
         if best:
             yield (BEST, *case), tex(best.row.method)
@@ -268,7 +257,7 @@ def of_cell(cell: Cell, parts: Sequence[str]) -> Iterator[Number]:
 def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
     """How many methods are told apart from the random row, and from JEPA."""
     for case in dict.fromkeys(map(case_of, chosen)):
-        here = [c for c in chosen if case_of(c) == case and c.row.method != RANDOM]
+        here = [c for c in chosen if case_of(c) == case and not c.row.untrained]
         tested = [(c.comparison.difference, c.p_holm) for c in here if c.comparison and c.p_holm is not None]
         told = [difference for difference, p in tested if p < LEVEL]
         if tested:
@@ -284,9 +273,9 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
             yield ("behind-jepa", *case), count(sum(d < 0 for d in told))
 
 
-def reproduced(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[Number]:
+def reproduced(report: Report) -> Iterator[Number]:
     """AUROC of the pre-trainings of arXiv 2410.13867 as published, whatever the comparison is."""
-    for (place, task, protocol), cell in ours_of(columns_of(cells), rows).cells.items():
+    for (place, task, protocol), cell in ours_of(report).cells.items():
         parts, (mean, sd, n) = ("auc", *place, protocol, task), spread(cell.values)
         yield parts, f"{mean:.3f}"
         yield (*parts, "runs"), count(n)
@@ -296,7 +285,7 @@ def reproduced(cells: Sequence[Cell], rows: Sequence[Row]) -> Iterator[Number]:
 
 def case_of(cell: Cell) -> tuple[str, str]:
     """(protocol, task); from scratch is fine-tuning of what has learned nothing."""
-    return counted_as(str(protocol_of(cell.runs[0]["config"]))), cell.task
+    return cell.column.protocol, cell.column.task
 
 
 def counted_as(protocol: str) -> str:
@@ -331,5 +320,5 @@ def probability(p: float) -> str:
     return "$<0.001$" if p < 0.001 else f"${p:.3f}$"
 
 
-if __name__ == "__main__":  # python -m paper.macros FOLDER: those of no record
-    write([], [], [], Path(sys.argv[1]))
+if __name__ == "__main__":  # python -m paper.macros FOLDER: those that need no result
+    write(None, Path(sys.argv[1]))

@@ -4,7 +4,7 @@ import html
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,30 +16,16 @@ from bench.core.files import replace_file, write_text
 from bench.core.models import canonical
 from bench.core.yaml import read_yaml
 from bench.evaluation.metrics import RULES, interval
-from bench.report.aggregate import (
-    FIRST,
-    METRICS,
-    OTHER_SCORES,
-    RANDOM,
-    Cell,
-    Config,
-    Record,
-    Row,
-    as_set,
-    evaluation_options,
-    external,
-    footnotes,
-    labelled,
-    leaves,
-    metric_of,
-    recipe,
-    spread,
-    text_of,
-)
+from bench.report.aggregate import FIRST_PROTOCOL, Column, Report, spread
+from bench.report.names import distinguish, leaves, text_of
+from bench.report.results import METRICS, OTHER_SCORES, RANDOM, Evaluation, PretrainRecipe
+from bench.report.rows import Row
 from bench.report.statistics import compare_pairs, holm
-from bench.runs.config import BASE, find_methods, load_pretrain_config, name_mixture
-from paper.columns import Column, columns_of
+from bench.runs.config import BASE, EvaluationConfig, PretrainConfig, find_methods, load_pretrain_config, name_mixture
+from paper.commands import commands_of, evaluation_options, set_options
 from paper.families import mixture_of
+from paper.labels import label, row_label, series_label, store_label
+from paper.tables import notes_of
 
 STATIC = Path(__file__).parent / "static"
 PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures": "Figures"}
@@ -61,9 +47,8 @@ ALT = {  # what a figure shows, for who does not see it, by the first word of it
 }
 
 
-def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record], out: Path, drawn: Sequence[Path] = (),
-          pictures: Sequence[Path] = ()) -> list[Path]:
-    """The pages written, of which index.html is the first; same records, same bytes.
+def write(report: Report, out: Path, drawn: Sequence[Path] = (), pictures: Sequence[Path] = ()) -> list[Path]:
+    """The pages written, of which index.html is the first; same results, same bytes.
 
     drawn: the report's figures, of which the SVG is shown; pictures: of the user's choice, e.g. ECGs on paper.
     """
@@ -72,14 +57,13 @@ def write(cells: Sequence[Cell], rows: Sequence[Row], records: Sequence[Record],
             raise UserError(f"--picture {path} must end in .svg or .png; `ecgssl data plot STORE ID --out ecg.svg` makes one")
         if not path.is_file():
             raise UserError(f"--picture {path} does not exist")
-    columns = columns_of(cells)
-    places = {id(row): i for i, row in enumerate(rows)}
+    places = {row.key: i for i, row in enumerate(report.rows)}
     known: dict[str, str] = {}
-    pages, recipes = runs(rows, records, cells[0].rule, known)
+    pages, recipes = runs(report, known)
     data: dict[str, Any] = {
-        "board": board(columns, rows, records, places, known), "recipes": recipes,
-        "rows": [dict(texts(row.config)) for row in rows], **{f"runs/{name}": page for name, page in pages.items()}}
-    data |= {f"compare/{i}": found for i, found in enumerate(comparisons(columns, places))}
+        "board": board(report, places, known), "recipes": recipes,
+        "rows": [dict(texts(row.config)) for row in report.rows], **{f"runs/{name}": page for name, page in pages.items()}}
+    data |= {f"compare/{i}": found for i, found in enumerate(comparisons(report.columns, places))}
     for name, value in data.items():
         write_text(out / "data" / f"{name}.js", script(name, value))
     for path in out.glob("data/*/*.js"):  # of records that are gone
@@ -120,81 +104,76 @@ def short(value: Any, digits: int = 6) -> Any:
     return [short(each, digits) for each in value] if isinstance(value, list | tuple) else value
 
 
-def texts(config: Config) -> Iterable[tuple[str, str]]:
+def texts(config: PretrainConfig | EvaluationConfig) -> Iterable[tuple[str, str]]:
     """("optim.steps", "1000"), ..."""
-    return ((key, text_of(value)) for key, value in leaves(config))
+    return ((key, text_of(value)) for key, value in leaves(config).items())
 
 
-def corpora(config: Config) -> str:
+def corpora(config: PretrainConfig) -> str:
     """What a pre-training learned from, in few words: "none", or what mixture_of says."""
-    return "none" if config["method"]["name"] == RANDOM else mixture_of(config["data"]["mix"])
+    return "none" if config.method.name == RANDOM else mixture_of(config.data.mix)
 
 
-def board(columns: Sequence[Column], rows: Sequence[Row], records: Sequence[Record], places: dict[int, int],
-          known: dict[str, str]) -> dict[str, Any]:
+def board(report: Report, places: dict[PretrainRecipe, int], known: dict[str, str]) -> dict[str, Any]:
     """What the leaderboard shows: columns, rows, the options of commands, and a line per cell."""
-    bare = {str(i): (row.method, without(row.config, {"encoder": "size", "data": "mix"})) for i, row in enumerate(rows)}
-    names = labelled(bare)
-    shown = [{"label": row.label, "name": names[str(i)], "method": row.method, "random": row.method == RANDOM,
-              "size": str(row.config["encoder"].get("size", "")), "rate": row.config["data"]["rate_hz"],
+    columns, rows = report.columns, report.rows
+    names = distinguish({i: (row.method, bare(row)) for i, row in enumerate(rows)})
+    shown = [{"label": row_label(row), "name": label(names[i]) if row.method != RANDOM else RANDOM, "method": row.method,
+              "random": row.method == RANDOM, "size": row.config.encoder.size, "rate": row.config.data.rate_hz,
               "mix": corpora(row.config), "runs": [[run, seed] for seed, run in row.pretrained]}
              for i, row in enumerate(rows)]
     options: dict[str, int] = {}
     lines = []
     for number, c in ((i, c) for i, column in enumerate(columns) for c in column.cells):
-        line: dict[str, Any] = {"column": number, "row": places[id(c.row)], "todo": c.commands}
+        line: dict[str, Any] = {"column": number, "row": places[c.row.key], "todo": commands_of(c)}
         if c.runs:
             mean, sd, n = spread(c.values)
             of_random = np.mean(c.random.values) if c.random and c.random.runs else None
             line |= {"score": [short(x) for x in (mean, sd, *map(float, c.interval or ()))], "n": n,
                      "difference": short(c.difference), "p": short(c.p_holm, 3),
                      "random": None if of_random is None else short(float(of_random)),
-                     "commits": sorted({commit(r["provenance"]) for r in c.runs}),
-                     "runs": [[r["run_id"], r["config"]["pretrain"], r["config"]["seed"],
-                               options.setdefault(options_of(r["config"], known), len(options))]
+                     "commits": sorted({commit(r.provenance) for r in c.runs}),
+                     "runs": [[r.run_id, r.config.pretrain, r.config.seed,
+                               options.setdefault(options_of(r, known), len(options))]
                               for r in sorted(c.runs, key=seeds)]}
         lines.append(line)
-    count, (low, high) = RULES[columns[0].cells[0].rule]
-    first = max(columns, key=lambda column: (sum(len(c.runs) for c in column.cells), column.protocol == FIRST[0], column.at,
-                                             column.fraction))
-    facts = [{"store": column.store, "task": column.task, "name": column.protocol, "at": column.at,
-              "fraction": column.fraction, "metric": METRICS[column.metric]} for column in columns]
+    count, (low, high) = RULES[report.rule]
+    first = max(columns, key=lambda column: (sum(len(c.runs) for c in column.cells), column.key.protocol == FIRST_PROTOCOL,
+                                             column.key.at, column.key.fraction))
+    facts = [{"store": store_label(column.key), "task": column.key.task, "name": series_label(column), "at": column.key.at,
+              "fraction": column.key.fraction, "metric": METRICS[column.metric]} for column in columns]
     return {"columns": facts, "rows": shown, "options": list(options), "cells": lines,
-            "first": columns.index(first), "notes": footnotes(records),
+            "first": columns.index(first), "notes": notes_of(report),
             "rule": f"{low:g} and {high:g} percentiles of {count:,} resamples of the test records"}
 
 
-def without(config: Config, dropped: dict[str, str]) -> Config:
-    """The config without one key of each of some of its parts."""
-    return config | {part: {k: v for k, v in config[part].items() if k != key} for part, key in dropped.items()}
+def bare(row: Row) -> PretrainConfig:
+    """The row's config without what the leaderboard shows in columns of their own, its size and its corpora."""
+    config = row.config
+    return config.replace(encoder=config.encoder.replace(size=""), data=config.data.replace(mix={}))
 
 
-def without_names(config: Config) -> Config:
-    """What all seeds and backbones of an evaluation's recipe share."""
-    return {key: value for key, value in config.items() if key not in ("seed", "pretrain")}
-
-
-def options_of(config: Config, known: dict[str, str]) -> str:
+def options_of(evaluation: Evaluation, known: dict[str, str]) -> str:
     """evaluation_options, once per recipe."""
-    key = canonical(without_names(config))
+    key = f"{evaluation.config.evaluation.name} {evaluation.config.shuffle_labels} {evaluation.recipe.identity}"
     if key not in known:
-        known[key] = evaluation_options(config)
+        known[key] = evaluation_options(evaluation.config)
     return known[key]
 
 
-def seeds(record: Record) -> tuple[int, int, str]:
-    return record["pretrain_config"]["seed"], record["config"]["seed"], record["run_id"]
+def seeds(evaluation: Evaluation) -> tuple[int, int, str]:
+    return evaluation.pretrain_config.seed, evaluation.config.seed, evaluation.run_id
 
 
-def commit(provenance: Record) -> str:
+def commit(provenance: Mapping[str, Any]) -> str:
     """The commit in ten digits, and whether the code had uncommitted changes."""
     return f"{(provenance.get('commit') or 'unknown')[:10]}{' with uncommitted changes' if provenance.get('dirty') else ''}"
 
 
-def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[str, Any]]:
+def comparisons(columns: Sequence[Column], places: dict[PretrainRecipe, int]) -> list[dict[str, Any]]:
     """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
     found: list[dict[str, Any]] = []
-    tables: dict[tuple[str, str], list[list[float]]] = {}  # the tested pairs of each
+    tables: dict[Any, list[list[float]]] = {}  # the tested pairs of each
     for column in columns:
         here = [c for c in column.cells if c.runs]
         classes = [{name: (positives, float(np.mean(values))) for name, positives, values in c.per_class()} for c in here]
@@ -204,7 +183,7 @@ def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[
         numbers: dict[tuple[int, int], list[float]] = {
             pair: [each.difference, each.lower, each.upper, each.p]
             for pair, each in zip(itertools.combinations(many, 2), compared, strict=True)}
-        tested = tables.setdefault((column.store, column.task), [])
+        tested = tables.setdefault(column.key.table, [])
         tested += numbers.values()
         replicates = {i: c.replicates for i, c in enumerate(here)} if len(many) < len(here) else {}
         lines = []
@@ -213,11 +192,11 @@ def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[
                 numbers[i, j] = [float(np.mean(here[i].values) - np.mean(here[j].values)),
                                  *map(float, interval(replicates[i] - replicates[j], here[i].rule))]
             own, other = classes[i], classes[j]
-            lines.append((f"{places[id(here[i].row)]}-{places[id(here[j].row)]}", numbers[i, j],
+            lines.append((f"{places[here[i].row.key]}-{places[here[j].row.key]}", numbers[i, j],
                           [own[name][1] - other[name][1] if name in own and name in other else None for name in names]))
         positives = [next(own[name][0] for own in classes if name in own) for name in names]
         found.append({"classes": names, "positives": positives, "pairs": lines, "tested": tested,
-                      "means": {str(places[id(c.row)]): [short(own.get(name, (0, None))[1], 4) for name in names]
+                      "means": {str(places[c.row.key]): [short(own.get(name, (0, None))[1], 4) for name in names]
                                 for c, own in zip(here, classes, strict=True)}})
     for table in tables.values():
         for line, p in zip(table, holm([line[3] for line in table]), strict=True):
@@ -228,40 +207,39 @@ def comparisons(columns: Sequence[Column], places: dict[int, int]) -> list[dict[
     return found
 
 
-def runs(rows: Sequence[Row], records: Sequence[Record], rule: str, known: dict[str, str]) -> tuple[Pages, list[Any]]:
+def runs(report: Report, known: dict[str, str]) -> tuple[Pages, list[Any]]:
     """({run_id of a pre-training: its config, curves, provenance, command, evaluations}, recipes of these evaluations)."""
-    labels = {recipe(row.config): row.label for row in rows}
+    labels = {run: row_label(row) for row in report.rows for run in (*(run for _, run in row.pretrained), *row.twins.values())}
     found: Pages = {}
     recipes: dict[str, int] = {}
     shown: list[Any] = []
-    for r in sorted(records, key=lambda r: r["kind"] == "evaluate"):
-        config, result = r["config"], r["result"]
-        pretrained, name = (r["pretrain_config"], config["pretrain"]) if r["kind"] == "evaluate" else (config, r["run_id"])
-        if name not in found:
-            found[name] = {"label": labels[recipe(pretrained)], "seed": pretrained["seed"], "config": list(texts(pretrained)),
-                           "command": rerun(pretrained), "evaluations": [], "provenances": []}
-        if r["kind"] == "pretrain":
-            found[name] |= {"provenance": origin(r["provenance"]), "cost": {k: short(result[k]) for k in COST if k in result},
-                            **{part: {key: short(values, 5) for key, values in result[part].items()}
-                               for part in ("curves", "monitor")}}
-            continue
+    for name, config in report.results.configs.items():
+        found[name] = {"label": labels[name], "seed": config.seed, "config": list(texts(config)), "command": rerun(config),
+                       "evaluations": [], "provenances": []}
+    for trained in report.results.pretrainings:
+        result = trained.result
+        found[trained.run_id] |= {
+            "provenance": origin(trained.provenance), "cost": {k: short(result[k]) for k in COST if k in result},
+            **{part: {key: short(values, 5) for key, values in result[part].items()} for part in ("curves", "monitor")}}
+    for r in report.results.evaluations:
+        name, result, key = r.config.pretrain, r.result, r.recipe
         classes = sorted(result.get("per_class", {}).items())
-        key = canonical(without_names(config) | {"classes": [each for each, _ in classes]})
-        if key not in recipes:
-            recipes[key] = len(recipes)
-            shown.append({"store": external(config) or config["data"]["store"], "task": config["task"],
-                          "protocol": config["evaluation"]["name"], "at": config.get("at", 1.0),
-                          "fraction": config.get("fraction", 1.0), "metric": METRICS[metric_of(r)],
-                          "options": options_of(config, known), "config": list(texts(config)),
+        text = canonical({"options": options_of(r, known), "recipe": key.identity, "classes": [each for each, _ in classes]})
+        if text not in recipes:
+            recipes[text] = len(recipes)
+            shown.append({"store": key.external or key.store, "task": key.task,
+                          "protocol": r.config.evaluation.name, "at": key.at,
+                          "fraction": key.fraction, "metric": METRICS[r.metric],
+                          "options": options_of(r, known), "config": list(texts(r.config)),
                           "classes": [each for each, _ in classes]})
-        scores = {"score": result[metric_of(r)], **{k: result[k] for k in OTHER_SCORES[metric_of(r)] if k in result}}
-        if origin(r["provenance"]) not in found[name]["provenances"]:
-            found[name]["provenances"].append(origin(r["provenance"]))
+        scores = {"score": r.score, **{k: result[k] for k in OTHER_SCORES[r.metric] if k in result}}
+        if origin(r.provenance) not in found[name]["provenances"]:
+            found[name]["provenances"].append(origin(r.provenance))
         found[name]["evaluations"].append({
-            "id": r["run_id"], "seed": config["seed"], "recipe": recipes[key], "records": result["records"]["test"],
+            "id": r.run_id, "seed": r.config.seed, "recipe": recipes[text], "records": result["records"]["test"],
             "scores": {k: short(v["value"] if isinstance(v, dict) else v, 4) for k, v in scores.items()},
-            "interval": [short(float(x), 4) for x in interval(np.array(result["replicates"]), rule)],
-            "provenance": found[name]["provenances"].index(origin(r["provenance"])),
+            "interval": [short(float(x), 4) for x in interval(np.array(result["replicates"]), report.rule)],
+            "provenance": found[name]["provenances"].index(origin(r.provenance)),
             "per_class": {k: [short(each.get(k), 3) for _, each in classes] for k in PER_CLASS
                           if any(each.get(k) is not None for _, each in classes)}})
     for page in found.values():
@@ -270,27 +248,27 @@ def runs(rows: Sequence[Row], records: Sequence[Record], rule: str, known: dict[
     return found, shown
 
 
-def origin(provenance: Record) -> list[tuple[str, str]]:
+def origin(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """("commit", "0123456789..."), ..."""
     return [(key, text_of(value)) for key, value in sorted(provenance.items())]
 
 
-def rerun(config: Config) -> str:
+def rerun(config: PretrainConfig) -> str:
     """The command that runs a pre-training again: its stores and seed, and what differs from its method's defaults."""
-    name, mix = config["method"]["name"], config["data"]["mix"]
-    if "imported" in config["method"]:
+    name, mix = config.method.name, config.data.mix
+    if "imported" in config.method.arguments:
         saw = (f"--saw {shlex.quote(store)}" for store in sorted(mix) or ["unknown"])
         return " ".join(["ecgssl import FILE --as", shlex.quote(name), *saw])
     default = load_pretrain_config(name).to_json() if name in find_methods() else read_yaml(BASE)
-    before = dict(leaves(without(default, {"data": "mix"})))
-    settings = [(key, value) for key, value in sorted(leaves(without(config, {"data": "mix"})))
-                if not key.startswith("views.") and key not in ("protocol", "method.name") and before.get(key, ...) != value]
-    if config["views"] != default["views"]:
-        settings.append(("views", config["views"]))
+    before = leaves(default)
+    settings = [(key, value) for key, value in leaves(config).items() if key not in ("protocol", "method.name", "data.mix")
+                and not key.startswith("views.") and before.get(key, ...) != value]
+    if list(config.views) != default["views"]:
+        settings.append(("views", config.to_json()["views"]))
     stores = [f"--store {shlex.quote(f'{store}={weight}')}" for store, weight in sorted(mix.items())]
     if len(mix) > 1 and (known := name_mixture(mix)):
         stores = [f"--mix {known}"]
-    return " ".join(["ecgssl pretrain", shlex.quote(name), *stores, f"--seed {config['seed']}", *map(as_set, settings)])
+    return " ".join(["ecgssl pretrain", shlex.quote(name), *stores, f"--seed {config.seed}", *set_options(settings)])
 
 
 def figures(drawn: Sequence[Path], pictures: Sequence[Path], out: Path) -> str:

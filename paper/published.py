@@ -7,9 +7,12 @@ from functools import cache
 from pathlib import Path
 
 from bench.evaluation.protocols import load_defaults
-from bench.report.aggregate import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH, Cell, Config, Row, external, leaves, protocol_of
-from bench.runs import config as configs
-from paper.columns import Column
+from bench.report.aggregate import Cell, Column, Report
+from bench.report.names import leaves
+from bench.report.results import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH
+from bench.report.rows import Row
+from bench.runs.config import PretrainConfig, load_pretrain_config, name_mixture, overrides_of
+from paper.labels import row_label
 
 LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500
 SIZES = {"xs": "ViT-XS", "s": "ViT-S", "b": "ViT-B"}
@@ -20,7 +23,7 @@ TASKS = {"all": "ptbxl-all", "diagnostic": "ptbxl-diag", "subdiagnostic": "ptbxl
          "form": "ptbxl-form", "rhythm": "ptbxl-rhythm", SINGLE: "ptbxl-super-single-label"}  # ours -> published.csv's
 TESTED = {"all": 2198, "diagnostic": 2158, "subdiagnostic": 2158, "superdiagnostic": 2158, "form": 880, "rhythm": 2098,
           SINGLE: 1650}  # records of fold 10, PTB-XL 1.0.3
-NEAR = 0.01  # ours: versions differ by 0.2 %, duplicates may be dropped; a part of PTB-XL under its name is none
+NEAR = 0.01  # versions differ by 0.2 %, duplicates may be dropped; a part of PTB-XL under its name is none
 FREE = ("seed", "data.resampling", "encoder.init", "optim.precision", "optim.compile", "optim.accumulate",
         "checkpoints.at")  # of a pre-training: what may differ from the published recipe
 AS_PUBLISHED = {"encoder.init": "xavier_uniform", "data.resampling": "periodic", "optim.precision": "float32"}
@@ -83,45 +86,45 @@ def facts() -> tuple[Fact, ...]:
         return tuple(Fact(**row) for row in csv.DictReader(f))
 
 
-def place_of(config: Config) -> Place | None:
+def place_of(config: PretrainConfig) -> Place | None:
     """Which pre-training of the paper a config is; None: none of them. FREE may differ, keys that it lacks are as published."""
-    method, size, mix = config["method"]["name"], config["encoder"].get("size"), config["data"]["mix"]
-    name = configs.name_mixture(mix) or ""
+    method, size, name = config.method.name, config.encoder.size, name_mixture(config.data.mix) or ""
     if method not in (RANDOM, "jepa") or size not in SIZES or (name not in DATA and method != RANDOM):
         return None
-    if _differs(dict(leaves(config)), _published(method, size, "" if method == RANDOM else name)):
+    if _differs(leaves(config), _published(method, size, "" if method == RANDOM else name)):
         return None
     return method, size, "" if method == RANDOM else name
 
 
 @cache
 def _published(method: str, size: str, mix: str) -> Mapping[str, object]:
-    made = configs.load_pretrain_config(method, configs.overrides_of(
-        {"encoder.size": size, "data.mix": mix or "ptb-xl", "optim.batch": BATCH[size]})).to_json()
-    wanted = {k: v for k, v in leaves(made) if k not in FREE}
+    """The settings of a pre-training of the paper but for those that are free; of a random one, those of the backbone."""
+    config = load_pretrain_config(method, overrides_of(
+        {"encoder.size": size, "data.mix": mix or "ptb-xl", "optim.batch": BATCH[size]}))
+    wanted = {k: v for k, v in leaves(config).items() if k not in FREE}
     return wanted if mix else {k: v for k, v in wanted.items() if k == "data.rate_hz" or k.startswith("encoder.")}
 
 
 def _differs(given: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    """Whether any of the wanted settings is given another value."""
     return any(given.get(key, value) != value for key, value in wanted.items())
 
 
 def task_of(column: Column) -> tuple[str, str] | None:
     """(task, protocol) of the paper that a column is: PTB-XL whole, last checkpoint, all labels, default settings; or None."""
-    config = column.config
-    if not config or config["data"]["store"] != STORE or external(config) or config["task"] not in TASKS:
+    key = column.key
+    first = next((c.runs[0] for c in column.cells if c.runs), None)
+    if first is None or key.store != STORE or key.external or key.task not in TASKS:
         return None
-    name = str(protocol_of(config))
-    if name not in (LINEAR, FINETUNE, AFTER_LINEAR, SCRATCH):
+    if key.protocol not in (LINEAR, FINETUNE, AFTER_LINEAR):
         return None
-    wanted = dict(leaves(load_defaults(name).value))
+    wanted = leaves(load_defaults(key.protocol).value)
     for filled in ("task", "data.store", "evaluation.name"):
         del wanted[filled]
-    first = next(c.runs[0] for c in column.cells if c.runs)
-    tested, wanted_tested = first["result"]["records"]["test"], TESTED[config["task"]]
-    if _differs(dict(leaves(config)), wanted) or abs(tested - wanted_tested) > NEAR * wanted_tested:
+    tested, expected = first.result["records"]["test"], TESTED[key.task]
+    if _differs(leaves(key.config), wanted) or abs(tested - expected) > NEAR * expected:
         return None
-    return config["task"], FINETUNE if name == SCRATCH else name
+    return key.task, key.protocol
 
 
 @dataclass(frozen=True)
@@ -148,26 +151,27 @@ class Ours:
         return f"ecgssl evaluate {row.pretrained[0][1]} --store {STORE} --task {task} {wanted} --seeds {RUNS}"
 
 
-def ours_of(columns: Sequence[Column], rows: Sequence[Row]) -> Ours:
+def ours_of(report: Report) -> Ours:
     """Which of our rows and cells are the paper's; of several rows the one that is the closest to what was published."""
     places: dict[Place, list[Row]] = {}
-    for row in rows:
+    for row in report.rows:
         place = place_of(row.config)
         if place:
             places.setdefault(place, []).append(row)
-    for found in places.values():
-        found.sort(key=lambda row: (not row.pretrained, _distance(row), row.label))
-    chosen = {place: found[0] for place, found in places.items()}
-    by_row = {id(row): place for place, row in chosen.items()}
+    for rows in places.values():
+        rows.sort(key=lambda row: (not row.pretrained, _distance(row), row_label(row)))
+    chosen = {place: rows[0] for place, rows in places.items()}
+    by_row = {row.key: place for place, row in chosen.items()}
     cells = {}
-    for column in columns:
-        where = task_of(column)
-        for c in column.cells if where else ():
-            if c.runs and id(c.row) in by_row and where:
-                cells[by_row[id(c.row)], *where] = c
-    return Ours(cells, chosen, {place: [row.label for row in found[1:]] for place, found in places.items() if len(found) > 1})
+    for column in report.columns:
+        if task := task_of(column):
+            for cell in column.cells:
+                if cell.runs and cell.row.key in by_row:
+                    cells[by_row[cell.row.key], *task] = cell
+    return Ours(cells, chosen, {place: [row_label(row) for row in rows[1:]] for place, rows in places.items() if len(rows) > 1})
 
 
 def _distance(row: Row) -> list[bool]:
-    given = dict(leaves(row.config))
+    """In which settings the row is not as published; a row that differs in fewer comes first."""
+    given = leaves(row.config)
     return [given.get(key) != value for key, value in AS_PUBLISHED.items()]

@@ -6,9 +6,11 @@ from typing import Any
 
 from scipy import stats
 
-from bench.report.aggregate import AFTER_LINEAR, FINETUNE, MISSING, RANDOM, SCRATCH, Cell, spread
+from bench.report.aggregate import Cell, spread
+from bench.report.results import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH
 from bench.report.statistics import LEVEL, welch
 from paper.columns import LEADERS, leaders, numbers, runs_in, score
+from paper.labels import MISSING
 from paper.published import DATA, LINEAR, RUNS, SINGLE, SIZES, TASKS, Fact, Ours, Place, facts
 from paper.typeset import Entry, Sheet, Table
 

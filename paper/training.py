@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from bench.report.aggregate import MISSING, RANDOM, Record, Row, pretraining_options, pretrainings, spread
+from bench.report.aggregate import Report, spread
+from bench.report.results import Pretraining
+from paper.commands import pretraining_options
 from paper.families import SWEEP, groups_of
+from paper.labels import MISSING
 from paper.typeset import Entry, Sheet, Table
 
 COLLAPSED = "!"  # mark
@@ -13,17 +16,17 @@ LEAST_RANKME, LEAST_SD = 2.0, 0.1  # collapsed: below the one, or below this sha
 DIGITS = {"loss": 3, "feature_sd": 3, "rankme": 1}  # quantity -> decimals, in the order of the columns
 
 
-def training(rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
+def training(report: Report) -> Sheet:
     """Of each group of families: loss at the start and the end, feature sd and RankMe at the start, at least, at the end."""
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
-    for group in groups_of(rows):
+    for group in groups_of(report.rows):
         blocks, fill = [], list[tuple[str, str, str]]()
         for family, those in group.blocks:
             lines = []
             for row in those:
-                if row.method != RANDOM:
-                    found = means([went(record) for record in pretrainings(row, records)])
+                if not row.untrained:
+                    found = means([went(each) for each in report.pretrainings(row)])
                     missing = "" if found["runs"] else f"ecgssl pretrain {row.method} {pretraining_options(row.config)}"
                     fill += [(group.name(row), "all", missing)] if missing else []
                     data.append({"group": group.title, "family": family, "row": group.name(row), **found,
@@ -51,9 +54,9 @@ def training(rows: Sequence[Row], records: Sequence[Record]) -> Sheet:
     return Sheet("training", tables, data)
 
 
-def went(record: Record) -> dict[str, Any]:
+def went(record: Pretraining) -> dict[str, Any]:
     """The numbers of one pre-training; without what its record does not hold."""
-    curves, monitor = record["result"]["curves"], record["result"]["monitor"]
+    curves, monitor = record.result["curves"], record.result["monitor"]
     out: dict[str, Any] = {}
     for key in DIGITS:
         if values := known(curves if key == "loss" else monitor, key):
@@ -61,8 +64,8 @@ def went(record: Record) -> dict[str, Any]:
     if {"rankme_end", "feature_sd_end"} <= out.keys():
         out["collapsed"] = out["rankme_end"] < LEAST_RANKME or out["feature_sd_end"] < LEAST_SD * out["feature_sd_start"]
     if speeds := known(curves, "records_per_second"):
-        out["seconds_per_step"] = record["config"]["optim"]["batch"] / median(speeds)
-    if (memory := record["result"].get("peak_memory_mb")) is not None:
+        out["seconds_per_step"] = record.config.optim.batch / median(speeds)
+    if (memory := record.result.get("peak_memory_mb")) is not None:
         out["peak_memory_mb"] = memory
     return out
 

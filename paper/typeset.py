@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.files import write_text
-from bench.report.aggregate import MISSING
+from bench.report.names import MISSING
 
 BARE = re.compile(rf"([+-]?[\d,]+(\.\d+)?)?|{MISSING}")
 MEANT = re.compile(r"[|$]|<(?!/?sup>|br>)")  # of a name, what Markdown would take for its own; the tags are ours
-FILL = 12  # commands that a table prints; its CSV holds all: ours
+FILL = 12  # commands that a table prints; its CSV holds all
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
        '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "--": r"\mbox{-{}-}", "[": "{[}", "]": "{]}",
@@ -139,7 +139,7 @@ def markdown(table: Table) -> str:
 
 def latex(sheet: Sheet) -> str:
     """A float per table, no wider than the line. Needs the packages booktabs, graphicx, textcomp (T1 fonts)."""
-    parts = [f"% {sheet.name}: made by `ecgssl report`; needs booktabs, graphicx and T1 fonts\n"]
+    parts = [f"% {sheet.name}: written by `ecgssl report`; needs booktabs, graphicx and T1 fonts\n"]
     for i, table in enumerate(sheet.tables, 1):
         label = sheet.name if len(sheet.tables) == 1 else f"{sheet.name}-{i}"
         parts.append("\n".join(_float(table, label)) + "\n")

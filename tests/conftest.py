@@ -15,7 +15,8 @@ from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.report import aggregate as report
+from bench.report.aggregate import make_report
+from bench.report.results import load_results
 from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
 from bench.runs.workspace import Workspace
 from bench.training import monitor
@@ -116,13 +117,11 @@ def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
-    """The files of `ecgssl report --allow`."""
-    records, skipped = report.read(results)
+    """The files of `ecgssl report --allow --controls`."""
+    loaded, skipped = load_results(results, controls=True)
     assert not skipped
-    rows = report.rows_of(records)
-    cells = report.cells_of(records, rows, rule)
-    return [*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
-            *figures.write(cells, rows, records, out / "figures")]
+    report = make_report(loaded, rule)
+    return [*tables.write(report, out), *macros.write(report, out), *figures.write(report, out / "figures")]
 
 
 @pytest.fixture

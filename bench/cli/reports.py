@@ -1,4 +1,4 @@
-"""Records -> tables, figures, page; and the demo, which does everything."""
+"""Results -> tables, figures, page; and the demo, which does everything."""
 
 import os
 import sys
@@ -19,57 +19,62 @@ def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
-           allow: Annotated[bool, typer.Option("--allow", help="Let records of different protocols or data, or of uncommitted "
-                                               "code, meet: a footnote says so.")] = False,
+           allow: Annotated[bool, typer.Option("--allow", help="Let results of different protocols, data or code, or of "
+                                               "uncommitted code, meet: a footnote says so.")] = False,
+           controls: Annotated[bool, typer.Option("--controls", help="With the evaluations whose labels were shuffled, in "
+                                                  "tables of their own.")] = False,
            table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
-                                                      "columns: bench.report.aggregate.frame_of.")] = None,
+                                                      "columns: bench.report.frame.frame_of.")] = None,
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
                                                                "`ecgssl data plot` makes it; again for more.")] = None) -> None:
-    """Make tables, figures and a page from records alone. What is no record is named and skipped; the exit code then is 1."""
+    """Make tables, figures and a page from results alone. What is no result is named and skipped; the exit code then is 1."""
     from bench.core.files import write_text
-    from bench.report import aggregate as reporting
+    from bench.report import checks, frame
+    from bench.report.aggregate import make_report
+    from bench.report.results import load_results
     from paper import figures, macros, page, tables
 
     if pictures and not html:
         raise UserError("--picture is for the page; write --html DIR, too")
     if out.resolve() == results.resolve():
-        raise UserError(f"--out {out} is the folder of the records, which holds nothing else; choose another")
-    records, skipped = reporting.read(results)
+        raise UserError(f"--out {out} is the folder of the results, which holds nothing else; choose another")
+    loaded, skipped = load_results(results, controls=controls)
     for line in skipped:
         print(f"ecgssl: skipped: {line}", file=sys.stderr)
     if not allow:
-        reporting.refuse(reporting.footnotes(records))
+        checks.refuse(checks.footnotes(loaded))
     if table:
-        write_text(table, reporting.frame_of(records).to_csv(index=False, lineterminator="\n"))
+        write_text(table, frame.frame_of(loaded).to_csv(index=False, lineterminator="\n"))
         print(table)
-    rows = reporting.rows_of(records)
-    cells = reporting.cells_of(records, rows, interval)
-    written = [*tables.write(cells, rows, records, out), *macros.write(cells, rows, records, out),
-               *figures.write(cells, rows, records, out / "figures")]
-    for path in [*written, *(page.write(cells, rows, records, html, written, pictures or []) if html else [])]:
+    contents = make_report(loaded, interval)
+    written = [*tables.write(contents, out), *macros.write(contents, out), *figures.write(contents, out / "figures")]
+    for path in [*written, *(page.write(contents, html, written, pictures or []) if html else [])]:
         print(path)
     if skipped:
         sys.exit(1)
 
 
 @app.command()
-def repeat(first: Annotated[Path, typer.Argument(help="Folder of records.")],
-           second: Annotated[Path, typer.Argument(help="Those of the same sweep, run again, here or elsewhere.")]) -> None:
-    """How near a second run of a sweep came to the first; exit code 1 where one has runs that the other lacks."""
-    from bench.report.reproduction import repeated
+def repeat(first: Annotated[Path, typer.Argument(help="Results of a sweep: a folder or a Parquet file.")],
+           second: Annotated[Path, typer.Argument(help="Results of the same sweep that ran again, here or elsewhere.")]) -> None:
+    """Compare two runs of the same sweep, result by result. The exit code is 1 where one has runs that the other lacks."""
+    from bench.report.reproduction import compare_studies
 
-    found, *alone = repeated(first, second, lambda line: print(f"ecgssl: {line}", file=sys.stderr))
+    found = compare_studies(first, second)
+    for line in found.skipped:
+        print(f"ecgssl: skipped: {line}", file=sys.stderr)
     table = Table(Column(no_wrap=True), "in both", "bit for bit", "differ by (mean)", "at most", "sd over runs")
-    for each in found:
+    for each in found.agreements:
         numbers = ("-" if x is None else f"{x:.2g}" for x in (each.mean, each.largest, each.sd))
         table.add_row(each.kind, f"{each.both:,}", f"{each.equal:,}", *numbers)
     Console().print(table)
-    print("of a pre-training: its last loss; of an evaluation: its score. sd: of the first, the median over the recipes")
-    for folder, names in zip((first, second), alone, strict=True):
+    print("A pre-training is compared by its last loss, an evaluation by its score.\n"
+          "sd over runs: in the first folder, the median over all recipes.")
+    for folder, names in ((first, found.first_alone), (second, found.second_alone)):
         if names:
             print(f"{len(names):,} runs are in {folder} alone: {' '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    if any(alone):
+    if found.first_alone or found.second_alone:
         sys.exit(1)
 
 

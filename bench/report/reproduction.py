@@ -1,88 +1,116 @@
-"""How near a second run of the same sweep came to the first: records of the same run_id in two folders, side by side."""
+"""How near a second run of the same sweep came to the first: results of the same run_id in two folders, side by side."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.report.aggregate import recipe, spread
-from bench.runs import reading
-from bench.runs import results as record
-from bench.runs.reading import METRICS, metric_of
+from bench.report.aggregate import spread
+from bench.report.results import METRICS, Evaluation, PretrainRecipe, Pretraining, load_results
 
-CLOCK = ("seconds", "records_per_second", "peak_memory_mb", "energy_joules", "together")  # of a result: what the machine decides
-ON_THE_WAY = ("seconds", "records_per_second", "seconds_left", "memory_mb", "cpu_watts", "gpu_watts")  # likewise of its curves
+# What the machine decides, not the config: of a result, and of the curves in it.
+MACHINE = ("seconds", "records_per_second", "peak_memory_mb", "energy_joules", "together")
+MACHINE_CURVES = ("seconds", "records_per_second", "seconds_left", "memory_mb", "cpu_watts", "gpu_watts")
+
+Result = Pretraining | Evaluation
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of all records of one kind: a pre-training's number is its last loss, an evaluation's its score."""
+    """Of all results of one kind. A pre-training's number is its last loss, an evaluation's its score."""
 
     kind: str  # pretrain, or the evaluation's protocol
-    both: int  # run_ids that have a record in either folder
-    equal: int  # of these, to the last bit but for time and memory
+    both: int  # run_ids that both folders have
+    equal: int  # of these, those that are equal to the last bit but for what the machine decides
     mean: float | None  # of the absolute differences
     largest: float | None
     sd: float | None  # over the pre-trainings of a recipe, a mean of evaluations each, in the first folder; the median of all
 
 
-def settled(made: dict[str, Any]) -> dict[str, Any]:
-    """A record without what the clock and the machine decide."""
-    result = {key: value for key, value in made["result"].items() if key not in CLOCK}
-    if "curves" in result:
-        result["curves"] = {key: value for key, value in result["curves"].items() if key not in ON_THE_WAY}
-    return {key: value for key, value in made.items() if key != "provenance"} | {"result": result}
+@dataclass(frozen=True)
+class Reproduction:
+    """Two folders with the results of one sweep."""
+
+    agreements: tuple[Agreement, ...]  # pre-trainings first
+    first_alone: tuple[str, ...]  # run_ids that the second folder lacks
+    second_alone: tuple[str, ...]
+    skipped: tuple[str, ...]  # a line for each file that is no result, with the reason
 
 
-def number_of(made: dict[str, Any]) -> float | None:
-    """The record's last loss or its score; None of a pre-training of no steps."""
-    if made["kind"] == "evaluate":
-        return float(made["result"][metric_of(made)])
-    losses = made["result"]["curves"].get("loss", ())
-    return next((loss for loss in reversed(losses) if loss is not None), None)
+def compare_studies(first: Path, second: Path) -> Reproduction:
+    """How the results of two folders or Parquet files agree.
 
-
-def repeated(first: Path, second: Path, say: Callable[[str], None]) -> tuple[list[Agreement], list[str], list[str]]:
-    """(what agrees, a line per kind; run_ids in the first folder alone; in the second alone); says what is no record.
-
-    UserError where a folder holds no record, or the two have none of the same name.
+    UserError where one holds no result, or the two share no run_id.
     """
-    found = []
-    for folder in (first, second):
-        records, skipped = reading.read(folder)
-        found.append({r["run_id"]: r for r in records})
-        for line in skipped:
-            say(f"skipped: {line}")
-    ones, others = found
+    ones, skipped = _by_run(first)
+    others, more = _by_run(second)
     if not ones.keys() & others.keys():
         raise UserError(f"{first} and {second} share no run: give the results of one sweep that ran twice")
     kinds: dict[str, list[str]] = {}
     for name in sorted(ones.keys() & others.keys()):
-        config = ones[name]["config"]
-        kind = "pretrain"
-        if ones[name]["kind"] == "evaluate":
-            metric = metric_of(ones[name])
-            kind = config["evaluation"]["name"] + ("" if metric == "macro_auroc" else f", {METRICS[metric]}")
-        kinds.setdefault(kind, []).append(name)
-    out = [agreement(kind, names, first, second) for kind, names in kinds.items()]
-    out.sort(key=lambda each: each.kind != "pretrain")
-    return out, sorted(ones.keys() - others.keys()), sorted(others.keys() - ones.keys())
+        kinds.setdefault(_kind(ones[name]), []).append(name)
+    agreements = [_agreement(kind, names, ones, others) for kind, names in kinds.items()]
+    agreements.sort(key=lambda each: each.kind != "pretrain")
+    return Reproduction(tuple(agreements), tuple(sorted(ones.keys() - others.keys())), tuple(sorted(others.keys() - ones.keys())),
+                        (*skipped, *more))
 
 
-def agreement(kind: str, names: Sequence[str], first: Path, second: Path) -> Agreement:
-    equal, differences, recipes = 0, list[float](), dict[str, dict[str, list[float]]]()
+def _by_run(path: Path) -> tuple[dict[str, Result], list[str]]:
+    results, skipped = load_results(path, controls=True)
+    return {each.run_id: each for each in (*results.pretrainings, *results.evaluations)}, skipped
+
+
+def _kind(result: Result) -> str:
+    if isinstance(result, Pretraining):
+        return "pretrain"
+    protocol = result.config.evaluation.name
+    return protocol if result.metric == "macro_auroc" else f"{protocol}, {METRICS[result.metric]}"
+
+
+def _agreement(kind: str, names: Sequence[str], ones: Mapping[str, Result], others: Mapping[str, Result]) -> Agreement:
+    equal, differences, recipes = 0, list[float](), dict[Any, dict[str, list[float]]]()
     for name in names:
-        one, other = (json.loads(record.path(folder, name).read_text()) for folder in (first, second))
-        equal += settled(one) == settled(other)
-        a, b = number_of(one), number_of(other)
+        one, other = ones[name], others[name]
+        equal += _without_machine(one) == _without_machine(other)
+        a, b = _number(one), _number(other)
         if a is not None and b is not None:
             differences.append(abs(a - b))
-            of = one.get("pretrain_config", {})
-            runs = recipes.setdefault(recipe(one["config"]) + (recipe(of) if of else ""), {})
-            runs.setdefault(one["config"].get("pretrain", name), []).append(a)
+            recipe, run = _recipe(one)
+            recipes.setdefault(recipe, {}).setdefault(run, []).append(a)
     sds = [sd for runs in recipes.values() if (sd := spread([fmean(values) for values in runs.values()])[1]) is not None]
     return Agreement(kind, len(names), equal, sum(differences) / len(differences) if differences else None,
                      max(differences, default=None), median(sds) if sds else None)
+
+
+def _recipe(result: Result) -> tuple[Any, str]:
+    """(what all seeds of a result share, the run_id of its pre-training)."""
+    if isinstance(result, Pretraining):
+        return PretrainRecipe.of(result.config), result.run_id
+    return (result.recipe, PretrainRecipe.of(result.pretrain_config)), result.config.pretrain
+
+
+def _without_machine(result: Result) -> dict[str, Any]:
+    """All that a result holds but for what the machine decides."""
+    values = {key: _plain(value) for key, value in result.result.items() if key not in MACHINE}
+    if "curves" in values:
+        values["curves"] = {key: value for key, value in values["curves"].items() if key not in MACHINE_CURVES}
+    if isinstance(result, Pretraining):
+        return {"config": result.config, "result": values}
+    return {"config": result.config, "pretrain_config": result.pretrain_config, "saw": result.saw, "result": values}
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists of numbers, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _number(result: Result) -> float | None:
+    """The last loss or the score; None of a pre-training of no steps."""
+    if isinstance(result, Evaluation):
+        return result.score
+    losses = result.result["curves"].get("loss", ())
+    return next((loss for loss in reversed(losses) if loss is not None), None)

@@ -8,7 +8,9 @@ import numpy as np
 from scipy import stats
 
 from bench.core.errors import UserError
-from bench.runs.reading import Classes, Record
+from bench.core.models import Model
+from bench.report.results import Evaluation
+from bench.runs.reading import Classes
 
 LEVEL = 0.05  # of every test and interval
 
@@ -47,60 +49,60 @@ class Ranking:
         return [(i, j) for i, j in enumerate(last) if j > i and (not i or j > last[i - 1])]
 
 
-def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
-    """What `difference` says of the runs of two methods, records of evaluations of one task.
+def compare(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> Comparison:
+    """What `difference` says of the runs of two methods, evaluations of one task.
 
     A method's runs are its pre-trainings, each the mean of its evaluations; where all its evaluations are of one
     backbone, its runs are these, and the comparison says nothing of other backbones of the method.
-    UserError where records differ in task, data, classes or resamples, or a method has one run alone.
+    UserError where they differ in task, data, classes or resamples, or a method has one run alone.
     """
     return compare_pairs([a, b], [(0, 1)])[0]
 
 
-def compare_pairs(methods: Sequence[Sequence[Record]], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
-    """The comparison of each pair of methods, given by their numbers; see `compare`."""
+def compare_pairs(methods: Sequence[Sequence[Evaluation]], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """The comparison of each pair of methods, given by their places in `methods`; see `compare`."""
     if not pairs:
         return []
     first = methods[0][0]
     terms = _terms(first)
-    for other in (record for records in methods for record in records):
+    for other in (evaluation for evaluations in methods for evaluation in evaluations):
         for (what, value), expected in zip((own := _terms(other)).items(), terms.values(), strict=True):
             if value != expected:
-                raise UserError(f"{first['run_id']} and {other['run_id']} do not compare, {what} differs: "
-                                f"{expected!s:.200} and {own[what]!s:.200}")
-    return _differences([Runs.of(*runs_of(records)) for records in methods], pairs)
+                texts = (each.to_json() if isinstance(each, Model) else each for each in (expected, own[what]))
+                raise UserError(f"{first.run_id} and {other.run_id} do not compare, {what} differs: "
+                                + " and ".join(f"{text!s:.200}" for text in texts))
+    return _differences([Runs.of(*runs_of(evaluations)) for evaluations in methods], pairs)
 
 
-def _terms(record: Record) -> dict[str, Any]:
-    """What two records must share to be compared."""
-    config, result = record["config"], record["result"]
-    return {**{key: config[key] for key in ("protocol", "task", "data")}, "folds.test": config["folds"]["test"],
-            "external": config.get("external"), "metric": result.get("metric"),
-            "the number of test records": result["records"]["test"],
+def _terms(evaluation: Evaluation) -> dict[str, Any]:
+    """What two evaluations must share to be compared."""
+    config, result = evaluation.config, evaluation.result
+    return {"protocol": config.protocol, "task": config.task, "data": config.data, "folds.test": config.folds.test,
+            "external": config.external, "metric": evaluation.metric, "the number of test records": result["records"]["test"],
             "classes": by_class(result.get("per_class", {}), "positives"), "bootstrap": result["bootstrap"]}
 
 
 def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
-    """{class: its score}, classes sorted, of a record's per_class."""
+    """{class: its score}, classes sorted, of a result's per_class."""
     if isinstance(per_class, Classes):
         return per_class.positives if score == "positives" else dict(
             zip(per_class.positives, per_class.scores[score].tolist(), strict=True))
     return {name: each[score] for name, each in sorted(per_class.items())}
 
 
-def runs_of(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+def runs_of(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
     """(k,) scores and (k, R) replicates of a method's k runs."""
-    return (by_run(records, [r["result"][r["result"].get("metric", "macro_auroc")] for r in records]),
-            by_run(records, [r["result"]["replicates"] for r in records]))
+    return (by_run(evaluations, [each.result[each.metric] for each in evaluations]),
+            by_run(evaluations, [each.result["replicates"] for each in evaluations]))
 
 
-def by_run(records: Sequence[Record], values: Sequence[Any]) -> np.ndarray:
-    """(n, ...) values of n records -> (k, ...) means of their k runs, see `compare`."""
-    names = [r["config"]["pretrain"] for r in records]
+def by_run(evaluations: Sequence[Evaluation], values: Sequence[Any]) -> np.ndarray:
+    """(n, ...) values of n evaluations -> (k, ...) means of their k runs, see `compare`."""
+    names = [each.config.pretrain for each in evaluations]
     if len(set(names)) == 1:
-        names = [r["run_id"] for r in records]
+        names = [each.run_id for each in evaluations]
     same = np.array(names) == np.array(list(dict.fromkeys(names)))[:, None]
-    return same / same.sum(1, keepdims=True) @ np.array(values)
+    return np.asarray(same / same.sum(1, keepdims=True) @ np.array(values))
 
 
 def welch(a: tuple[float, int], b: tuple[float, int]) -> float:

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results_fixture import evaluation_config
 from scipy import stats
 
 from bench.plot import drawing as plot
-from bench.report import aggregate as report
-from bench.report.aggregate import Cell, Record, Row
+from bench.report.aggregate import Report, make_report
+from bench.report.results import Pretraining, parse_results
 from bench.report.statistics import Ranking
+from bench.runs.config import load_pretrain_config, overrides_of
 from paper import figures
+from paper.labels import row_label
 
 RUN = {"curves": {"step": [1, 2, 4], "loss": [3.0, 2.0, 1.0]}, "seconds": 7200.0,
        "monitor": {"step": [0, 4], "rankme": [3.0, 5.0], "feature_sd": [1.0, None]}}  # fmt: skip
@@ -27,16 +30,16 @@ class Records:
     """Records in the making; AUROC is a method's SKILL +- 0.01 for two seeds, its interval +- 0.05."""
 
     def __init__(self, seeds: Sequence[int] = (0, 1), **provenance: Any) -> None:
-        self.made: list[Record] = []
-        self.trained: dict[tuple[str, int], Record] = {}
+        self.made: list[dict[str, Any]] = []
+        self.trained: dict[tuple[str, int], dict[str, Any]] = {}
         for method in SKILL:
             for seed in seeds:
-                config = {"protocol": 2, "seed": seed, "method": {"name": method}, "encoder": {}, "optim": {"steps": 4},
-                          "data": {"mix": {"a": 1.0}, "rate_hz": 100}}
+                config = load_pretrain_config("mae", overrides_of({"data.mix": {"a": 1.0}, "seed": seed})).to_json()
+                config["method"] = {"name": method}
                 self.trained[method, seed] = self.add("pretrain", config=config, provenance=provenance,
                                                       result=UNTRAINED if method == "random" else RUN)
 
-    def add(self, kind: str, **parts: Any) -> Record:
+    def add(self, kind: str, **parts: Any) -> dict[str, Any]:
         self.made.append({"kind": kind, "run_id": f"{len(self.made):012x}", **parts})
         return self.made[-1]
 
@@ -47,22 +50,21 @@ class Records:
             calibration = {"bin": [0, 2], "n": [60 - 20 * seed, 20 + 20 * seed], "predicted": [0.1, 0.9],
                            "observed": [0.2, 0.8 + 0.1 * seed]}
             if name == method:
-                self.add("evaluate", pretrain_config=run["config"], provenance={}, config={
-                    "protocol": 2, "seed": seed, "pretrain": run["run_id"], "task": task, "data": {"store": "s"},
-                    "folds": {"test": [10]},
-                    "evaluation": {"name": protocol}, **shares}, result={
+                self.add("evaluate", pretrain_config=run["config"], provenance={}, config=evaluation_config(protocol) | {
+                    "seed": seed, "pretrain": run["run_id"], "task": task, "data": {"store": "s", "fingerprint": ""},
+                    **shares}, result={
                     "macro_auroc": value, "replicates": [value - 0.05, value + 0.05], "per_class": classes,
                     "calibration": calibration, "records": {"test": 20}, "bootstrap": {}})
 
-    def cells(self) -> tuple[list[Cell], list[Row]]:
-        rows = report.rows_of(self.made)
-        return report.cells_of(self.made, rows), rows
+    def report(self) -> Report:
+        return make_report(parse_results(self.made)[0])
 
     def points(self) -> list[figures.Point]:
-        return figures.placed(self.cells()[0])
+        return figures.placed(self.report())
 
-    def runs(self) -> dict[str, list[Record]]:
-        return {row.label: report.pretrainings(row, self.made) for row in self.cells()[1]}
+    def runs(self) -> dict[str, list[Pretraining]]:
+        report = self.report()
+        return {row_label(row): report.pretrainings(row) for row in report.rows}
 
 
 def some(**provenance: Any) -> Records:

@@ -15,13 +15,14 @@ from typing import Any
 import configs
 import numpy as np
 import pytest
-from test_report import Runs
+from results_fixture import Runs
 
 from bench.core.errors import UserError
-from bench.report import aggregate as report
 from bench.report.statistics import compare
 from bench.runs.config import load_mixture, run_id
 from paper import page
+from paper.commands import commands_of
+from paper.labels import row_label
 
 HOSTILE = "<script>window.hacked = 1</script>"
 CLASSES = {"MI": 7, "</script><b>CD": 9, "NORM": 12}
@@ -51,9 +52,7 @@ def records(seed: int = 0) -> Runs:
 
 def written(runs: Runs, folder: Path, **options: Any) -> Path:
     """The page's folder."""
-    found = sorted(runs.made, key=lambda r: r["run_id"])
-    rows = report.rows_of(found)
-    page.write(report.cells_of(found, rows), rows, found, folder, **options)
+    page.write(runs.report(), folder, **options)
     return folder
 
 
@@ -175,16 +174,16 @@ def test_every_colour_of_text_stands_out_from_what_is_behind_it(scheme: str) -> 
 
 
 def test_board_holds_the_numbers_of_the_cells(folder: Path) -> None:
-    board, found = data(folder, "board"), sorted(records().made, key=lambda r: r["run_id"])
-    cells = report.cells_of(found, report.rows_of(found))
+    board = data(folder, "board")
+    cells = list(records().report().cells.values())
     assert len(board["cells"]) == len(cells)
     for cell, shown in zip(cells, board["cells"], strict=True):
-        assert board["rows"][shown["row"]]["label"] == cell.row.label
-        assert shown["todo"] == cell.commands
+        assert board["rows"][shown["row"]]["label"] == row_label(cell.row)
+        assert shown["todo"] == commands_of(cell)
         if cell.runs:
             assert shown["score"][0] == pytest.approx(np.mean(cell.values), rel=1e-5)
             assert shown["score"][2:] == pytest.approx(cell.interval, rel=1e-5)
-            assert {run[0] for run in shown["runs"]} == {r["run_id"] for r in cell.runs}
+            assert {run[0] for run in shown["runs"]} == {run.run_id for run in cell.runs}
 
 
 def test_every_column_has_the_row_that_learned_nothing(folder: Path) -> None:

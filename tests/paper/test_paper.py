@@ -13,10 +13,9 @@ import pytest
 from conftest import reported
 from matplotlib.figure import Figure
 from PIL import Image
-from test_report import Runs, two_methods
+from results_fixture import Runs, two_methods
 
 from bench.core.errors import UserError
-from bench.report import aggregate as report
 from bench.runs.config import ROOT
 from paper import macros
 
@@ -36,8 +35,7 @@ def runs() -> Runs:
 
 
 def numbers(runs: Runs) -> dict[str, str]:
-    rows = report.rows_of(runs.made)
-    return macros.numbers(report.cells_of(runs.made, rows) if rows else [], rows, runs.made)
+    return macros.numbers(runs.report() if runs.made else None)
 
 
 def typed(tex: str) -> list[str]:
@@ -111,7 +109,7 @@ def test_a_checkpoint_on_the_way_part_of_the_labels_or_shuffled_ones_are_no_numb
     run = runs.pretrain("jepa")
     runs.evaluate(run, [0.1], auroc=0.9)
     for key, value in (("at", 0.5), ("fraction", 0.1), ("shuffle_labels", 1)):
-        runs.evaluate(run, [0.1], auroc=0.1)["config"][key] = value
+        runs.evaluate(run, [0.1], auroc=0.1, **{key: value})
     assert numbers(runs)["AucJepaLinearSuperdiagnostic"] == "0.900"
 
 
@@ -150,9 +148,8 @@ def test_a_name_of_the_users_is_text_in_latex(runs: Runs) -> None:
 
 
 def test_macros_tex_defines_each_macro_of_the_paper_once_and_missing(runs: Runs, tmp_path: Path) -> None:
-    for made in (runs.made, two_methods(runs).made):
-        rows = report.rows_of(made)
-        [path] = macros.write(report.cells_of(made, rows) if made else [], rows, made, tmp_path)
+    for report in (None, two_methods(runs).report()):
+        [path] = macros.write(report, tmp_path)
         defined = re.findall(r"^\\newcommand\{\\([A-Za-z]+)\}", path.read_text(), re.MULTILINE)
         assert defined == ["missing", *macros.used(BODY)]
 

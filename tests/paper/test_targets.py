@@ -23,7 +23,7 @@ from bench.data.ingest.prepare import prepare
 from bench.data.store import Store
 from bench.evaluation import frozen, regression, tasks
 from bench.evaluation import runner as evaluation
-from bench.report import aggregate as report
+from paper.commands import evaluation_options
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
 from bench.runs.workspace import Workspace, run_folder
@@ -133,7 +133,7 @@ def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: st
                                                                          tmp_path: Path) -> None:
     home = evaluate("pitch", run, tiny, where)
     made = evaluate("pitch", run, tiny, where, external=clinic)
-    assert made.config["external"] == {"store": "clinic", "fingerprint": clinic.fingerprint} and made.name != home.name
+    assert made.config.external.to_json() == {"store": "clinic", "fingerprint": clinic.fingerprint} and made.name != home.name
     assert made.predictions["classes"].tolist() == ["high", "low", "odd"]
     assert made.predictions["scored"].tolist() == list(made.result["per_class"]) == ["high", "low"]
     assert made.predictions["p_test"].shape == made.predictions["y_test"].shape == (80, 2)
@@ -145,7 +145,7 @@ def test_an_external_store_is_the_test_split_of_an_evaluation_of_its_own(run: st
     reported(where.results, tmp_path / "report")
     text = (tmp_path / "report" / "table.md").read_text()
     assert "## pitch on clinic (trained on tiny)" in text and "## pitch on tiny\n" in text
-    options = report.evaluation_options(made.config)
+    options = evaluation_options(made.config)
     assert "--store tiny --external clinic" in options and "external." not in options
 
 
@@ -180,8 +180,8 @@ def test_a_backbone_that_saw_the_external_store_is_refused(configure: Callable[.
 
 
 @pytest.mark.parametrize(("override", "words"), [
-    ("fraction=0", "fraction must be above 0 and up to 1, got 0.0"), ("fraction=1.1", "fraction must be above 0"),
-    ("fraction=none", "fraction must be float"), ("external=clinic", "external must be dict"),
+    ("fraction=0", "fraction must be above 0, got 0"), ("fraction=1.1", "fraction must be at most 1, got 1.1"),
+    ("fraction=none", "fraction must be a number, got 'none'"), ("external=clinic", "external must be a mapping"),
     ("shuffle_labels=-1", "shuffle_labels must be 0"),
     ("external.sotre=x", "unknown key 'external.sotre'; did you mean 'external.store'"),
 ])

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from results_fixture import evaluation_config
 from scipy import stats
 
 from bench.core.errors import UserError
 from bench.report import statistics as compare
+from bench.report.results import Evaluation, EvaluationRecipe
+from bench.runs.config import EvaluationConfig, load_pretrain_config
 
 
 def drawn(rng: np.random.Generator, runs: tuple[int, int], sd_shared: float, sd_method: float, sd_run: float,
@@ -80,20 +83,19 @@ def test_one_run_is_refused() -> None:
         compare.difference(*drawn(np.random.default_rng(0), (1, 3), 1.0, 1.0, 1.0, 0.5))
 
 
-def record(auroc: float, pretrain: str = "b", **changed: Any) -> compare.Record:
+def evaluation(auroc: float, pretrain: str = "b", **changed: Any) -> Evaluation:
     terms = {"task": "t", "positives": 3, "seed": 1, "fingerprint": "f", **changed}
     rng = np.random.default_rng(round(1e6 * auroc))
-    return {"run_id": f"{pretrain}-{auroc}",
-            "config": {"protocol": 1, "task": terms["task"], "data": {"fingerprint": terms["fingerprint"]},
-                       "folds": {"test": [10]}, "pretrain": pretrain},
-            "result": {"macro_auroc": auroc, "replicates": (auroc + rng.normal(0, 0.01, 50)).tolist(),
-                       "records": {"test": 9}, "per_class": {"c": {"positives": terms["positives"]}},
-                       "bootstrap": {"seed": terms["seed"]}}}
+    config = EvaluationConfig.model_validate(evaluation_config("linear") | {
+        "seed": 0, "pretrain": pretrain, "task": terms["task"], "data": {"store": "s", "fingerprint": terms["fingerprint"]}})
+    result = {"macro_auroc": auroc, "replicates": (auroc + rng.normal(0, 0.01, 50)).tolist(), "records": {"test": 9},
+              "per_class": {"c": {"positives": terms["positives"]}}, "bootstrap": {"seed": terms["seed"]}}
+    return Evaluation(f"{pretrain}-{auroc}", config, EvaluationRecipe.of(config), load_pretrain_config("mae"), result, {}, {})
 
 
 def test_runs_are_pretrainings_or_of_one_backbone_its_evaluations() -> None:
-    a = [record(x, name) for x, name in ((0.70, "p"), (0.72, "p"), (0.80, "q"), (0.82, "q"), (0.75, "r"))]
-    b = [record(x) for x in (0.5, 0.6)]
+    a = [evaluation(x, name) for x, name in ((0.70, "p"), (0.72, "p"), (0.80, "q"), (0.82, "q"), (0.75, "r"))]
+    b = [evaluation(x) for x in (0.5, 0.6)]
     found = compare.compare(a, b)
     assert found.runs == (3, 2)
     assert found.difference == pytest.approx(np.mean([0.71, 0.81, 0.75]) - 0.55)
@@ -102,9 +104,9 @@ def test_runs_are_pretrainings_or_of_one_backbone_its_evaluations() -> None:
 @pytest.mark.parametrize(("changed", "said"), [
     ({"task": "u"}, "task differs: t and u"), ({"positives": 4}, "classes differs"), ({"seed": 2}, "bootstrap differs"),
     ({"fingerprint": "g"}, "data differs")])
-def test_records_of_other_terms_are_not_compared(changed: dict[str, Any], said: str) -> None:
+def test_evaluations_of_other_terms_are_not_compared(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        compare.compare([record(0.7), record(0.8)], [record(0.6), record(0.5, **changed)])
+        compare.compare([evaluation(0.7), evaluation(0.8)], [evaluation(0.6), evaluation(0.5, **changed)])
 
 
 def test_holm_corrects_for_the_tests_that_are_left() -> None:
