@@ -1,6 +1,7 @@
 """What the commands do, as functions: the Python API. `import bench` offers all of it; docs/python.md shows a study."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,34 +131,39 @@ def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pre
     return sweeps.run_sweep(Path(path), workspace or open_workspace())
 
 
-def write_report(results: str | Path, out: str | Path, *, interval: str = "ours", allow: bool = False,
-                 html: str | Path | None = None, pictures: Sequence[Path] = ()) -> list[Path]:
+def write_report(results: str | Path, out: str | Path, *, interval: str = "ours", allow: bool = False, controls: bool = False,
+                 csv: Path | None = None, html: str | Path | None = None, pictures: Sequence[Path] = ()) -> list[Path]:
     """Write the tables and figures of a folder of results, or of a packed study, into out: the files.
 
-    interval: rule of the confidence intervals. allow: let results of other protocols, data or uncommitted code meet. html: a
-    folder for the page. pictures: ECGs to show on it.
+    interval: rule of the confidence intervals. allow: let results of other protocols, data or code meet. controls: with
+    evaluations on shuffled labels, in tables of their own. csv: a file for the table that load_results gives. html: a folder
+    for the page. pictures: ECGs to show on it. Warns of each file that is no result.
     """
-    from bench.report import aggregate
-    from paper import figures, macros, page, tables
+    from bench.core.files import write_text
+    from bench.report.checks import footnotes, refuse
+    from bench.report.frame import frame_of
+    from bench.report.results import load_results
+    from paper import report
 
-    out, found = Path(out), aggregate.read(Path(results))[0]
+    loaded, skipped = load_results(Path(results), controls=controls)
+    for line in skipped:
+        warnings.warn(f"skipped: {line}", stacklevel=2)
     if not allow:
-        aggregate.refuse(aggregate.footnotes(found))
-    rows = aggregate.rows_of(found)
-    cells = aggregate.cells_of(found, rows, interval)
-    written = [*tables.write(cells, rows, found, out), *macros.write(cells, rows, found, out),
-               *figures.write(cells, rows, found, out / "figures")]
-    return [*written, *(page.write(cells, rows, found, Path(html), written, list(pictures)) if html else [])]
+        refuse(footnotes(loaded))
+    if csv:
+        write_text(csv, frame_of(loaded).to_csv(index=False, lineterminator="\n"))
+    written = report.write(loaded, Path(out), rule=interval, html=Path(html) if html else None, pictures=pictures)
+    return [*([csv] if csv else []), *written]
 
 
 def load_results(results: str | Path = "results", *, controls: bool = False) -> "pd.DataFrame":
     """The evaluations in a folder of results, or in a packed study, as a table with a row each.
 
-    controls: with those on shuffled labels, which are left out otherwise.
+    Its columns: bench.report.frame.frame_of. controls: with those on shuffled labels, which are left out otherwise.
     """
-    from bench.report import aggregate
+    from bench.report.frame import load_results_frame
 
-    return aggregate.load(results)
+    return load_results_frame(results, controls=controls)
 
 
 def load_backbone(folder: str | Path) -> "Backbone":

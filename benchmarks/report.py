@@ -18,7 +18,9 @@ import numpy as np
 import orjson
 
 from bench.core.files import write_text
-from bench.report import aggregate as report
+from bench.report import checks
+from bench.report.aggregate import make_report
+from bench.report.results import RANDOM, load_results
 from bench.runs.config import find_methods, load_mixture, load_pretrain_config, overrides_of, run_id
 from paper import tables
 
@@ -37,7 +39,7 @@ def pretrainings(seeds: int) -> Iterator[dict[str, Any]]:
     """The config of every seed of every method at every size on every mixture; a random backbone has one."""
     fingerprints = {name: f"{i:016x}" for i, name in enumerate(load_mixture("all"))}
     for method, size, mix in itertools.product(find_methods(), SIZES, MIXES):
-        learns = method != report.RANDOM
+        learns = method != RANDOM
         for seed in range(seeds if learns else 1):
             if learns or mix == MIXES[0]:
                 made = load_pretrain_config(method, overrides_of({"encoder.size": size, "data.mix": mix}))
@@ -102,7 +104,7 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
 
     for made in pretrainings(seeds):
         run = write("pretrain", made, trained(rng))
-        for each in evaluations(run, made["method"]["name"] != report.RANDOM, seeds):
+        for each in evaluations(run, made["method"]["name"] != RANDOM, seeds):
             write("evaluate", each, evaluated(each["task"], rng), pretrain_config=made, saw={})
     return count, size
 
@@ -110,19 +112,18 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
 def measured(results: Path, out: Path, end: Any) -> None:
     """Sends the seconds and the memory (of the larger process) of a report in a process of its own."""
     began = time.perf_counter()
-    records, skipped = report.read(results)
+    loaded, skipped = load_results(results)
     read = time.perf_counter()
-    notes = report.footnotes(records)
-    rows = report.rows_of(records)
-    cells = report.cells_of(records, rows)
+    notes = checks.footnotes(loaded)
+    report = make_report(loaded)
     grouped = time.perf_counter()
-    tables.write(cells, rows, records, out)
+    tables.write(report, out)
     over = time.perf_counter()
     assert not notes and not skipped
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     end.send({"reading": read - began, "tables": over - read, "of which cells": grouped - read, "seconds": over - began,
               "CPU seconds": sum(each.ru_utime + each.ru_stime for each in used),
-              "memory_mb": max(each.ru_maxrss for each in used) / 1024, "cells": len(cells)})
+              "memory_mb": max(each.ru_maxrss for each in used) / 1024, "cells": len(report.cells)})
 
 
 def measure(results: Path, out: Path) -> dict[str, float]:

@@ -15,13 +15,12 @@ from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.report.aggregate import make_report
 from bench.report.results import load_results
 from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
 from bench.runs.workspace import Workspace
 from bench.training import monitor
 from bench.training.inputs import fill_fingerprints
-from paper import figures, macros, tables
+from paper import figures, report
 
 torch.set_num_threads(1)
 
@@ -120,8 +119,7 @@ def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
     """The files of `ecgssl report --allow --controls`."""
     loaded, skipped = load_results(results, controls=True)
     assert not skipped
-    report = make_report(loaded, rule)
-    return [*tables.write(report, out), *macros.write(report, out), *figures.write(report, out / "figures")]
+    return report.write(loaded, out, rule=rule)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -29,27 +30,19 @@ def report(results: Results = Path("results"),
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
                                                                "`ecgssl data plot` makes it; again for more.")] = None) -> None:
     """Make tables, figures and a page from results alone. What is no result is named and skipped; the exit code then is 1."""
-    from bench.core.files import write_text
-    from bench.report import checks, frame
-    from bench.report.aggregate import make_report
-    from bench.report.results import load_results
-    from paper import figures, macros, page, tables
+    from bench.api import write_report
 
     if pictures and not html:
         raise UserError("--picture is for the page; write --html DIR, too")
     if out.resolve() == results.resolve():
         raise UserError(f"--out {out} is the folder of the results, which holds nothing else; choose another")
-    loaded, skipped = load_results(results, controls=controls)
+    with warnings.catch_warnings(record=True) as skipped:
+        warnings.simplefilter("always", UserWarning)
+        written = write_report(results, out, interval=interval, allow=allow, controls=controls, csv=table, html=html,
+                               pictures=pictures or [])
     for line in skipped:
-        print(f"ecgssl: skipped: {line}", file=sys.stderr)
-    if not allow:
-        checks.refuse(checks.footnotes(loaded))
-    if table:
-        write_text(table, frame.frame_of(loaded).to_csv(index=False, lineterminator="\n"))
-        print(table)
-    contents = make_report(loaded, interval)
-    written = [*tables.write(contents, out), *macros.write(contents, out), *figures.write(contents, out / "figures")]
-    for path in [*written, *(page.write(contents, html, written, pictures or []) if html else [])]:
+        print(f"ecgssl: {line.message}", file=sys.stderr)
+    for path in written:
         print(path)
     if skipped:
         sys.exit(1)
