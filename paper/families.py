@@ -13,7 +13,7 @@ from bench.core.models import canonical
 from bench.encoders.config import EncoderConfig
 from bench.report.aggregate import Cell, Column, Report, spread
 from bench.report.names import distinguish, leaves, text_of
-from bench.report.results import PretrainRecipe, Pretraining
+from bench.report.results import Pretraining, PretrainRecipe
 from bench.report.rows import Row, backbone_of
 from bench.report.statistics import LEVEL
 from bench.runs.config import PretrainConfig, find_methods, name_mixture
@@ -254,7 +254,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
             fill += [(group.name(row), heading, command) for command in commands_of(cell)]
             data.append({"kind": "fractions" if ranks is None else "scores", **_csv_line(group, column, cell), "bold": bold,
                          "p_best": p_best, "p_random": cell.p_holm, "mean_rank": ranks.get(row.key) if ranks else None,
-                         "backbone": next((group.notes[m] for m in group.mark(row) if m != TWIN), None), "command": "; ".join(commands_of(cell)) or None})
+                         "backbone": next((group.notes[m] for m in group.mark(row) if m != TWIN), None),
+                         "command": "; ".join(commands_of(cell)) or None})
         if ranks is not None:
             rank = ranks.get(row.key)
             entries.append(Entry(MISSING if rank is None else f"{rank:.1f}"))

@@ -13,7 +13,7 @@ from bench.evaluation.metrics import RULES, interval
 from bench.evaluation.protocols import load_defaults
 from bench.report.checks import by_value, list_runs
 from bench.report.names import Name, distinguish
-from bench.report.results import AFTER_LINEAR, Evaluation, EvaluationRecipe, PretrainRecipe, Pretraining, Results
+from bench.report.results import AFTER_LINEAR, Evaluation, EvaluationRecipe, Pretraining, PretrainRecipe, Results
 from bench.report.rows import Row, backbone_of, rows_of
 from bench.report.statistics import Comparison, by_class, by_run, compare_pairs, holm, runs_of
 from bench.runs.config import EvaluationConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.report.aggregate import spread
-from bench.report.results import METRICS, Evaluation, PretrainRecipe, Pretraining, load_results
+from bench.report.results import METRICS, Evaluation, Pretraining, PretrainRecipe, load_results
 
 # What the machine decides, not the config: of a result, and of the curves in it.
 MACHINE = ("seconds", "records_per_second", "peak_memory_mb", "energy_joules", "together")

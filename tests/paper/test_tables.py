@@ -12,14 +12,13 @@ import configs
 import numpy as np
 import pytest
 from conftest import SHARED, reported
-from scipy import stats
 from results_fixture import Record, Runs, evaluation_config, two_methods
+from scipy import stats
 
 from bench.report.names import MISSING
 from bench.report.statistics import compare, holm
 from bench.runs.config import Layers, Override, load_mixture
 from paper import columns, inventory, published, reproduction, training, typeset
-from paper import tables as printed
 from paper.families import families
 from paper.published import TESTED
 from paper.typeset import Entry, Sheet, Table

@@ -23,11 +23,11 @@ from bench.data.ingest.prepare import prepare
 from bench.data.store import Store
 from bench.evaluation import frozen, regression, tasks
 from bench.evaluation import runner as evaluation
-from paper.commands import evaluation_options
 from bench.runs import results as record
 from bench.runs.config import Config, run_id
 from bench.runs.workspace import Workspace, run_folder
 from bench.training import trainer as pretrain
+from paper.commands import evaluation_options
 
 SHORT = ["evaluation.steps=12", "evaluation.batch=16", "evaluation.validate_every=4", "evaluation.patience=12",
          "evaluation.lr=3e-3", "evaluation.final_lr=3e-3", "evaluation.warmup_steps=0"]
