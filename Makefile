@@ -9,13 +9,16 @@ GENERATED ?= paper/build/generated
 
 LATEX := latexmk texlive-latex-recommended lmodern
 
-.PHONY: demo test test-slurm lint benchmark generated paper latex clean
+.PHONY: demo test coverage test-slurm lint benchmark generated paper latex clean
 
 demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
 	$(VENV)/bin/ecgssl demo
 
 test: $(STAMP)  ## the tests, in under 5 minutes
 	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
+
+coverage: $(STAMP)  ## which lines of bench/, slurm/ and paper/ the tests run
+	$(VENV)/bin/python -m pytest -m "not slurm" -n 2 --cov --cov-report=term:skip-covered
 
 test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 25 minutes
 	if slurm/testcluster/up.sh; then $(VENV)/bin/python -m pytest -m slurm $(ARGS); code=$$?; slurm/testcluster/down.sh --wipe; \

@@ -1,4 +1,7 @@
-"""The `ecgssl` command: what ties the parts together."""
+"""The command `ecgssl`: which command is there, what it takes, what it prints.
+
+In: a command line. Out: calls of bench.api and of the rooms, and what the user reads.
+"""
 
 import signal
 import sys
@@ -12,7 +15,7 @@ for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, a signal that a run obeyed its own exit code."""
+    """Run the command line: a mistake of the user is one line and exit code 2; a run that a signal stopped has its own code."""
     from bench.core.interrupt import Interrupted
 
     try:
@@ -25,7 +28,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        path = error.filename2 or error.filename  # of a rename the target: the user knows that one
+        path = error.filename2 or error.filename  # of a rename the target, which the user knows
         fail(f"{error.strerror or error}{f': {path}' if path else ''}")
 
 

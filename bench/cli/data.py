@@ -1,4 +1,4 @@
-"""Data: make, list, download, prepare, check, draw."""
+"""Data: list, download, prepare, check, draw; and synthetic ECG."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from bench.core.errors import UserError
 
 
 @data_app.command()
-def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+def synth(folder: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.")],
           records: Annotated[int, typer.Option(min=1, help="Number of 10 s records.")] = 600,
           seed: int = 0) -> None:
     """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
@@ -26,9 +26,9 @@ def synth(folder: Annotated[Path, typer.Argument(help="Folder to make; it must n
 
 
 @data_app.command("list")
-def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, for programs.")] = False,
+def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all that is known about them, as JSON.")] = False,
                  ) -> None:
-    """List the corpora that can be prepared: size, rate, licence, where they live, labels; --json: all that is known."""
+    """List the corpora that can be prepared: size, rate, licence, source, labels."""
     import json
     from dataclasses import asdict
 
@@ -45,21 +45,21 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Everythin
                       ", ".join(map(str, c.rate_hz)) or "any", c.licence, c.url.removeprefix("https://doi.org/") or "-",
                       f"{c.highpass_hz:g} Hz" if c.highpass_hz else "-", c.labels or "-", c.dropped or "-")
     Console().print(table)
-    print("Records and hours: as the paper used them (arXiv 2410.13867). --json says more: citation, "
-          "version, files, leads, patients.")
+    print("Records and hours are those that the paper used (arXiv 2410.13867). --json adds citation, version, files, "
+          "leads and patients.")
 
 
 @data_app.command()
 def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.")],
-             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to put it; made if need be.")],
+             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for it; it is created where it does not exist.")],
              subset: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N records and the tables "
                                                         "only (Zenodo: the first N files).")] = None,
-             dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come, and write nothing.")] = False,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be downloaded, and write nothing.")] = False,
              parallel: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
              mirror: Annotated[str | None, typer.Option(metavar="URL", help="Instead of https://physionet.org/files, "
                                                         "e.g. https://physionet-open.s3.amazonaws.com, or of "
                                                         "https://zenodo.org/api.")] = None) -> None:
-    """Download a corpus as it is published, every checksum verified. Stopped, it continues inside the file."""
+    """Download a corpus as it is published and verify every checksum. If it is stopped, the same command continues."""
     from bench.core.errors import unknown
     from bench.data.corpora import modules
     from bench.data.ingest.download import download as fetch
@@ -69,20 +69,20 @@ def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.
         raise unknown("corpus", corpus, known)
     files = fetch(known[corpus].CORPUS, folder, subset=subset, dry_run=dry_run, parallel=parallel, mirror=mirror)
     if not dry_run:
-        print(f"{folder}: {files:,} files, every checksum right. Next: ecgssl data prepare {corpus} --from {folder}"
+        print(f"{folder}: {files:,} files, every checksum is right. Next: ecgssl data prepare {corpus} --from {folder}"
               + (" --skip-bad, as its tables list records that are not here" if subset else ""))
 
 
 @data_app.command()
 def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; array for your own data.")],
             folder: Annotated[Path, typer.Option("--from", help="Where the corpus lies.")],
-            name: Annotated[str | None, typer.Option("--to", metavar="STORE", help="Name of the store, if not the "
-                                                                                   "corpus's own.")] = None,
+            name: Annotated[str | None, typer.Option("--to", metavar="STORE", help="Name of the store; by default that of "
+                                                                                   "the corpus.")] = None,
             rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; 500 by default, that of your data "
                                                              "for array.")] = None,
             workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
                                ] = len(os.sched_getaffinity(0)),
-            resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, whose ends ring.")] = "fourier",
+            resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, which rings at the ends.")] = "fourier",
             skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
                                                                       "them, and go on.")] = False,
             drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Leave out records whose samples an "
@@ -90,7 +90,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; 
             not_in: Annotated[list[str] | None, typer.Option("--not-in", metavar="STORE", help="Leave out records that "
                                                              "this store holds. May be repeated.")] = None,
             work: Work = WORK) -> None:
-    """Turn a corpus into a store: one int16 file, statistics, labels, checksums. Stopped, it continues."""
+    """Turn a corpus into a store: signals, statistics, labels, checksums. If it is stopped, the same command continues."""
     from bench import api
 
     store = api.prepare(corpus, folder, work=work, name=name, rate_hz=rate_hz, workers=workers, resampling=resampling,
@@ -100,7 +100,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; 
 
 
 def show_report(store: Any) -> None:
-    """What became of the records, as prepare.json has it."""
+    """Print what became of the records, as prepare.json has it."""
     from bench.core.files import read_json
 
     path = store.folder / "prepare.json"
@@ -115,22 +115,22 @@ def show_report(store: Any) -> None:
     table.add_row("accepted", f"{report['accepted']:,}", "")
     for reason, group in sorted(report["refused"].items()):
         row(f"refused{', by rule' if group['by_rule'] else ''}: {reason}", group["records"])
-    twice = report["duplicates"]
+    duplicates = report["duplicates"]
     for what, found in (("gaps filled (leads)", report["gaps_filled"]), ("constant leads", report["constant_leads"]),
                         ("clipped (samples)", report["clipped"]),
-                        ("found twice", [" = ".join(ids) for ids in twice["within"]]),
-                        *((f"also in {other}", ids) for other, ids in twice["across"].items())):
+                        ("found twice", [" = ".join(ids) for ids in duplicates["within"]]),
+                        *((f"also in {other}", ids) for other, ids in duplicates["across"].items())):
         if found:
             row(what, found)
     Console().print(table)
-    ours, paper = report["for_training"], report["paper"]
-    print(f"for pre-training: {ours['records']:,} records, {ours['seconds']:,.0f} s"
+    usable, paper = report["for_training"], report["paper"]
+    print(f"for pre-training: {usable['records']:,} records, {usable['seconds']:,.0f} s"
           + (f"; the paper: {paper['records']:,} records, {paper['seconds']:,} s" if paper else "") + f"; all in {path}")
 
 
 @data_app.command()
 def verify(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")], work: Work = WORK) -> None:
-    """Hash every byte of a store, however large, against its manifest."""
+    """Check the hash of every record and file of a store."""
     from bench.data.store import open_by_name
 
     opened = open_by_name(work / "stores", store, verify=True)
@@ -141,7 +141,7 @@ def verify(store: Annotated[str, typer.Argument(help="Name of a store in the wor
 def info(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
          out: Annotated[Path | None, typer.Option(help="Draw the labels per fold, too: .png, .svg or .pdf.")] = None,
          work: Work = WORK) -> None:
-    """Check a store and say what it holds: statistics, labels per fold, what became of the corpus's records."""
+    """Check a store and print what it holds: statistics, labels per fold, what became of the records of the corpus."""
     from bench.data.store import open_by_name
     from bench.plot import pictures
 
@@ -154,7 +154,7 @@ def info(store: Annotated[str, typer.Argument(help="Name of a store in the work 
 
 
 def show(store: Any) -> None:
-    """What a store holds."""
+    """Print what a store holds."""
     m = store.manifest
     seconds = m["samples"] / m["rate_hz"]
     print(f"store {m['name']} ({m['source']} {m['version']}), fingerprint {m['fingerprint']}\n"
@@ -169,7 +169,7 @@ def show(store: Any) -> None:
 
 
 def show_labels(store: Any) -> None:
-    """Records per class and fold, a table per task."""
+    """Print the number of records per class and fold, a table for each task."""
     from bench.data.corpora.challenge import snomed_names
 
     for task in store.manifest["tasks"]:
@@ -186,7 +186,7 @@ def show_labels(store: Any) -> None:
 
 
 @data_app.command("plot")
-def plot_command(store: Annotated[str, typer.Argument(help="Name of a store, or the .hea file of a WFDB record.")],
+def draw_records(store: Annotated[str, typer.Argument(help="Name of a store, or the .hea file of a WFDB record.")],
                  records: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="record_id; several "
                                     "make a contact sheet; none: the first record.")] = None,
                  views: Annotated[bool, typer.Option("--views", help="Show what each view does to it.")] = False,

@@ -1,4 +1,4 @@
-"""What pre-trainings have logged."""
+"""Look at pre-trainings: what they have logged, what they see."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,22 +34,22 @@ def runs_see(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
 @runs_app.command("table")
 def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
                work: Work = WORK) -> None:
-    """Show where pre-trainings began and where they are: loss, feature sd, RankMe; and what a step costs."""
+    """Print loss, feature sd and RankMe of pre-trainings at the start and now, and the cost of a step."""
     from statistics import median
 
     from bench.training.metrics import load_metrics
 
     table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
     for name in runs:
-        made, lines = load_metrics(work, name)
-        of = {key: [line[key] for line in lines if key in line]
+        config, lines = load_metrics(work, name)
+        values = {key: [line[key] for line in lines if key in line]
               for key in ("loss", "feature_sd", "rankme", "records_per_second", "memory_mb")}
         table.add_row(
-            made["method"]["name"], str(made["seed"]), name, f"{lines[-1]['step']:,} of {made['optim']['steps']:,}",
-            *(f"{of[key][0]:.{digits}f} -> {of[key][-1]:.{digits}f}" if of[key] else "-"
+            config.method.name, str(config.seed), name, f"{lines[-1]['step']:,} of {config.optim.steps:,}",
+            *(f"{values[key][0]:.{digits}f} -> {values[key][-1]:.{digits}f}" if values[key] else "-"
               for key, digits in (("loss", 4), ("feature_sd", 3), ("rankme", 1))),
-            f"{made['optim']['batch'] / median(of['records_per_second']):.2f}" if of["loss"] else "-",
-            f"{max(of['memory_mb']):,.0f} MB" if of["loss"] else "-")
+            f"{config.optim.batch / median(values['records_per_second']):.2f}" if values["loss"] else "-",
+            f"{max(values['memory_mb']):,.0f} MB" if values["loss"] else "-")
     Console().print(table)
 
 
@@ -57,7 +57,7 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
 def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
                      out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
                                     ] = Path("tensorboard"), work: Work = WORK) -> None:
-    """Write what pre-trainings have logged for TensorBoard (pip install 'ecg-ssl-bench[tensorboard]')."""
+    """Write the logs of pre-trainings for TensorBoard (pip install 'ecg-ssl-bench[tensorboard]')."""
     from bench.training.metrics import load_metrics
 
     try:
@@ -75,11 +75,11 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
 
 @runs_app.command("wandb")
 def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-trainings, finished or running.")],
-               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecgssl",
+               project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "ecg-ssl-bench",
                offline: Annotated[bool, typer.Option("--offline", help="Send nothing: write it below --out, for `wandb sync`.")
                                   ] = False,
                out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
-    """Log what pre-trainings have logged, and their configs, to Weights & Biases (pip install 'ecg-ssl-bench[wandb]')."""
+    """Send the logs and configs of pre-trainings to Weights & Biases (pip install 'ecg-ssl-bench[wandb]')."""
     from bench.training.metrics import load_metrics
 
     try:
@@ -88,8 +88,8 @@ def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
         raise UserError("Weights & Biases is not installed; pip install 'ecg-ssl-bench[wandb]'") from None
     out.mkdir(parents=True, exist_ok=True)
     for name in runs:
-        made, lines = load_metrics(work, name)
-        with wandb.init(project=project, id=name, name=f"{made['method']['name']} {name}", config=made.to_json(), dir=str(out),
+        config, lines = load_metrics(work, name)
+        with wandb.init(project=project, id=name, name=f"{config.method.name} {name}", config=config.to_json(), dir=str(out),
                         mode="offline" if offline else "online", resume="allow") as run:
             for line in lines:
                 run.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
