@@ -51,10 +51,10 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all
 
 @data_app.command()
 def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.")],
-             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for it; it is created where it does not exist.")],
+             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for it; it is created if need be.")],
              subset: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N records and the tables "
                                                         "only (Zenodo: the first N files).")] = None,
-             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be downloaded, and write nothing.")] = False,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would come; write nothing.")] = False,
              parallel: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
              mirror: Annotated[str | None, typer.Option(metavar="URL", help="Instead of https://physionet.org/files, "
                                                         "e.g. https://physionet-open.s3.amazonaws.com, or of "
@@ -82,7 +82,7 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; 
                                                              "for array.")] = None,
             workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
                                ] = len(os.sched_getaffinity(0)),
-            resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper, which rings at the ends.")] = "fourier",
+            resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper.")] = "fourier",
             skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be used, list "
                                                                       "them, and go on.")] = False,
             drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Leave out records whose samples an "

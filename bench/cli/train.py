@@ -29,8 +29,8 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
              mix: Annotated[str | None, typer.Option(help="Or one of the paper's mixtures: all, mimic-iv-ecg, ptb-xl.")] = None,
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
-             place: Annotated[str, typer.Option(help="Workspace the signals lie while they are read: host, device, or auto, which "
-                                                     "means on a GPU that has room for them.")] = "auto",
+             place: Annotated[str, typer.Option(help="Where the signals lie while they are read: host, device, or auto: on a "
+                                                     "GPU that has room for them.")] = "auto",
              outside: Methods = None) -> None:
     """Pre-train one backbone. Killed and started again, it continues bit for bit.
 
