@@ -18,4 +18,7 @@ def load(method: str, overrides: Iterable[str | tuple[str, Any]] = ()) -> Pretra
 
 def evaluation(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
                overrides: Iterable[str | tuple[str, Any]] = (), external: Store | None = None) -> EvaluationConfig:
-    return load_evaluation_config(protocol, task, pretrain, store, seed, overrides_of(overrides), external)
+    """An evaluation in float32, so that no number depends on the machine."""
+    sections = ["evaluation", "after"] if protocol == "finetune-after-linear" else ["evaluation"]
+    exact = [Override(f"{section}.precision", "float32") for section in sections]
+    return load_evaluation_config(protocol, task, pretrain, store, seed, [*exact, *overrides_of(overrides)], external)

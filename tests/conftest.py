@@ -87,7 +87,7 @@ def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
 
     def make(method: str, *overrides: str) -> PretrainConfig:
         steps = [] if method == "random" else ["optim.steps=8", "optim.batch=4", "optim.warmup_steps=2"]
-        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps]
+        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", "optim.precision=float32", *steps]
         given = [*parse_overrides(nano), *overrides_of(heads(method)), *parse_overrides(overrides)]
         return fill_fingerprints(load_pretrain_config(method, given), {"tiny": tiny})
 

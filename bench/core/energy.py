@@ -1,4 +1,4 @@
-"""Energy that a machine says it has used."""
+"""Energy: what the counters of a machine say that it has used."""
 
 import contextlib
 import math
@@ -9,55 +9,56 @@ from pathlib import Path
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
-PAUSE = 20.0  # seconds from one look at the counters to the next; ours
-MOST_WATTS = 1000.0  # more than a CPU package draws: what could have come round between two looks counts no more; ours
+PAUSE = 20.0  # seconds between two readings of the counters
+MOST_WATTS = 1000.0  # more than a CPU package draws; a counter that this could turn over between two readings is not believed
 
 
 class Counter:
-    """Joules that only grow, or begin again at 0 after `top`; read gives None where they cannot be read."""
+    """A count of joules that only grows, or begins again at 0 after `top`. `read` gives it, or None where it cannot be read."""
 
     def __init__(self, read: Callable[[], float | None], top: float = math.inf) -> None:
         self.read, self.top, self.last = read, top, read()
 
-    def moved(self, seconds: float) -> float | None:
-        """Joules since the last call, so many seconds ago; None where they are not known."""
+    def advance(self, seconds: float) -> float | None:
+        """Joules since the last call, which was `seconds` ago; None where they are not known."""
         before, self.last = self.last, self.read()
         if before is None or self.last is None or seconds * MOST_WATTS > self.top:
             return None
-        moved = self.last - before + (self.top if self.last < before else 0)
-        return moved if moved < math.inf else None
+        joules = self.last - before + (self.top if self.last < before else 0)
+        return joules if joules < math.inf else None
 
 
 class Meter:
-    """Joules of the machine's CPU packages ("cpu") and of the device ("gpu"), whoever works there.
+    """Joules of the machine's CPU packages ("cpu") and of the device ("gpu"), of all that runs there.
 
-    What cannot be read, or could not once, is left out. packages: False where another process of this machine counts them.
+    A part that cannot be read, or could not be read once, is left out. packages: False where another process of this machine
+    counts them.
     """
 
     def __init__(self, device: torch.device, packages: bool = True, powercap: Path = POWERCAP) -> None:
-        found = {"cpu": package_counters(powercap) if packages else [], "gpu": device_counters(device)}
-        self.counters = {part: counters for part, counters in found.items() if counters or (part == "cpu" and not packages)}
-        self.joules, self.looked = dict.fromkeys(self.counters, 0.0), time.monotonic()
+        parts = {"cpu": package_counters(powercap) if packages else [], "gpu": device_counters(device)}
+        self.counters = {part: counters for part, counters in parts.items() if counters or (part == "cpu" and not packages)}
+        self.joules, self.read_at = dict.fromkeys(self.counters, 0.0), time.monotonic()
 
-    def look(self, pause: float = PAUSE) -> None:
-        """Count on, unless that was done within the pause; to be called more often than a counter comes round: in a minute."""
-        seconds = time.monotonic() - self.looked
+    def update(self, pause: float = PAUSE) -> None:
+        """Read the counters, unless they were read within the pause. Call it every minute: counters turn over."""
+        seconds = time.monotonic() - self.read_at
         if seconds < pause:
             return
-        self.looked += seconds
+        self.read_at += seconds
         for part in list(self.joules):
-            moved = [counter.moved(seconds) for counter in self.counters[part]]
-            known = [each for each in moved if each is not None]
-            if len(known) == len(moved):
+            joules = [counter.advance(seconds) for counter in self.counters[part]]
+            known = [each for each in joules if each is not None]
+            if len(known) == len(joules):
                 self.joules[part] += sum(known)
             else:
                 del self.joules[part]
 
-    def used(self) -> dict[str, float]:
-        """Joules since the last call."""
-        self.look(0)
-        used, self.joules = self.joules, dict.fromkeys(self.joules, 0.0)
-        return used
+    def take(self) -> dict[str, float]:
+        """Part -> joules since the last call."""
+        self.update(0)
+        joules, self.joules = self.joules, dict.fromkeys(self.joules, 0.0)
+        return joules
 
 
 def package_counters(powercap: Path) -> list[Counter]:
@@ -73,7 +74,7 @@ def package_counters(powercap: Path) -> list[Counter]:
 
 
 def joules_in(path: Path) -> float | None:
-    """Of a file of microjoules; on many machines root alone may read it."""
+    """What a file of microjoules says; None where it cannot be read: on many machines only root may."""
     try:
         return int(path.read_text()) / 1e6
     except (OSError, ValueError):
@@ -81,7 +82,7 @@ def joules_in(path: Path) -> float | None:
 
 
 def device_counters(device: torch.device) -> list[Counter]:
-    """What an NVIDIA device has used since its driver was loaded; nothing without nvidia-ml-py."""
+    """The counter of an NVIDIA device, which starts when its driver is loaded; none without nvidia-ml-py."""
     if device.type != "cuda":
         return []
     try:
@@ -96,7 +97,7 @@ def device_counters(device: torch.device) -> list[Counter]:
 
     def read() -> float | None:
         try:
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
         except pynvml.NVMLError:
             return None
 

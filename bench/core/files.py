@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks."""
 
 import contextlib
 import errno
@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from bench.core.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]  # of the repository
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what flock says on a shared file system without locks
+ROOT = Path(__file__).resolve().parents[2]  # folder of the repository
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of flock on a shared file system that has no locks
 
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write: it takes path's place once written and synced, or leaves no trace."""
+    """A binary file to write. It takes the place of path once it is written and synced; after an error nothing has changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (name_in_errors(path),
           tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f):
@@ -40,7 +40,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def name_in_errors(path: Path) -> Iterator[None]:
-    """Let an OSError of the block name path where it names no file: one of a full disk does not."""
+    """Let an OSError of the block name path if it names no file. That of a full disk names none."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -52,7 +52,7 @@ def name_in_errors(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in folder survive a power cut."""
+    """Make sure that a rename in the folder survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -61,6 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write the text into path, whole or not at all."""
     with replace_file(path) as f:
         f.write(text.encode())
 
@@ -79,17 +80,18 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of the file, in hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-HELD: set[IO[str]] = set()  # lock files of this process; a forked worker that outlived it would go on holding them
+HELD: set[IO[str]] = set()  # open lock files; a forked child closes them, or it would hold the locks after its parent
 os.register_at_fork(after_in_child=lambda: [f.close() for f in HELD])
 
 
 @contextlib.contextmanager
 def lock_file(path: Path, what: str) -> Iterator[None]:
-    """Hold path as a lock file while the block runs; UserError naming the process that holds it already."""
+    """Hold path as a lock file while the block runs; UserError naming the process that holds it already, on any machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:
         try:
@@ -100,7 +102,7 @@ def lock_file(path: Path, what: str) -> Iterator[None]:
             who = f"pid {holder[1]} on {holder[2]}" if holder else "pid unknown"
             raise UserError(f"{what} is being worked on by another process ({who}); wait for it or stop it") from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:  # there, a sweep's lease alone guards the run (slurm/lease.py)
+            if error.errno not in NO_LOCKS:  # without locks the lease of a sweep alone guards the run (slurm/lease.py)
                 raise
         f.truncate(0)
         f.write(f"{os.getpid()} on {socket.gethostname()}\n")

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR2 ask a run to save and stop; the run looks between two steps."""
+"""Signals that ask a run to save and stop: SIGTERM, SIGINT and SIGUSR2. The run looks for them between two steps."""
 
 import contextlib
 import signal
@@ -11,8 +11,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 class Interrupted(Exception):
     """A run has saved its state and stopped, as a signal asked. The same command continues it."""
 
-    def __init__(self, signum: int, where: str):
-        super().__init__(f"{signal.Signals(signum).name}: saved {where}; the same command continues from there")
+    def __init__(self, signum: int, saved: str) -> None:
+        super().__init__(f"{signal.Signals(signum).name}: saved {saved}; the same command continues from there")
         self.exit_code = 128 + signum
 
 

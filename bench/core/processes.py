@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are and what they tell each other. One process: nothing.
+"""Several processes that train one model: which of them this one is, and the messages between them.
 
-torchrun and srun start the same command once per process; the environment says which it is. Every process holds
-the whole model and a part of the batch.
+torchrun and srun start the same command once per process, and the environment says which one it is. Every process holds the
+whole model and a part of the batch. A process that is alone sends no message.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 
-TIMEOUT = timedelta(minutes=30)  # of a process that waits for the others; ours
+TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class World:
 
     def gather(self, x: Tensor) -> Tensor:
         """(B, ...) of every process -> (size B, ...) in the order of ranks, the same everywhere, with gradient."""
-        return x if self.size == 1 else _Gather.apply(x.contiguous(), self)
+        return x if self.size == 1 else _Gather.apply(x.contiguous(), self)  # type: ignore[no-untyped-call]
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes, in one message."""
         if self.size > 1 and tensors:
             flat = torch.cat([t.flatten() for t in tensors])
             dist.all_reduce(flat)
-            parts = flat.div_(self.size).split([t.numel() for t in tensors])
+            parts = torch.split(flat.div_(self.size), [t.numel() for t in tensors])
             torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
-    def largest(self, number: int) -> int:
-        """The largest of the processes' numbers; the devices are not waited for."""
+    def reduce_max(self, number: int) -> int:
+        """The largest of the numbers that the processes call this with. It does not wait for their devices."""
         if self.size == 1:
             return number
         box = torch.tensor(number)
@@ -54,7 +54,7 @@ class World:
         return int(box)
 
     def broadcast(self, value: Any = None) -> Any:
-        """Rank 0's value, everywhere."""
+        """The value that rank 0 gives, on every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -66,8 +66,8 @@ ALONE = World()
 
 
 class _Gather(torch.autograd.Function):
-    """Every process computes the same loss of the whole: its gradient is the sum of theirs at its own rows, which
-    World.mean_ of the parameters' gradients makes the gradient of one process."""
+    """Every process computes the same loss of the whole batch. The gradient of its own rows is the sum of the processes'
+    gradients there; World.mean_ of the parameters' gradients then gives what one process alone would compute."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, world: World) -> Tensor:
@@ -103,7 +103,7 @@ def join_processes() -> World:
 
 
 def leave_processes() -> None:
-    """Disconnect."""
+    """Disconnect from the other processes; nothing where this one is alone."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -67,7 +67,7 @@ class SpeedMeter:
 
     def update(self) -> None:
         """To be called after every step: counters of energy come round."""
-        self.meter.look()
+        self.meter.update()
 
     def measure(self, step: int, steps: int) -> tuple[float, dict[str, float]]:
         """(seconds of `steps` steps at the mean speed since the last call, watts by their keys in a line).
@@ -82,11 +82,11 @@ class SpeedMeter:
 
 def measure_watts(meter: Meter, seconds: float, world: World) -> dict[str, float]:
     """Power of the machines and devices of all processes since the meter was last read; without what one cannot read."""
-    used = meter.used()
+    used = meter.take()
     joules = torch.tensor([used.get(part, math.nan) for part in WATTS], dtype=torch.float64)
     world.mean_([joules])
-    drawn = zip(WATTS.values(), (joules * world.size / max(seconds, 1e-9)).tolist(), strict=True)
-    return {key: value for key, value in drawn if math.isfinite(value)}
+    watts = zip(WATTS.values(), (joules * world.size / max(seconds, 1e-9)).tolist(), strict=True)
+    return {key: value for key, value in watts if math.isfinite(value)}
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -29,7 +29,7 @@ def measure_collapse(model: Method, batch: Tensor) -> dict[str, float]:
     backbone = model.backbone()
     training = backbone.training
     backbone.eval()
-    features = torch.cat([backbone.forward(x).mean(1).double() for x in batch.split(PART)])
+    features = torch.cat([backbone.forward(x).mean(1).double() for x in torch.split(batch, PART)])
     backbone.train(training)
     if not features.isfinite().all():
         return {}  # the loss of the next step stops the run and names the step

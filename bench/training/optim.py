@@ -58,13 +58,13 @@ def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: OptimConfig
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions that compute in bfloat16; others store it and emulate the arithmetic."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     info = Path("/proc/cpuinfo")
     return info.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(info.read_text().split())
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """What a setting `precision` means on the device, "float32" or "bfloat16": auto is bfloat16 where the device computes in it."""
+    """What a setting `precision` means on the device: float32 or bfloat16. auto is bfloat16 where the device computes in it."""
     if precision == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     return precision
@@ -77,9 +77,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def warn_if_slow(device: torch.device, precision: str) -> None:
     """Say on stderr how much slower bfloat16 is here, where a run uses it and the device only emulates it."""
-    if resolve_precision(device, precision) == "bfloat16" and not has_bfloat16(device):
-        print(f"this {device.type} has no bfloat16 arithmetic and emulates it: a matrix product takes "
-              f"{time_bfloat16(device):.1f} times as long as in float32; set precision to auto or float32", file=sys.stderr)
+    if resolve_precision(device, precision) != "bfloat16" or has_bfloat16(device):
+        return
+    if (ratio := time_bfloat16(device)) > 1:
+        print(f"this {device.type} has no bfloat16 arithmetic and emulates it: a matrix product takes {ratio:.1f} times as long "
+              f"as in float32; set precision to auto or float32", file=sys.stderr)
 
 
 @functools.cache

@@ -131,7 +131,7 @@ class Trainer:
                 report = self.step(batch)
                 self.pending.append(report.loss)
                 self.speed.update()
-                signum, save = divmod(self.world.largest(2 * received() + self._is_time_to_save()), 2)  # of any process
+                signum, save = divmod(self.world.reduce_max(2 * received() + self._is_time_to_save()), 2)  # of any process
                 self._follow_up(report, show, save=bool(save or signum))
                 if signum:
                     raise Interrupted(signum, f"run {self.run_id} at step {self.state.taken} of {self.total}")

@@ -50,8 +50,8 @@ def test_packages_add_up_parts_of_them_and_their_second_interface_do_not(tmp_pat
     for name, of, joules in (("intel-rapl:0", "package-0", 13), ("intel-rapl:0:0", "core", 12),
                              ("intel-rapl:1", "package-1", 24.5), ("intel-rapl-mmio:0", "package-0", 13)):
         package(tmp_path / name, of, joules)
-    assert meter.used() == {"cpu": pytest.approx(3 + 4.5)}
-    assert meter.used() == {"cpu": 0.0}
+    assert meter.take() == {"cpu": pytest.approx(3 + 4.5)}
+    assert meter.take() == {"cpu": 0.0}
 
 
 def test_a_counter_that_came_round_goes_on(tmp_path: Path, clock: list[float]) -> None:
@@ -59,9 +59,9 @@ def test_a_counter_that_came_round_goes_on(tmp_path: Path, clock: list[float]) -
     meter = Meter(CPU, powercap=tmp_path)
     package(tmp_path / "a", "package-0", 7)
     clock[0] = 30
-    meter.look()
+    meter.update()
     package(tmp_path / "a", "package-0", 8)
-    assert meter.used() == {"cpu": pytest.approx(13)}
+    assert meter.take() == {"cpu": pytest.approx(13)}
 
 
 def test_a_counter_that_may_have_come_round_unseen_counts_no_more(tmp_path: Path, clock: list[float]) -> None:
@@ -69,22 +69,22 @@ def test_a_counter_that_may_have_come_round_unseen_counts_no_more(tmp_path: Path
     meter = Meter(CPU, powercap=tmp_path)
     package(tmp_path / "a", "package-0", 6)
     clock[0] = 201
-    assert meter.used() == {}
-    assert meter.used() == {}
+    assert meter.take() == {}
+    assert meter.take() == {}
 
 
 def test_one_package_that_cannot_be_read_leaves_no_sum(tmp_path: Path) -> None:
     package(tmp_path / "a", "package-0", 5)
     (package(tmp_path / "b", "package-1", 5) / "energy_uj").unlink()
-    assert Meter(CPU, powercap=tmp_path).used() == {}
-    assert Meter(CPU, powercap=tmp_path / "nothing").used() == {}
+    assert Meter(CPU, powercap=tmp_path).take() == {}
+    assert Meter(CPU, powercap=tmp_path / "nothing").take() == {}
 
 
 def test_a_second_process_of_a_machine_does_not_count_it_again(tmp_path: Path) -> None:
     package(tmp_path / "a", "package-0", 5)
     meter = Meter(CPU, packages=False, powercap=tmp_path)
     package(tmp_path / "a", "package-0", 6)
-    assert meter.used() == {"cpu": 0.0}
+    assert meter.take() == {"cpu": 0.0}
 
 
 def test_a_gpu_is_asked_for_by_its_own_name_and_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +104,10 @@ def test_a_gpu_is_asked_for_by_its_own_name_and_may_fail(tmp_path: Path, monkeyp
         nvmlDeviceGetTotalEnergyConsumption=energy_of))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="1-2-3"))
     meter = Meter(torch.device("cuda"), powercap=tmp_path)
-    assert meter.used() == {"gpu": 3.5}
-    assert meter.used() == {}
+    assert meter.take() == {"gpu": 3.5}
+    assert meter.take() == {}
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert Meter(torch.device("cuda"), powercap=tmp_path).used() == {}
+    assert Meter(torch.device("cuda"), powercap=tmp_path).take() == {}
 
 
 class Draws:
@@ -116,10 +116,10 @@ class Draws:
     def __init__(self, **watts: float) -> None:
         self.watts, self.began = watts, energy.time.monotonic()
 
-    def look(self) -> None:
+    def update(self) -> None:
         pass
 
-    def used(self) -> dict[str, float]:
+    def take(self) -> dict[str, float]:
         began, self.began = self.began, energy.time.monotonic()
         return {part: each * (self.began - began) for part, each in self.watts.items()}
 
@@ -164,5 +164,5 @@ def test_power_of_all_processes_lacks_what_one_of_them_cannot_read(monkeypatch: 
         tensors[0].copy_((tensors[0] + torch.tensor([0.0, math.nan])) / 2)  # of the other: no package of its own, no GPU
 
     monkeypatch.setattr(World, "mean_", two_alike)
-    meter = SimpleNamespace(used=lambda: {"cpu": 30.0, "gpu": 20.0})
+    meter = SimpleNamespace(take=lambda: {"cpu": 30.0, "gpu": 20.0})
     assert metrics.measure_watts(meter, 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ GATHER = [name for name in TRAINED if "step.gather" in (ROOT / "methods" / f"{na
 
 def configure(name: str, folder: Path, *overrides: str) -> PretrainConfig:
     """Five steps of a nano encoder on the store in folder/stores."""
-    nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={mine: 1.0}", f"optim.steps={STEPS}",
+    nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={mine: 1.0}", "optim.precision=float32", f"optim.steps={STEPS}",
             f"optim.batch={BATCH}", "optim.warmup_steps=1", *heads(name).items(), *overrides]
     return fill_fingerprints(configs.load(name, nano), {"mine": open_store(folder / "stores" / "mine")})
 
