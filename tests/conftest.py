@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pretraining import Pretraining
 
 from bench.data.corpora import open_source
 from bench.data.ingest.prepare import prepare
@@ -92,6 +93,12 @@ def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
         return fill_fingerprints(load_pretrain_config(method, given), {"tiny": tiny})
 
     return make
+
+
+@pytest.fixture
+def start(configure: Callable[..., PretrainConfig], tiny: Store, workspace: Workspace) -> Callable[..., Pretraining]:
+    """start(method, *overrides): a pre-training of `configure` in the workspace, not yet run."""
+    return lambda method, *overrides: Pretraining(configure(method, *overrides), tiny, workspace)
 
 
 def small(settings: dict[str, Any]) -> dict[str, Any]:

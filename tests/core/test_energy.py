@@ -1,10 +1,6 @@
 """Energy is what counters say, or nothing."""
 
-import json
-import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +10,6 @@ import torch
 
 from bench.core import energy
 from bench.core.energy import Meter
-from bench.core.processes import World
-from bench.data.store import Store
-from bench.runs import results as record
-from bench.runs.config import Config
-from bench.runs.workspace import Workspace
-from bench.training import metrics
-from bench.training import trainer as pretrain
 
 CPU, TOP = torch.device("cpu"), 200_000_000_000  # microjoules
 
@@ -108,61 +97,3 @@ def test_a_gpu_is_asked_for_by_its_own_name_and_may_fail(tmp_path: Path, monkeyp
     assert meter.take() == {}
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert Meter(torch.device("cuda"), powercap=tmp_path).take() == {}
-
-
-class Draws:
-    """A meter in whose every second so many joules are used."""
-
-    def __init__(self, **watts: float) -> None:
-        self.watts, self.began = watts, energy.time.monotonic()
-
-    def update(self) -> None:
-        pass
-
-    def take(self) -> dict[str, float]:
-        began, self.began = self.began, energy.time.monotonic()
-        return {part: each * (self.began - began) for part, each in self.watts.items()}
-
-
-@pytest.fixture
-def attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, float]]]:
-    """What the meters of the next attempts of a run can read, in watts."""
-    watts: list[dict[str, float]] = []
-    monkeypatch.setattr(metrics, "Meter", lambda *_, **__: Draws(**watts.pop(0)))
-    yield watts
-    assert not watts
-
-
-def trained(made: Config, store: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> Any:
-    """The result of a run, after an attempt that is stopped at a step."""
-    if stop_at is not None:
-        schedule = pretrain.optim.schedule_
-        with monkeypatch.context() as patch:
-            def until(optimiser: Any, taken: int, settings: Any) -> float:
-                if taken == stop_at:
-                    raise RuntimeError
-                return schedule(optimiser, taken, settings)
-
-            patch.setattr(pretrain.optim, "schedule_", until)
-            with pytest.raises(RuntimeError):
-                pretrain.pretrain(made, [store], where)
-    return json.loads(record.path(where.results, pretrain.pretrain(made, [store], where).run_id).read_text())["result"]
-
-
-def test_energy_adds_up_over_attempts_as_seconds_do(configure: Callable[..., Config], tiny: Store, where: Workspace,
-                                                    attempts: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts += [{"cpu": 50.0, "gpu": 100.0}, {"cpu": 50.0}, {}, {"cpu": 7.0}]
-    result = trained(configure("mae"), tiny, where, monkeypatch, stop_at=5)
-    assert result["energy_joules"] == {"cpu": pytest.approx(50 * result["seconds"], rel=0.2)}  # no gpu in the second
-    assert not [key for key in result["curves"] if "watts" in key]
-    other = replace(where, work=where.work / "other", results=where.results / "other")
-    assert "energy_joules" not in trained(configure("mae", "seed=1"), tiny, other, monkeypatch, stop_at=5)
-
-
-def test_power_of_all_processes_lacks_what_one_of_them_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    def two_alike(world: World, tensors: list[torch.Tensor]) -> None:
-        tensors[0].copy_((tensors[0] + torch.tensor([0.0, math.nan])) / 2)  # of the other: no package of its own, no GPU
-
-    monkeypatch.setattr(World, "mean_", two_alike)
-    meter = SimpleNamespace(take=lambda: {"cpu": 30.0, "gpu": 20.0})
-    assert metrics.measure_watts(meter, 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]

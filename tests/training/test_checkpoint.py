@@ -2,44 +2,45 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import configs
 import pytest
 import torch
 
-from bench.backbones import import_published as published
+from bench.backbones.import_published import read_published
 from bench.core.errors import UserError
 from bench.encoders import vit
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 
-
-def some() -> Checkpoint:
-    tensors = {"b": torch.arange(600.0).view(20, 30), "a": torch.tensor(3, dtype=torch.int64)}
-    return Checkpoint(tensors, {"step": 3, "config": {"lr": 0.1}})
+NUMBERS = torch.arange(600.0).view(20, 30)
+SMALL = Checkpoint({"b": NUMBERS, "a": torch.tensor(3)}, {"step": 3, "config": {"lr": 0.1}})
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x.pt", some())
-    back = checkpoint.load(tmp_path / "x.pt")
-    assert back.meta == some().meta
-    assert back.tensors.keys() == some().tensors.keys()
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that holds SMALL."""
+    checkpoint.save(tmp_path / "x.pt", SMALL)
+    return tmp_path / "x.pt"
+
+
+def test_a_checkpoint_comes_back_as_it_was(path: Path) -> None:
+    back = checkpoint.load(path)
+    assert back.meta == SMALL.meta
+    assert back.tensors.keys() == SMALL.tensors.keys()
     for key, value in back.tensors.items():
-        assert torch.equal(value, some().tensors[key])
-        assert value.dtype == some().tensors[key].dtype
+        assert torch.equal(value, SMALL.tensors[key])
+        assert value.dtype == SMALL.tensors[key].dtype
 
 
-def test_equal_states_are_equal_bytes_whatever_path_led_to_them(tmp_path: Path) -> None:
-    big = torch.arange(1200.0).view(20, 60)
-    shared = {"a": torch.tensor(3), "b": big[:, :30].clone().add_(0)}
-    shared["b"] = torch.cat([torch.arange(600.0).view(20, 30), torch.zeros(1, 30)])[:20]  # a view of a larger storage
-    checkpoint.save(tmp_path / "x.pt", some())
-    checkpoint.save(tmp_path / "y.pt", Checkpoint(shared, {"config": {"lr": 0.1}, "step": 3}))
-    assert (tmp_path / "x.pt").read_bytes() == (tmp_path / "y.pt").read_bytes()
-    again = checkpoint.load(tmp_path / "x.pt")
-    checkpoint.save(tmp_path / "z.pt", again)
-    assert (tmp_path / "x.pt").read_bytes() == (tmp_path / "z.pt").read_bytes()
+def test_equal_states_are_equal_bytes_whatever_path_led_to_them(path: Path) -> None:
+    part = torch.cat([NUMBERS, torch.zeros(1, 30)])[:20]  # a view of a larger storage
+    equal = Checkpoint({"a": torch.tensor(3), "b": part}, {"config": {"lr": 0.1}, "step": 3})
+    for name, state in (("y.pt", equal), ("z.pt", checkpoint.load(path))):
+        checkpoint.save(path.with_name(name), state)
+        assert path.with_name(name).read_bytes() == path.read_bytes()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -47,30 +48,26 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "no.pt")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path, share: float) -> None:
-    path = tmp_path / "x.pt"
-    checkpoint.save(path, some())
-    os.truncate(path, int(path.stat().st_size * share))
+def flip(path: Path) -> None:
+    """Flip one bit among the weights."""
+    raw = bytearray(path.read_bytes())
+    at = raw.find(NUMBERS.numpy().tobytes()[:64])
+    assert at > 0
+    raw[at + 40] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("damage", [flip, *(
+    lambda path, share=share: os.truncate(path, int(path.stat().st_size * share)) for share in (0.0, 0.001, 0.1, 0.5, 0.999))])
+def test_a_damaged_checkpoint_is_refused_in_one_line(path: Path, damage: Callable[[Path], None]) -> None:
+    damage(path)
     with pytest.raises(UserError, match="no checkpoint of ecgssl, or is damaged") as caught:
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
 
 
-def test_one_flipped_bit_among_the_weights_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "x.pt"
-    checkpoint.save(path, some())
-    raw = bytearray(path.read_bytes())
-    at = raw.find(torch.arange(600.0).numpy().tobytes()[:64])
-    assert at > 0
-    raw[at + 40] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(UserError, match="is damaged"):
-        checkpoint.load(path)
-
-
 class Nasty:
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[object, ...]:
         return os.mkdir, ("was-here",)
 
 
@@ -84,14 +81,12 @@ class Nasty:
     lambda path: path.write_text("not a checkpoint"),
 ])
 def test_a_file_that_is_something_else_is_refused_and_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                  write: object) -> None:
+                                                                  write: Callable[[Path], None]) -> None:
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "x.pt")  # type: ignore[operator]
-    with pytest.raises(UserError, match="no checkpoint of ecgssl"):
-        checkpoint.load(tmp_path / "x.pt")
-    assert not (tmp_path / "was-here").exists()
-    with pytest.raises(UserError, match="no checkpoint of the published implementation"):
-        published.read_published(tmp_path / "x.pt")
+    write(tmp_path / "x.pt")
+    for read, name in ((checkpoint.load, "ecgssl"), (read_published, "the published implementation")):
+        with pytest.raises(UserError, match=f"no checkpoint of {name}"):
+            read(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
 
 
@@ -101,23 +96,27 @@ def test_another_format_is_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "x.pt")
 
 
-def test_a_failed_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.pt"
-    checkpoint.save(path, some())
-    before = path.read_bytes()
-
-    def full(content: object, f: object) -> None:
+def test_a_failed_write_keeps_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(content: object, f: object) -> None:
         f.write(b"half")  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", fill_up)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(path, some())
+        checkpoint.save(path, SMALL)
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert [each.name for each in path.parent.iterdir()] == ["x.pt"]
 
 
-def trained(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
+def test_partial_files_of_a_killed_process_are_removed(path: Path) -> None:
+    path.with_name(".x.pt.abc.tmp").write_bytes(b"half")
+    checkpoint.remove_partial(path.parent, path.parent / "absent")
+    assert [each.name for each in path.parent.iterdir()] == ["x.pt"]
+
+
+def train(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
+    """An encoder and its optimiser after some steps."""
     torch.manual_seed(0)
     encoder = vit.Encoder(vit.Size(16, 1, 2))
     encoder.registers.requires_grad_(False)
@@ -132,29 +131,15 @@ def trained(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
     return encoder, optimiser
 
 
-def test_weights_and_optimiser_come_back_exactly(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x.pt", Checkpoint(checkpoint.flatten(*trained(3)), {}))
-    encoder, optimiser = trained(1)
-    checkpoint.restore_(encoder, optimiser, checkpoint.load(tmp_path / "x.pt").tensors)
-    expected, other = checkpoint.flatten(*trained(3)), checkpoint.flatten(encoder, optimiser)
-    assert expected.keys() == other.keys()
-    assert all(torch.equal(v, other[k]) for k, v in expected.items())
-    assert sum(k.startswith("optimiser/") for k in expected) == 3 * sum(p.requires_grad for p in encoder.parameters())
-
-
-def test_restoring_copies_so_that_training_on_leaves_the_checkpoint_alone() -> None:
-    tensors = checkpoint.flatten(*trained(2))
-    kept = {k: v.detach().clone() for k, v in tensors.items()}
-    loaded = {k: v.detach().clone() for k, v in tensors.items()}
-    encoder, optimiser = trained(0)
-    checkpoint.restore_(encoder, optimiser, loaded)
+def test_weights_and_optimiser_come_back_exactly_and_training_on_leaves_the_checkpoint_alone() -> None:
+    saved = {key: value.detach().clone() for key, value in checkpoint.flatten(*train(3)).items()}
+    expected = {key: value.clone() for key, value in saved.items()}
+    encoder, optimiser = train(1)
+    checkpoint.restore_(encoder, optimiser, saved)
+    restored = checkpoint.flatten(encoder, optimiser)
+    assert expected.keys() == restored.keys()
+    assert all(torch.equal(value, restored[key]) for key, value in expected.items())
+    assert sum(key.startswith("optimiser/") for key in expected) == 3 * sum(p.requires_grad for p in encoder.parameters())
     encoder(torch.randn(2, 12, 50)).square().mean().backward()
     optimiser.step()
-    assert all(torch.equal(kept[k], v) for k, v in loaded.items())
-
-
-def test_partial_files_of_a_killed_process_are_forgotten(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x.pt", some())
-    (tmp_path / ".x.pt.abc.tmp").write_bytes(b"half")
-    checkpoint.remove_partial(tmp_path, tmp_path / "absent")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert all(torch.equal(expected[key], value) for key, value in saved.items())

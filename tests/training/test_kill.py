@@ -19,18 +19,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import NANO
+from pretraining import Pretraining
 
 from bench.data.store import open_by_name
 from bench.encoders import vit
 from bench.method import build_model
-from bench.report.reproduction import ON_THE_WAY, settled
-from bench.runs import results as record
 from bench.runs.config import PretrainConfig, run_id
 from bench.runs.workspace import Workspace, run_folder
-from bench.training import monitor, optim
-from bench.training import trainer as pretrain
+from bench.training import monitor, optim, trainer
 
 STEPS = 60
+
+
+def place(work: Path) -> Workspace:
+    return Workspace(work, work / "results", torch.device("cpu"), save_steps=2, keep=2)
 
 
 def start(config: PretrainConfig, stores: Path, work: Path) -> int:
@@ -39,8 +41,7 @@ def start(config: PretrainConfig, stores: Path, work: Path) -> int:
     if pid:
         return pid
     try:
-        where = Workspace(work, work / "results", torch.device("cpu"), save_steps=2, keep=2)
-        pretrain.pretrain(config, [open_by_name(stores, "tiny")], where)
+        trainer.pretrain(config, [open_by_name(stores, "tiny")], place(work))
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -99,31 +100,18 @@ def drive(config: PretrainConfig, stores: Path, work: Path, kills: int, seed: in
             raise SystemExit("an attempt failed")
         elif not left:
             return {"kills": len(at), "at": at, "partial": partial, "again": again, "setup": setup, "loop": loop}
-        else:  # it was faster than thought: from the beginning, for the kills that are left
-            same(config, work)
+        else:  # it ended before its kill came: start again, for the kills that are left
+            same(config, stores, work)
             shutil.rmtree(work / "killed")
             again += 1
 
 
-def same(config: PretrainConfig, work: Path) -> None:
-    """AssertionError unless both runs ended alike."""
-    a, b = (ended(config, work / name) for name in ("straight", "killed"))
-    assert a["final"] == b["final"], "final.pt differs"
-    assert a["lines"] == b["lines"], "metrics differ"
-    assert a["record"] == b["record"], "records differ"
-    assert not list(work.glob("killed/**/*.tmp")), "a partial file was left"
-    assert not list(work.glob("killed/**/error.txt")), "an error was left"
-
-
-def ended(config: PretrainConfig, work: Path) -> dict[str, Any]:
-    """What a run left, without what the clock and the machine decide."""
-    folder = run_folder(work, run_id(config))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "final": (folder / "final.pt").read_bytes(),
-        "lines": [{k: v for k, v in line.items() if k not in ON_THE_WAY} for line in lines],
-        "record": settled(json.loads(record.path(work / "results", run_id(config)).read_text())),
-    }
+def same(config: PretrainConfig, stores: Path, work: Path) -> None:
+    """AssertionError unless both runs left the same."""
+    store = open_by_name(stores, "tiny")
+    straight, killed = (Pretraining(config, store, place(work / name)).left for name in ("straight", "killed"))
+    for key, value in straight.items():
+        assert killed[key] == value, f"{key} differs"
 
 
 def killed(configs: list[PretrainConfig], stores: Path, work: Path, kills: int) -> list[dict[str, Any]]:
@@ -137,7 +125,7 @@ def killed(configs: list[PretrainConfig], stores: Path, work: Path, kills: int) 
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     for config in configs:
-        same(config, work / run_id(config))
+        same(config, stores, work / run_id(config))
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -172,7 +160,7 @@ def main(work: Path) -> None:
     torch.set_num_threads(1)
     vit.SIZES["nano"] = NANO
     monitor.BATCH = 16  # as in the tests' own process
-    pretrain.LOG_POINTS = 12  # so that most kills fall between two lines
+    trainer.LOG_POINTS = 12  # so that most kills fall between two lines
     task = json.loads((work / "task.json").read_text())
     configs = [PretrainConfig.model_validate(each) for each in task["configs"]]
     warm_up(configs[0])

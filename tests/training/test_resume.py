@@ -1,0 +1,184 @@
+"""However a pre-training stops, the same call continues it to the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pretraining import Killed, Linear, Pretraining, as_method
+
+from bench.core.errors import UserError
+from bench.core.files import ROOT
+from bench.core.interrupt import SIGNALS, Interrupted
+from bench.method import Step
+from bench.runs.config import run_id
+from bench.training import checkpoint, trainer
+
+Start = Callable[..., Pretraining]
+
+
+def ends_as_if_never_stopped(run: Pretraining) -> None:
+    """Continue the run; AssertionError unless it ends like one that nothing stopped."""
+    straight = run.elsewhere("straight", save_steps=100)
+    run.run()
+    straight.run()
+    assert run.left == straight.left
+
+
+@pytest.mark.parametrize(("name", "overrides"), [
+    ("jepa", []), ("simclr", []), ("jepa", ["encoder.dropout=0.3"]), ("mae", ["optim.accumulate=2"])])
+def test_a_killed_run_ends_with_the_same_bytes(start: Start, name: str, overrides: list[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "LOG_POINTS", 3)  # so that a kill falls between two lines
+    run = start(name, "optim.steps=10", *overrides)
+    for step in (1, 4, 5, 9):
+        run.kill_at(step, monkeypatch)
+    ends_as_if_never_stopped(run)
+
+
+def test_a_run_with_a_result_is_skipped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("jepa")
+    first = run.run()
+    monkeypatch.setattr(trainer, "Trainer", lambda *_: pytest.fail("ran again"))
+    without_work = replace(run, workspace=replace(run.workspace, work=run.workspace.work / "gone"))
+    for each in (run, without_work):
+        assert each.run() == replace(first, ran=False)
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_writes_the_result(
+        start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise Killed
+
+    run = start("mae")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.results, "write", die)
+        run.run()
+    before = (run.folder / "final.pt").read_bytes(), run.lines
+    began = run.call_at(-1, None, monkeypatch)
+    run.run()
+    assert began == []
+    assert ((run.folder / "final.pt").read_bytes(), run.lines) == before
+    assert len(run.written["result"]["curves"]["loss"]) == 8
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+        start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    run = start("jepa")
+    run.kill_at(7, monkeypatch)
+    newest = run.folder / "checkpoints" / "step-00000006.pt"
+    raw = bytearray(newest.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    newest.write_bytes({"truncate": raw[:-500], "flip": raw, "empty": b""}[damage])
+    with monkeypatch.context() as patch:
+        began = run.call_at(-1, None, patch)
+        run.run()
+    assert began == [4, 5, 6, 7]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "going back to the one before" in line]
+    assert str(newest) in said
+    ends_as_if_never_stopped(run)
+
+
+def test_damaged_checkpoints_alone_start_the_run_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("mae")
+    run.kill_at(5, monkeypatch)
+    for name in run.states:
+        (run.folder / "checkpoints" / name).write_bytes(b"")
+    (run.folder / "checkpoints" / ".step-00000006.pt.x.tmp").write_bytes(b"half a checkpoint")
+    with (run.folder / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 6, "lo')  # torn
+    ends_as_if_never_stopped(run)
+
+
+@pytest.mark.parametrize(("signum", "step"), [
+    (signal.SIGTERM, 0), (signal.SIGINT, 3), (signal.SIGUSR2, 3), (signal.SIGTERM, 7)])
+def test_a_signal_saves_and_stops_and_the_same_command_continues(start: Start, monkeypatch: pytest.MonkeyPatch, signum: int,
+                                                                 step: int) -> None:
+    run = start("mae")
+    run = replace(run, workspace=replace(run.workspace, save_steps=100))
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"step {step + 1} of 8; the same command") as stop:
+        run.call_at(step, lambda: os.kill(os.getpid(), signum), patch)
+        run.run()
+    assert stop.value.exit_code == 128 + signum
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert not run.is_done
+    assert not (run.folder / "error.txt").exists()
+    saved = run.folder / ("final.pt" if step == 7 else f"checkpoints/step-{step + 1:08d}.pt")
+    assert checkpoint.load(saved).meta["step"] == step + 1
+    ends_as_if_never_stopped(run)
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_one_before(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def fill_up(content: Any, f: Any) -> None:
+        save(content, f)
+        if '"step": 6' in content["meta"]:
+            raise OSError(28, "No space left on device")
+
+    run = start("mae")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr(torch, "save", fill_up)
+        run.run()
+    assert run.states == ["step-00000002.pt", "step-00000004.pt"]
+    assert "No space left on device" in (run.folder / "error.txt").read_text()
+    ends_as_if_never_stopped(run)
+
+
+class Diverging(Linear):
+    """At step 5 the loss is NaN, or it is finite but its gradient is not."""
+
+    def __init__(self, encoder: Any, finite: bool) -> None:
+        super().__init__(encoder)
+        self.finite = finite
+
+    def forward(self, views: list[torch.Tensor], step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, scalars = super().forward(views, step)
+        if step.index == 5:
+            zero = (self.encoder.norm.weight - self.encoder.norm.weight).abs().sum()
+            loss = loss + zero.sqrt() if self.finite else loss * torch.nan  # sqrt at 0: value 0, gradient NaN
+        return loss, scalars
+
+
+@pytest.mark.parametrize(("finite", "steps", "words"), [
+    (False, 8, "the loss of step 5 is nan: training stopped; lower optim.lr"),
+    (True, 8, "step 5 left weights that are not finite: training stopped"),
+    (True, 6, "step 5 left weights that are not finite"),
+])
+def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_good_checkpoint(
+        start: Start, monkeypatch: pytest.MonkeyPatch, finite: bool, steps: int, words: str) -> None:
+    run = start("mae", f"optim.steps={steps}")
+    with as_method(monkeypatch, lambda encoder: Diverging(encoder, finite)), pytest.raises(UserError, match=words) as caught:
+        run.run()
+    assert "Last good checkpoint: step-00000004.pt" in str(caught.value)
+    assert (run.folder / "error.txt").read_text() == f"{caught.value}\n"
+    assert not run.is_done
+    assert not (run.folder / "final.pt").exists()
+    assert run.states[-1] == "step-00000004.pt"
+    newest = checkpoint.load(run.folder / "checkpoints" / run.states[-1])
+    assert all(tensor.isfinite().all() for tensor in newest.tensors.values())
+    assert max(line["step"] for line in run.lines) <= 6
+
+
+def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(start: Start) -> None:
+    run = start("mae")
+    hold = ("import sys; from pathlib import Path; from bench.core.files import lock_file\n"
+            f"with lock_file(Path({str(run.folder / 'lock')!r}), 'x'): print('held', flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          cwd=ROOT) as other:
+        assert other.stdin and other.stdout
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"run {run_id(run.config)} is being worked on by another process") as caught:
+            run.run()
+        assert "\n" not in str(caught.value)
+        assert [path.name for path in run.folder.iterdir()] == ["lock"]
+        other.stdin.close()
+    run.run()
+    assert run.is_done
