@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.core.files import ROOT
 from bench.cli.schemas import SCHEMAS, write_schema
+from bench.core.files import ROOT
 
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 

@@ -1,12 +1,9 @@
 """What a run is: typed, frozen configs. base.yaml <- methods/<name>.yaml <- overrides; its hash names the run."""
 
-import copy
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,14 +27,18 @@ from bench.core.models import (
     rule,
     validate,
 )
-from bench.core.yaml import Document, Keys, parse_numbers, parse_value, read_document, read_yaml
+from bench.core.yaml import read_document
 from bench.encoders.config import EncoderConfig
+from bench.runs.layers import Layers as Layers
+from bench.runs.layers import Override as Override
+from bench.runs.layers import floats
+from bench.runs.layers import overrides_of as overrides_of
+from bench.runs.layers import parse_overrides as parse_overrides
+from bench.runs.mixtures import load_mixture as load_mixture
+from bench.runs.mixtures import name_mixture as name_mixture
 
 METHODS = "ECGSSL_METHODS"  # environment variable: folders of methods outside the repository
 BASE = Path(__file__).with_name("base.yaml")
-MIXTURES = ROOT / "bench" / "data" / "mixtures.yaml"
-REPLACED = {("data", "mix"), ("data", "fingerprints"), ("views",), ("method",)}  # a later layer replaces them whole
-FREE = ("data.mix", "data.fingerprints")  # their keys are the user's own names
 
 Beta = Annotated[Float, Field(ge=0, lt=1)]
 Inside = Annotated[Float, Field(gt=0, lt=1)]
@@ -250,120 +251,6 @@ def parse_config(value: Any) -> Config:
     return validate(PretrainConfig, value)
 
 
-@dataclass(frozen=True)
-class Override:
-    """One value that a user sets, and where: key is dotted, e.g. optim.lr."""
-
-    key: str
-    value: Any
-    place: str = ""
-
-
-def parse_overrides(texts: Iterable[str]) -> list[Override]:
-    """Overrides of "KEY=VALUE" texts, as the option --set takes them; values are YAML."""
-    out = []
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text!r} has no '='; write key=value, e.g. optim.lr=3e-4")
-        out.append(Override(key.strip(), parse_value(value, key)))
-    return out
-
-
-def overrides_of(values: dict[str, Any]) -> list[Override]:
-    """Overrides of {dotted key: value}."""
-    return [Override(key, value) for key, value in values.items()]
-
-
-@dataclass
-class Layers:
-    """Settings laid over each other, and for each value the place that it comes from."""
-
-    value: dict[str, Any] = field(default_factory=dict)
-    places: dict[Keys, str] = field(default_factory=dict)
-
-    def add_document(self, document: Document) -> None:
-        """Lay a YAML file over what is here."""
-        self._overlay(self.value, document.value, (), document)
-
-    def _overlay(self, under: dict[str, Any], over: dict[str, Any], keys: Keys, document: Document) -> None:
-        for key, value in over.items():
-            path = (*keys, key)
-            if isinstance(value, dict) and isinstance(under.get(key), dict) and path not in REPLACED:
-                self._overlay(under[key], value, path, document)
-                continue
-            under[key] = copy.deepcopy(value)
-            self.places |= {inner: document.place(inner) for inner in document.lines if inner[: len(path)] == path}
-
-    def set(self, override: Override) -> None:
-        """Set one existing key; UserError where there is none of that name."""
-        *parents, leaf = override.key.split(".")
-        node, prefix, path = self.value, "", (*parents, leaf)
-        end = f" ({override.place})" if override.place else ""
-        for key in parents:
-            if not isinstance(node.get(key), dict):
-                raise UserError(f"{unknown('key', override.key, (f'{prefix}{k}' for k in node))}{end}")
-            node, prefix = node[key], f"{prefix}{key}."
-        if leaf not in node and prefix[:-1] not in FREE:
-            raise UserError(f"{unknown('key', override.key, (f'{prefix}{k}' for k in node))}{end}")
-        old, value = node.get(leaf), parse_numbers(override.value)
-        if override.key == "data.mix" and isinstance(value, str):
-            value = load_mixture(value)
-        elif override.key == "views":
-            value = floats(value)
-        elif isinstance(old, dict) and isinstance(value, dict) and path not in REPLACED:
-            value = _merge(old, value, override.key, end, strict=parents[:1] == ["method"])
-        elif parents[:1] == ["method"]:
-            value = _as_type_of(old, value, override.key, end)
-        node[leaf] = value
-        self.places = {keys: place for keys, place in self.places.items() if keys[: len(path)] != path}
-        self.places[path] = override.place
-
-    def locate(self, keys: Keys) -> str:
-        """The place of the value that keys lead to, or of the nearest value around it."""
-        while keys and keys not in self.places:
-            keys = keys[:-1]
-        return self.places.get(keys, "")
-
-
-def _merge(under: dict[str, Any], over: dict[str, Any], prefix: str, end: str, strict: bool) -> dict[str, Any]:
-    """A copy of under with over laid on it; strict: keys and types must be those of under."""
-    out = copy.deepcopy(under)
-    for key, value in over.items():
-        name = f"{prefix}.{key}"
-        if strict and key not in under:
-            raise UserError(f"{unknown('key', name, (f'{prefix}.{k}' for k in under))}{end}")
-        if isinstance(value, dict) and isinstance(under.get(key), dict):
-            out[key] = _merge(under[key], value, name, end, strict)
-        else:
-            out[key] = _as_type_of(under[key], value, name, end) if strict else value
-    return out
-
-
-def _as_type_of(old: Any, value: Any, name: str, end: str) -> Any:
-    """The value of a method's argument, of the type that its yaml gives it: 3 and 3.0 must name the same run."""
-    if type(old) is float and type(value) is int:
-        value = float(value)
-    if type(old) is int and type(value) is float and value.is_integer():  # 1e5
-        value = int(value)
-    if type(value) is not type(old):
-        raise UserError(f"{name} must be {type(old).__name__} (now {old!r}), got {value!r}{end}")
-    if isinstance(value, list) and old and all(type(v) is not list for v in old):
-        value = [_as_type_of(old[0], v, f"{name}[{i}]", end) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} must be a finite number, got {value!r}{end}")
-    return value
-
-
-def floats(value: Any) -> Any:
-    """The same value with every int as a float: views must name the same run as 3 and as 3.0."""
-    if isinstance(value, dict):
-        return {k: floats(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [floats(v) for v in value]
-    return float(value) if type(value) is int else value
-
-
 def find_methods() -> dict[str, Path]:
     """Method -> its yaml, sorted: of methods/, and of the folders that ECGSSL_METHODS names as PATH names some."""
     files: dict[str, Path] = {}
@@ -396,21 +283,3 @@ def load_pretrain_config(method: str, overrides: Sequence[Override] = ()) -> Pre
     if config.method.name != method:
         raise UserError(f"{own.place(('method', 'name'))}: method.name is {config.method.name!r}, it must be {method!r}")
     return config
-
-
-def load_mixture(name: str) -> dict[str, float]:
-    """A named mixture of corpora: store -> probability."""
-    known = read_yaml(MIXTURES)
-    if name not in known:
-        raise unknown("mixture", name, known)
-    return {store: float(weight) for store, weight in known[name].items()}
-
-
-def name_mixture(weights: dict[str, float]) -> str | None:
-    """What a mixture is called, if it has a name."""
-    return next((name for name in _mixtures() if load_mixture(name) == weights), None)
-
-
-@cache
-def _mixtures() -> tuple[str, ...]:
-    return tuple(read_yaml(MIXTURES))

@@ -16,7 +16,7 @@ from bench.runs.config import HeadConfig, OptimConfig
 SIDE = 128  # of the square matrices whose product is timed
 
 
-def cosine(step: int, total: int, start: float, final: float, warmup: int = 0, warmup_start: float = 0.0) -> float:
+def cosine(step: int, total: int, start: float, final: float, *, warmup: int = 0, warmup_start: float = 0.0) -> float:
     """Linear warm-up from warmup_start, then a half cosine from start that reaches final at step total - 1.
 
     As the published implementation computes it, one step past the end included.
@@ -46,7 +46,8 @@ def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.
 
 def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: OptimConfig | HeadConfig) -> float:
     """Set this step's lr and weight decay in place; gives the lr."""
-    lr = cosine(step, settings.steps, settings.lr, settings.final_lr, settings.warmup_steps, settings.warmup_lr)
+    lr = cosine(step, settings.steps, settings.lr, settings.final_lr, warmup=settings.warmup_steps,
+                warmup_start=settings.warmup_lr)
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.param_groups[0]["weight_decay"] = cosine(

@@ -23,7 +23,7 @@ def golden(shared: Path) -> dict[str, np.ndarray]:
 def test_schedules_are_those_of_the_published_implementation_past_the_end_too(golden: dict[str, np.ndarray]) -> None:
     steps = range(110)
     assert golden["lr"].shape == (110,)
-    assert np.abs(golden["lr"] - [cosine(i, 100, 1e-3, 1e-6, 10, 1e-6) for i in steps]).max() < 1e-12
+    assert np.abs(golden["lr"] - [cosine(i, 100, 1e-3, 1e-6, warmup=10, warmup_start=1e-6) for i in steps]).max() < 1e-12
     assert np.abs(golden["wd"] - [cosine(i, 100, 0.01, 0.1) for i in steps]).max() < 1e-12
     assert np.abs(golden["momentum"] - [linear(i, 100, 0.998, 0.9995) for i in steps]).max() < 1e-12
 
@@ -62,7 +62,7 @@ def test_a_schedule_without_warm_up_starts_at_its_value_and_ends_at_its_last_ste
 
 
 def test_warm_up_is_linear() -> None:
-    assert [cosine(i, 50, 1.0, 0.0, 4, 0.2) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [cosine(i, 50, 1.0, 0.0, warmup=4, warmup_start=0.2) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 def test_only_weights_of_linear_and_convolution_layers_decay() -> None:

@@ -44,7 +44,8 @@ def test_a_run_leaves_a_result_a_checkpoint_its_config_and_metrics(start: Start,
     assert result["monitor"]["step"] == list(range(9))
     assert set(result["curves"]) == {"step", "loss", "lr", "gradient_norm", "records_per_second", "memory_mb",
                                      "alignment", "uniformity"}
-    assert result["curves"]["lr"] == [optim.cosine(i, 8, 1e-3, 1e-6, 2, 1e-6) for i in range(8)]
+    assert result["curves"]["lr"] == [optim.cosine(i, 8, 1e-3, 1e-6, warmup=2, warmup_start=1e-6)
+                                      for i in range(8)]
     assert result["parameters"]["backbone"] == sum(p.numel() for p in build_model(run.config).backbone().parameters())
     assert result["parameters"]["trained"] > result["parameters"]["backbone"]
     meta = run.final.meta
