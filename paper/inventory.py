@@ -67,7 +67,7 @@ def corpora(results: Results) -> Sheet:
                  *(MISSING if line.get(key) is None else f"{line[key]:{form}}" for key, form in (
                      ("records", ","), ("paper", ","), ("difference", "+,"), ("paper_seconds", ","))), line.get("left_out") or ""]
         lines.append([Entry(text) for text in texts])
-    caption = ("The ten corpora: records that pre-trainings drew from (of ptb-xl those of the training folds), as records here "
+    caption = ("The ten corpora: records that pre-trainings drew from (of ptb-xl those of the training folds), as results here "
                f"say, beside the counts of arXiv 2410.13867. {MISSING}: no pre-training here drew from it.")
     head = ["corpus", "version", "store", "records", "paper", "difference", "paper, seconds", "left out by rule"]
     blocks = [("", lines[:-1]), ("", lines[-1:])]

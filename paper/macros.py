@@ -1,27 +1,28 @@
-r"""The numbers of the paper's text as LaTeX macros, a function of records: \AucJepaLinearAll, from a rule.
+r"""The numbers of the paper's text as LaTeX macros, a function of results: \AucJepaLinearAll, from a rule.
 
 A macro's name is its parts in capitals and letters (`name`), a number its quantity and what it is of:
 
-    Auc METHOD PROTOCOL TASK [Sd|Low|High|Runs]    of the comparison below; METHOD may be Best, the highest mean of those trained
+    Auc METHOD PROTOCOL TASK [Sd|Low|High|Runs]    of the comparison below; METHOD may be Best: the highest mean
     Gain METHOD PROTOCOL TASK [Low|High|P]         over the random row (Holm's p)
     Compared|Above|Below PROTOCOL TASK             methods with a p; of these, significantly above or below the random row
     AheadOfJepa|BehindJepa PROTOCOL TASK           other trained methods that are significantly better or worse (Holm's p)
     Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   of a pre-training of arXiv 2410.13867 (Random: no MIXTURE)
     Published METHOD SIZE MIXTURE PROTOCOL TASK [Sd]  what its authors give
     Runs|Seconds|Speed|Rankme METHOD               pre-trainings; means of them: seconds, records/s, RankMe at the end
-    Comparison WHAT, Records WHAT                  what is compared, and all records
+    Comparison WHAT, Results WHAT                  what is compared, and all results
     Setting KEY, Setting METHOD KEY, Setting PROTOCOL KEY   of the yaml files; elements of a list by their index
     Corpus NAME Records|Seconds, Methods FAMILY, Size NAME Width|Depth|Heads
 
-The comparison: the records of the encoder, corpora and budget that most methods share, and the random row beside them,
-tested on the commonest store with all labels. From scratch is Finetune of Random. A name that two recipes share has no number.
+The comparison holds the results of the encoder, corpora and budget that most methods share, and of the random row beside
+them, tested with all labels on the store that most of them were tested on. Training from scratch is called Finetune of Random.
+A name that two recipes share has no number.
 """
 
 import itertools
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from bench.encoders.vit import SIZES
 from bench.evaluation.protocols import list_protocols, load_defaults
 from bench.report.aggregate import Cell, Report, spread
 from bench.report.names import leaves
-from bench.report.results import FINETUNE, RANDOM, SCRATCH, Results
+from bench.report.results import FINETUNE, RANDOM, SCRATCH, Pretraining, Results
 from bench.report.rows import Row
 from bench.report.statistics import LEVEL, compare_pairs, holm
 from bench.runs.config import BASE, find_methods
@@ -58,7 +59,7 @@ OF_METHOD = ("runs", "seconds", "speed", "rankme")
 OF_COMPARISON = ("methods", "size", "width", "depth", "heads", "steps", "batch", "rate", "patch", "data", "store", "test",
                  "runs")
 OF_PROTOCOL = ("steps", "batch")
-OF_RECORDS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "devices", "commits", "dirty")
+OF_RESULTS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "devices", "commits", "dirty")
 
 
 def write(report: Report | None, out: Path) -> list[Path]:
@@ -66,9 +67,9 @@ def write(report: Report | None, out: Path) -> list[Path]:
 
     report: None gives those that need no result.
     """
-    found = numbers(report)
+    texts = numbers(report)
     lines = [rf"\newcommand{{{MISSING}}}{{\mbox{{-{{}}-}}}}"]
-    lines += [rf"\newcommand{{\{each}}}{{{found[each]}}}" for each in used(TEX.read_text()) if each in found]
+    lines += [rf"\newcommand{{\{each}}}{{{texts[each]}}}" for each in used(TEX.read_text()) if each in texts]
     write_text(out / "macros.tex", "\n".join([*lines, ""]))
     return [out / "macros.tex"]
 
@@ -90,15 +91,15 @@ def numbers(report: Report | None) -> dict[str, str]:
     if report:
         chosen = comparison(report)
         sets += [totals(report.results), compared(chosen, report), scores(chosen), ranks(chosen), reproduced(report)]
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for parts, text in itertools.chain(*sets):
-        if found.setdefault(name(parts), text) != text:
+        if texts.setdefault(name(parts), text) != text:
             raise UserError(f"two numbers are called \\{name(parts)}, the latter of {' '.join(parts)}; rename a method")
-    return dict.fromkeys(map(name, possible()), MISSING) | found
+    return dict.fromkeys(map(name, possible()), MISSING) | texts
 
 
 def possible() -> Iterator[tuple[str, ...]]:
-    """The parts of every name that records can give a number, for the methods, protocols and tasks of this repository."""
+    """The parts of every name that results can give a number, for the methods, protocols and tasks of this repository."""
     methods, cases = (*find_methods(), BEST), list(itertools.product(list_protocols(), TASKS))
     for method, of in itertools.product(methods, cases):
         yield from (("auc", method, *of, each) for each in OF_SCORE)
@@ -111,11 +112,11 @@ def possible() -> Iterator[tuple[str, ...]]:
     yield from itertools.product(OF_METHOD, find_methods())
     yield from (("comparison", each) for each in OF_COMPARISON)
     yield from (("comparison", *each) for each in itertools.product(list_protocols(), OF_PROTOCOL))
-    yield from (("records", each) for each in OF_RECORDS)
+    yield from (("results", each) for each in OF_RESULTS)
 
 
 def known() -> Iterator[Number]:
-    """What no record says: settings, sizes, families, and the corpora as the paper counts them."""
+    """What no result says: settings, sizes, families, and the corpora as the paper counts them."""
     yield from settings((), read_yaml(BASE))
     for protocol in list_protocols():
         yield from settings((protocol,), load_defaults(protocol).value["evaluation"])
@@ -135,9 +136,9 @@ def known() -> Iterator[Number]:
         yield from ((("size", size, key), str(value)) for key, value in vars(each).items())
 
 
-def settings(parts: Sequence[str], config: dict[str, Any]) -> Iterator[Number]:
-    """A config's numbers, those of a list by their index."""
-    for key, value in leaves(config).items():
+def settings(parts: Sequence[str], values: Mapping[str, Any]) -> Iterator[Number]:
+    """The numbers in a YAML file's settings, those of a list by their index."""
+    for key, value in leaves(values).items():
         for i, each in enumerate(value) if isinstance(value, list) else [("", value)]:
             if type(each) in (int, float):
                 yield ("setting", *parts, key, str(i)), plain(each)
@@ -154,20 +155,19 @@ def published() -> Iterator[Number]:
 
 def totals(results: Results) -> Iterator[Number]:
     """How many results, computed on what; an evaluation's seconds are its share of what ran in one process."""
-    kinds = {"pretrain": results.pretrainings, "evaluate": results.evaluations}
-    everything = [*results.pretrainings, *results.evaluations]
-    yield ("records",), count(len(everything))
-    for kind, each in kinds.items():
-        seconds = [one.result["seconds"] / one.result.get("together", 1) for one in each if "seconds" in one.result]
-        yield ("records", kind), count(len(each))
+    yield ("results",), count(len(results.all))
+    for kind, n in (("pretrain", len(results.pretrainings)), ("evaluate", len(results.evaluations))):
+        seconds = [each.result["seconds"] / each.result.get("together", 1) for each in results.all
+                   if isinstance(each, Pretraining) is (kind == "pretrain") and "seconds" in each.result]
+        yield ("results", kind), count(n)
         if seconds:
-            yield ("records", f"{kind}-hours"), f"{sum(seconds) / 3600:,.1f}"
-    provenance = [one.provenance for one in everything]
-    yield ("records", "commits"), str(len({each.get("commit") for each in provenance}))
-    yield ("records", "dirty"), count(sum(bool(each.get("dirty")) for each in provenance))
+            yield ("results", f"{kind}-hours"), f"{sum(seconds) / 3600:,.1f}"
+    provenance = [each.provenance for each in results.all]
+    yield ("results", "commits"), str(len({each.get("commit") for each in provenance}))
+    yield ("results", "dirty"), count(sum(bool(each.get("dirty")) for each in provenance))
     devices = sorted({str(each["device"]) for each in provenance if "device" in each})
     if devices:
-        yield ("records", "devices"), ", ".join(map(tex, devices))
+        yield ("results", "devices"), ", ".join(map(tex, devices))
 
 
 def comparison(report: Report) -> list[Cell]:
@@ -259,18 +259,18 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
     for case in dict.fromkeys(map(case_of, chosen)):
         here = [c for c in chosen if case_of(c) == case and not c.row.untrained]
         tested = [(c.comparison.difference, c.p_holm) for c in here if c.comparison and c.p_holm is not None]
-        told = [difference for difference, p in tested if p < LEVEL]
+        significant = [difference for difference, p in tested if p < LEVEL]
         if tested:
             yield ("compared", *case), count(len(tested))
-            yield ("above", *case), count(sum(d > 0 for d in told))
-            yield ("below", *case), count(sum(d < 0 for d in told))
+            yield ("above", *case), count(sum(d > 0 for d in significant))
+            yield ("below", *case), count(sum(d < 0 for d in significant))
         several = [c for c in here if len(c.runs) > 1]
         jepa, others = ([c for c in several if (c.row.method == CLAIM) is so] for so in (True, False))
         if jepa and others:
-            found = compare_pairs([c.runs for c in (*jepa, *others)], [(i + 1, 0) for i in range(len(others))])
-            told = [each.difference for each, p in zip(found, holm([each.p for each in found]), strict=True) if p < LEVEL]
-            yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in told))
-            yield ("behind-jepa", *case), count(sum(d < 0 for d in told))
+            comparisons = compare_pairs([c.runs for c in (*jepa, *others)], [(i + 1, 0) for i in range(len(others))])
+            significant = [each.difference for each, p in zip(comparisons, holm([each.p for each in comparisons]), strict=True) if p < LEVEL]
+            yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in significant))
+            yield ("behind-jepa", *case), count(sum(d < 0 for d in significant))
 
 
 def reproduced(report: Report) -> Iterator[Number]:

@@ -1,4 +1,4 @@
-"""Published numbers, of published.csv, and the rule which of our records are a cell of the tables of arXiv 2410.13867."""
+"""Published numbers, of published.csv, and the rule which of our results are a cell of the tables of arXiv 2410.13867."""
 
 import csv
 from collections.abc import Mapping, Sequence

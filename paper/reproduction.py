@@ -97,7 +97,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
         notes["+"] = "further rows of ours that are one of these pre-trainings, too, and less as published: " + "; ".join(others)
     caption = (f"PTB-XL, {task}, as {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
                f"runs: ours {runs}, published {RUNS} of these backbones). Other systems are cited, not measured. {LEADERS}. "
-               f"{MISSING}: no record yet, {name}.csv has the command.")
+               f"{MISSING}: no result yet, {name}.csv has the command.")
     blocks = [("other systems, cited", cited), ("backbones of this suite", here)]
     made = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
     return Sheet(name, [made], [{"task": task, **line} for line in data])
@@ -171,7 +171,7 @@ def differences(ours: Ours) -> Sheet:
             blocks.append((task, lines))
     caption = (f"Ours minus published (arXiv 2410.13867), macro AUROC: mean over runs and its {1 - LEVEL:.0%} interval over runs "
                f"(Student's t; published: {RUNS} runs and the printed sd); of the difference, Welch's. What other test records "
-               f"would change is left out: both are of fold 10. {MISSING}: no record yet, of an interval: fewer than two runs.")
+               f"would change is left out: both are of fold 10. {MISSING}: no result yet, of an interval: fewer than two runs.")
     head = ["pre-training", "data", "backbone", "protocol", "ours", "published", "ours minus published"]
     notes = {"*": "the interval of the difference leaves out 0", TWO_STAGE: MARKS[TWO_STAGE]}
     return Sheet("reproduction", [Table("Reproduction", caption, [("", h) for h in head], blocks, notes, fill)], data)

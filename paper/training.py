@@ -48,14 +48,14 @@ def training(report: Report) -> Sheet:
                 "at the start")
         tables.append(Table(group.title, caption, head, blocks, {COLLAPSED: note} | dict(group.notes), fill))
     if not tables:
-        nothing, caption = [("", [[Entry(MISSING), Entry(MISSING)]])], f"How pre-training went. {MISSING}: no record yet."
+        nothing, caption = [("", [[Entry(MISSING), Entry(MISSING)]])], f"How pre-training went. {MISSING}: no result yet."
         tables = [Table("Training", caption, [("", "pre-training"), ("", "loss")], nothing, fill=[("all methods", "all", SWEEP)])]
         data = [{"command": SWEEP}]
     return Sheet("training", tables, data)
 
 
 def went(record: Pretraining) -> dict[str, Any]:
-    """The numbers of one pre-training; without what its record does not hold."""
+    """The numbers of one pre-training; without what its result does not hold."""
     curves, monitor = record.result["curves"], record.result["monitor"]
     out: dict[str, Any] = {}
     for key in DIGITS:

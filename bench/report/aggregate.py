@@ -213,7 +213,8 @@ def _column(key: EvaluationRecipe, name: Name, evaluations: Sequence[Evaluation]
     seeds = {(each.untrained, each.config.seed) for each in evaluations} or {(True, 0)}
     cells: dict[PretrainRecipe, Cell] = {}
     for row in rows:
-        runs = [each for _, run in row.pretrained for each in by_backbone.get(run) or by_backbone.get(row.twins.get(run, ""), ())]
+        runs = [each for _, run in row.pretrained
+                for each in by_backbone.get(run, []) or by_backbone.get(row.twins.get(run, ""), [])]
         to_run = None
         if not runs and not (row.untrained and key.protocol == AFTER_LINEAR):  # nothing to start from
             wanted = {seed for untrained, seed in seeds if untrained == row.untrained} or {seed for _, seed in seeds}

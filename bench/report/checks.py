@@ -5,32 +5,31 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.report.names import fingerprints
-from bench.report.results import Evaluation, Pretraining, Results
+from bench.report.results import Pretraining, Results
 
 LISTED = 20  # run_ids in a message
 
 
 def footnotes(results: Results) -> list[str]:
     """Why these results should not meet in one report, a sentence each; empty where they may."""
-    everything: list[Pretraining | Evaluation] = [*results.pretrainings, *results.evaluations]
     values: dict[str, list[tuple[Any, str]]] = {}
-    for run, config in [*((each.run_id, each.config) for each in everything), *results.configs.items()]:
+    for run, config in [*((each.run_id, each.config) for each in results.all), *results.configs.items()]:
         values.setdefault("protocol", []).append((config.protocol, run))
         for store, fingerprint in fingerprints(config).items():
             values.setdefault(f"the fingerprint of {store}", []).append((fingerprint, run))
     notes = [f"Results differ in {what}: {sets}." for what, pairs in sorted(values.items()) if (sets := by_value(pairs))]
     notes += _other_source(results)
-    dirty = sorted(each.run_id for each in everything if each.provenance.get("dirty"))
+    dirty = sorted(each.run_id for each in results.all if each.provenance.get("dirty"))
     return notes + ([f"Computed by code with uncommitted changes: {list_runs(dirty)}."] if dirty else [])
 
 
 def _other_source(results: Results) -> list[str]:
     """A sentence for each method whose pre-trainings, or whose evaluations, were computed by different code."""
     sources: dict[tuple[str, str], list[tuple[Any, str]]] = {}
-    for kind, method, each in [*(("pre-trainings", each.config.method.name, each) for each in results.pretrainings),
-                               *(("evaluations", each.pretrain_config.method.name, each) for each in results.evaluations)]:
+    for each in results.all:
+        kind, config = ("pre-trainings", each.config) if isinstance(each, Pretraining) else ("evaluations", each.pretrain_config)
         if source := each.provenance.get("source"):
-            sources.setdefault((method, kind), []).append((source, each.run_id))
+            sources.setdefault((config.method.name, kind), []).append((source, each.run_id))
     return [f"The {kind} of {method} were computed by different code (hash of the source: runs): {sets}."
             for (method, kind), pairs in sorted(sources.items()) if (sets := by_value(pairs))]
 

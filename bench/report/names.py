@@ -1,7 +1,7 @@
 """What rows and columns are called: a name, and the settings that tell it from its namesakes. paper/ writes it as text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,7 +80,7 @@ def distinguish(recipes: Mapping[Key, tuple[str, Config]]) -> dict[Key, Name]:
     return {key: name for *_, key, name in out}
 
 
-def differing(peers: "Sequence[Mapping[str, Any]] | Any") -> list[str]:
+def differing(peers: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys in whose values these settings differ, sorted."""
     peers = list(peers)
     keys = sorted({key for settings in peers for key in settings})

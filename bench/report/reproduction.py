@@ -59,7 +59,7 @@ def compare_studies(first: Path, second: Path) -> Reproduction:
 
 def _by_run(path: Path) -> tuple[dict[str, Result], list[str]]:
     results, skipped = load_results(path, controls=True)
-    return {each.run_id: each for each in (*results.pretrainings, *results.evaluations)}, skipped
+    return {each.run_id: each for each in results.all}, skipped
 
 
 def _kind(result: Result) -> str:

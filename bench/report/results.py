@@ -154,6 +154,11 @@ class Results:
     evaluations: tuple[Evaluation, ...]
 
     @cached_property
+    def all(self) -> list["Pretraining | Evaluation"]:
+        """Pre-trainings, then evaluations."""
+        return [*self.pretrainings, *self.evaluations]
+
+    @cached_property
     def by_run(self) -> dict[str, Pretraining]:
         """run_id -> the pre-training's result."""
         return {each.run_id: each for each in self.pretrainings}
@@ -192,8 +197,8 @@ def parse_results(records: Iterable[Mapping[str, Any]]) -> tuple[Results, list[t
                 pretrainings.append(Pretraining(record["run_id"], config, record["result"], record["provenance"]))
         except UserError as error:
             bad.append((record["run_id"], f"is not a result of this version ({error}); remove it and run that run again"))
-    by_run = {"key": lambda each: each.run_id}
-    return Results(tuple(sorted(pretrainings, **by_run)), tuple(sorted(evaluations, **by_run))), bad
+    return Results(tuple(sorted(pretrainings, key=lambda each: each.run_id)),
+                   tuple(sorted(evaluations, key=lambda each: each.run_id))), bad
 
 
 class _Parser:

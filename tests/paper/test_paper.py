@@ -23,8 +23,8 @@ TEX = macros.TEX.read_text()
 BODY = TEX.partition(r"\begin{document}")[2]
 LATEX = shutil.which("latexmk") and shutil.which("kpsewhich")
 # Arguments that hold names and lengths instead of text.
-NAMES = re.compile(r"\\(?:cite|ref|label|tableref|tablefromrecords|bibliography\w*)\{[^}]*\}"
-                   r"|\\figurefromrecords(?:\[[^]]*\])?\{[^}]*\}")
+NAMES = re.compile(r"\\(?:cite|ref|label|tableref|tablefromresults|bibliography\w*)\{[^}]*\}"
+                   r"|\\figurefromresults(?:\[[^]]*\])?\{[^}]*\}")
 FLOAT = re.compile(rb"-?\d+(?:\.\d*)?(?:e-?\d+)?")
 TYPED = re.compile(r"\d*\.\d+|\d{3,}|\d{1,3}(?:,|\{,\})\d{3}")  # a decimal, or an integer of three digits or more
 
@@ -79,7 +79,7 @@ def test_macros_hold_what_the_records_say(runs: Runs) -> None:
                 "AucJepaLinearSuperdiagnosticRuns": "2", "GainJepaLinearSuperdiagnostic": "$+0.500$",
                 "AucRandomLinearSuperdiagnostic": "0.200", "BestLinearSuperdiagnostic": "jepa",
                 "AucBestLinearSuperdiagnostic": "0.700", "ComparisonSteps": "4", "ComparisonMethods": "1",
-                "RunsJepa": "2", "SecondsJepa": "2", "Records": "6", "RecordsPretrain": "3"}  # fmt: skip
+                "RunsJepa": "2", "SecondsJepa": "2", "Results": "6", "ResultsPretrain": "3"}  # fmt: skip
     assert {key: found[key] for key in expected} == expected
 
 
