@@ -9,8 +9,9 @@ from bench.report.aggregate import Cell, Column, Report, spread
 from bench.report.statistics import LEVEL, Ranking, by_class, compare_pairs, holm, ranking
 from paper.labels import MISSING, row_label, series_label, store_label
 
-LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and what is not significantly worse (two or more "
-           f"runs each, p of the difference {LEVEL:g} or more after Holm's correction for all comparisons with the best)")
+LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and each mean that is not significantly worse (both "
+           f"have two or more runs, and p of the difference is {LEVEL:g} or more after Holm's correction for all comparisons "
+           f"with the best)")
 RARE = 5  # positives of a class among the test records
 NARROW = "intervals too narrow, p too small"  # each resample holds a positive of every class, however few there are
 

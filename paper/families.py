@@ -87,11 +87,11 @@ def _budget(config: PretrainConfig) -> dict[str, Any]:
 def _group(trained: Sequence[Row], rows: Sequence[Row]) -> Group:
     """The group of these trained rows; rows: all of the report, among them the random ones."""
     backbones = {backbone_of(row.config) for row in trained}
-    here = [*(row for row in rows if row.untrained and backbone_of(row.config) in backbones), *trained]
+    members = [*(row for row in rows if row.untrained and backbone_of(row.config) in backbones), *trained]
     encoders = {canonical(row.config.encoder): row.config.encoder for row in trained}
     count = Counter(canonical(row.config.encoder) for row in trained)
     usual = encoders[min(count, key=lambda encoder: (-count[encoder], encoder))]
-    unlike = {row.key: text for row in here if (text := _unlike(row.config.encoder, usual))}
+    unlike = {row.key: text for row in members if (text := _unlike(row.config.encoder, usual))}
     letters = dict(zip(sorted(set(unlike.values())), LETTERS, strict=False))
     marks = {key: letters[text] for key, text in unlike.items()}
     notes = {mark: f"another backbone: {text}" for text, mark in letters.items()}
@@ -101,11 +101,11 @@ def _group(trained: Sequence[Row], rows: Sequence[Row]) -> Group:
     config = trained[0].config
     title = (f"{SIZES.get(config.encoder.size, f'ViT {config.encoder.size}')}, {config.data.rate_hz} Hz, "
              f"{mixture_of(config.data.mix)}, {config.optim.steps:,} steps of {config.optim.batch:,} records")
-    without = {row.key: row.config.replace(encoder=usual) for row in here}
-    names = distinguish({row.key: (row.method, without[row.key]) for row in here})
-    known = {row.method: family_of(row.method) for row in here}
-    order = [*FAMILIES, *sorted(set(known.values()) - set(FAMILIES))]
-    blocks = [(family, those) for family in order if (those := [row for row in here if known[row.method] == family])]
+    without = {row.key: row.config.replace(encoder=usual) for row in members}
+    names = distinguish({row.key: (row.method, without[row.key]) for row in members})
+    families = {row.method: family_of(row.method) for row in members}
+    order = [*FAMILIES, *sorted(set(families.values()) - set(FAMILIES))]
+    blocks = [(family, block) for family in order if (block := [row for row in members if families[row.method] == family])]
     return Group(title, blocks, {key: label(name) for key, name in names.items()}, marks, notes)
 
 
@@ -116,9 +116,9 @@ def twin_note(row: Row) -> str:
 
 def _unlike(encoder: EncoderConfig, usual: EncoderConfig) -> str:
     """"patch=125, tokens=lead-time": in what the encoder is not the usual one."""
-    own, other = leaves(encoder), leaves(usual)
-    keys = sorted(own.keys() | other.keys())
-    return ", ".join(f"{key}={text_of(own.get(key, MISSING))}" for key in keys if own.get(key) != other.get(key))
+    these, others = leaves(encoder), leaves(usual)
+    keys = sorted(these.keys() | others.keys())
+    return ", ".join(f"{key}={text_of(these.get(key, MISSING))}" for key in keys if these.get(key) != others.get(key))
 
 
 def families(report: Report) -> Sheet:
@@ -126,11 +126,11 @@ def families(report: Report) -> Sheet:
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
     for group in groups_of(report.rows):
-        here = {row.key for row in group.rows if not row.untrained}
+        trained = {row.key for row in group.rows if not row.untrained}
         by_protocol: dict[tuple[str, str], list[Column]] = {}
         by_task: dict[tuple[str, str, str], list[Column]] = {}
         for column in report.columns:
-            if column.key.at == 1 and not column.key.control and any(c.runs and c.row.key in here for c in column.cells):
+            if column.key.at == 1 and not column.key.control and any(c.runs and c.row.key in trained for c in column.cells):
                 place = store_label(column.key), series_label(column)
                 by_task.setdefault((*place, column.key.task), []).append(column)
                 if column.key.whole:
@@ -242,14 +242,14 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
            ranks: Mapping[PretrainRecipe, float] | None = None, intervals: bool = True) -> Table:
     """Rows of a group in columns that differ in the task, or the share of the labels, alone. Adds the lines of the CSV."""
     cells = [cells_in(group, column) for column in columns]
-    runs, with_n = runs_in([c for here in cells for c in here])
-    best = [leaders(here) for here in cells]
+    runs, with_n = runs_in([cell for in_column in cells for cell in in_column])
+    best = [leaders(in_column) for in_column in cells]
     lines: dict[PretrainRecipe, list[Entry]] = {}
     fill = []
     for i, row in enumerate(group.rows):
         entries = [Entry(group.name(row), marks=group.mark(row))]
-        for column, heading, here, lead in zip(columns, heads, cells, best, strict=True):
-            cell, (bold, p_best) = here[i], lead[i]
+        for column, heading, in_column, lead in zip(columns, heads, cells, best, strict=True):
+            cell, (bold, p_best) = in_column[i], lead[i]
             entries.append(_score_entry(cell, bold, with_n, intervals))
             fill += [(group.name(row), heading, command) for command in commands_of(cell)]
             data.append({"kind": "fractions" if ranks is None else "scores", **_csv_line(group, column, cell), "bold": bold,

@@ -268,7 +268,8 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
         jepa, others = ([c for c in several if (c.row.method == CLAIM) is so] for so in (True, False))
         if jepa and others:
             comparisons = compare_pairs([c.runs for c in (*jepa, *others)], [(i + 1, 0) for i in range(len(others))])
-            significant = [each.difference for each, p in zip(comparisons, holm([each.p for each in comparisons]), strict=True) if p < LEVEL]
+            p_holm = holm([each.p for each in comparisons])
+            significant = [each.difference for each, p in zip(comparisons, p_holm, strict=True) if p < LEVEL]
             yield ("ahead-of-jepa", *case), count(sum(d > 0 for d in significant))
             yield ("behind-jepa", *case), count(sum(d < 0 for d in significant))
 

@@ -30,24 +30,24 @@ Bounds = tuple[float | None, float | None]
 
 def sheets(ours: Ours) -> list[Sheet]:
     """A table per task of the paper, and the differences."""
-    made = [results("all-statements", "all", "Table 2", (AFTER_LINEAR, LINEAR), ours),
-            results("superdiagnostic-single", SINGLE, "Table 3", (FINETUNE, LINEAR), ours)]
+    out = [task_sheet("all-statements", "all", "Table 2", (AFTER_LINEAR, LINEAR), ours),
+           task_sheet("superdiagnostic-single", SINGLE, "Table 3", (FINETUNE, LINEAR), ours)]
     for number, task in enumerate(("diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm"), 6):
-        made.append(results(task, task, f"Table {number}", (FINETUNE, AFTER_LINEAR, LINEAR), ours))
-    return [*made, differences(ours)]
+        out.append(task_sheet(task, task, f"Table {number}", (FINETUNE, AFTER_LINEAR, LINEAR), ours))
+    return [*out, differences(ours)]
 
 
 def systems(task: str) -> list[dict[str, Fact]]:
     """The lines of a task's table: protocol (LINEAR or FINETUNE), or "half" + protocol, -> what is published of it."""
-    found: dict[tuple[str, ...], dict[str, Fact]] = {}
+    out: dict[tuple[str, ...], dict[str, Fact]] = {}
     for fact in facts():
         if fact.of == task:
             column = LINEAR if fact.protocol.startswith(LINEAR) else FINETUNE
-            found.setdefault(fact.system, {})["half" * ("halfwidth" in fact.metric) + column] = fact
-    return list(found.values())
+            out.setdefault(fact.system, {})["half" * ("halfwidth" in fact.metric) + column] = fact
+    return list(out.values())
 
 
-def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ours) -> Sheet:
+def task_sheet(name: str, task: str, table: str, protocols: Sequence[str], ours: Ours) -> Sheet:
     """One task: other systems, cited, then the paper's backbones. protocols: of ours, a column each.
 
     Published fine-tuning stands beside the first of them, published linear evaluation beside LINEAR.
@@ -60,7 +60,7 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
     beside = {p: theirs for p, theirs in ((protocols[0], FINETUNE), (LINEAR, LINEAR)) if any(theirs in line for line in lines)}
     data: list[dict[str, Any]] = []
     fill: list[tuple[str, str, str]] = []
-    cited, here = [], []
+    cited, measured_here = [], []
     for line in lines:
         fact = first(line)
         if not fact.place:
@@ -68,12 +68,13 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
             names = fact.method, fact.pretrain_data.replace("none", ""), fact.model
             cited.append([*map(Entry, names), *entries, Entry(number[fact.source])])
     stands = {p: [in_column(place, p, protocols) for place in places] for p in protocols}
-    own = {p: measured([ours.cell(place, task, each) for place, each in zip(places, stands[p], strict=True)]) for p in protocols}
-    runs, with_n = runs_in([cell for column in own.values() for cell, *_ in column if cell])
+    cells = {p: measured([ours.cell(place, task, each) for place, each in zip(places, stands[p], strict=True)])
+             for p in protocols}
+    runs, with_n = runs_in([cell for column in cells.values() for cell, *_ in column if cell])
     for i, place in enumerate(places):
         names, line, entries, missing = named(place), published.get(place, {}), [], []
         for p in protocols:
-            protocol, (cell, bold, p_best) = stands[p][i], own[p][i]
+            protocol, (cell, bold, p_best) = stands[p][i], cells[p][i]
             if not protocol:
                 entries.append(Entry(""))
             else:
@@ -84,12 +85,12 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
                 missing += [] if cell else [protocol]
             if p in beside:
                 entries.append(quoted(line, beside[p], data))
-        here.append([*map(Entry, names), *entries, Entry(number[first(line).source] if line else "")])
+        measured_here.append([*map(Entry, names), *entries, Entry(number[first(line).source] if line else "")])
         if missing:
             fill.append((" ".join(filter(None, names)), ", ".join(missing), ours.command(place, task, missing)))
     head = [("", "pre-training"), ("", "data"), ("", "backbone"), *((SHOWN[p], whose) for p in protocols for whose in (
         ("ours", "published") if p in beside else ("ours",))), ("", "source")]
-    marks = {mark for block in (cited, here) for line in block for e in line for mark in e.marks}
+    marks = {mark for block in (cited, measured_here) for line in block for e in line for mark in e.marks}
     others = [f"{' '.join(filter(None, named(place)))}: {', '.join(labels)}" for place, labels in ours.others.items()]
     notes = {mark: text for mark, text in MARKS.items() if mark in marks}
     notes |= {number[source]: f"{source}, {url}" for source, url in sources.items()}
@@ -98,9 +99,9 @@ def results(name: str, task: str, table: str, protocols: Sequence[str], ours: Ou
     caption = (f"PTB-XL, {task}, as {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
                f"runs: ours {runs}, published {RUNS} of these backbones). Other systems are cited, not measured. {LEADERS}. "
                f"{MISSING}: no result yet, {name}.csv has the command.")
-    blocks = [("other systems, cited", cited), ("backbones of this suite", here)]
-    made = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
-    return Sheet(name, [made], [{"task": task, **line} for line in data])
+    blocks = [("other systems, cited", cited), ("backbones of this benchmark", measured_here)]
+    table_of_task = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
+    return Sheet(name, [table_of_task], [{"task": task, **line} for line in data])
 
 
 def in_column(place: Place, protocol: str, protocols: Sequence[str]) -> str:
@@ -138,8 +139,8 @@ def quoted(line: Mapping[str, Fact], protocol: str, data: list[dict[str, Any]]) 
 
 def measured(cells: Sequence[Cell | None]) -> list[tuple[Cell | None, bool, float | None]]:
     """(cell, in bold, p that it equals the best) of a column where some cells are not there."""
-    found = iter(leaders([c for c in cells if c]))
-    return [(c, *next(found)) if c else (None, False, None) for c in cells]
+    lead = iter(leaders([c for c in cells if c]))
+    return [(c, *next(lead)) if c else (None, False, None) for c in cells]
 
 
 def differences(ours: Ours) -> Sheet:

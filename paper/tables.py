@@ -1,4 +1,4 @@
-"""The report as a function of records: a page to read, everything in CSV, and the tables for print."""
+"""The report as a function of results: a page to read, everything in CSV, and the tables for print."""
 
 import itertools
 import math
@@ -25,17 +25,21 @@ from paper.labels import MISSING, RANDOM_ROW, label, row_label, series_label, st
 from paper.typeset import Sheet, as_csv, as_markdown, to_fill
 
 NOTE = f"""\
-Macro AUROC, or what a table's heading names, on the test records: mean over runs (sd over runs), n runs,
-[{{}}, {{}}] percentiles of the runs' mean over {{}} bootstrap resamples of those records. A run is a pre-training, the
-mean of its evaluations; where there is one backbone alone, a run is an evaluation of it: frozen heads on it differ in
-their initial weights, not in the crops that they see. "vs random": difference to the row `{RANDOM_ROW}`; where both have
-two or more runs, its 95 % interval counts the variance over test records and over runs, and p is corrected for all
-differences of its table (Holm); otherwise the interval is that of the runs at hand, over the same resamples, without p.
-Each resample holds a positive of every class: where a class has few, intervals are too narrow and p is too small.
-`pairs.csv` compares all rows. Rows differ in all that their names say; what compares on the same terms stands in
-[families](tables/families.md).
-The random row's backbone learned nothing: frozen protocols evaluate its random weights; beside `finetune` stands
-training from scratch, weights drawn anew from the evaluation's seed. `{MISSING}`: no value yet.
+A cell holds the macro AUROC, or the score that the heading names, on the test records: the mean over runs, in brackets the
+standard deviation over runs, then the number of runs, then an interval. The interval is the [{{}}, {{}}] percentiles of the
+runs' mean over {{}} bootstrap resamples of the test records. A run is a pre-training, and its score is the mean over its
+evaluations. Where a row has one backbone alone, each evaluation of it is a run: frozen heads differ in their initial weights,
+not in the crops that they see.
+
+"vs random" is the difference to the row `{RANDOM_ROW}`. Where both rows have two or more runs, its 95 % interval counts the
+variance over test records and over runs, and p is corrected for all differences of its table (Holm). Otherwise the interval
+is that of these runs over the same resamples, without p. Each resample holds a positive of every class, so where a class has
+few positives, intervals are too narrow and p is too small. `pairs.csv` compares all rows with each other.
+
+Rows differ in all that their names say. Rows of one backbone, data, budget and evaluation are compared in
+[families](tables/families.md). The backbone of the random row learned nothing. Frozen protocols evaluate its random weights;
+in the column `finetune` it is trained from scratch, from weights drawn anew with the evaluation's seed. `{MISSING}`: no value
+yet.
 """
 
 
@@ -81,13 +85,13 @@ def pairs(report: Report) -> Iterator[bytes]:
     for columns in report.tables.values():
         names, numbers = list[bytes](), list[list[float]]()
         for column in columns:
-            here = [cell for cell in column.cells if len(cell.runs) > 1]
-            two = [*itertools.combinations(range(len(here)), 2)]
+            cells = [cell for cell in column.cells if len(cell.runs) > 1]
+            two = [*itertools.combinations(range(len(cells)), 2)]
             start = _csv_part([store_label(column.key), column.key.task, label(column.name)])
-            labels = [_csv_part([row_label(cell.row)]) for cell in here]
+            labels = [_csv_part([row_label(cell.row)]) for cell in cells]
             names += [b"%b,%b,%b," % (start, labels[i], labels[j]) for i, j in two]
             numbers += [[each.difference, each.lower, each.upper, each.p, each.sd_records, each.sd_runs, *each.runs]
-                        for each in compare_pairs([cell.runs for cell in here], two)]
+                        for each in compare_pairs([cell.runs for cell in cells], two)]
         for line, p_holm in zip(numbers, holm([line[3] for line in numbers]), strict=True):
             line.insert(4, p_holm)
         if numbers:
@@ -143,7 +147,7 @@ def markdown(report: Report, sheets: Sequence[Sheet]) -> str:
         parts += [f"## {title(columns[0])}", *section(columns)]
     for i, name in enumerate(rankings(report), 1):
         parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
-                  "Both tests take the tasks for independent; tasks on the same records are not."]
+                  "Both tests assume that the tasks are independent. Tasks on the same records are not."]
     curves = ["![pre-training](figures/pretraining.png)"] if report.results.pretrainings else []
     parts += ["## Pre-training", *curves, as_markdown(settings(report)), *notes_of(report)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -102,24 +102,24 @@ def as_markdown(lines: Sequence[Sequence[str]], sides: str = "") -> str:
 
 def filling(fill: Sequence[tuple[str, str, str]]) -> dict[str, str]:
     """{command: all that it fills, "line: column, column"}."""
-    found: dict[str, dict[str, list[str]]] = {}
+    by_command: dict[str, dict[str, list[str]]] = {}
     for line, column, command in fill:
-        found.setdefault(command, {}).setdefault(line, []).append(column)
+        by_command.setdefault(command, {}).setdefault(line, []).append(column)
     return {command: "; ".join(f"{line}: {', '.join(dict.fromkeys(columns))}" for line, columns in what.items())
-            for command, what in found.items()}
+            for command, what in by_command.items()}
 
 
 def first(fill: Sequence[tuple[str, str, str]]) -> tuple[list[tuple[str, str]], int]:
     """([(command, what it fills), ...] the first FILL, how many more there are)."""
-    found = list(filling(fill).items())
-    return found[:FILL], max(0, len(found) - FILL)
+    commands = list(filling(fill).items())
+    return commands[:FILL], max(0, len(commands) - FILL)
 
 
-def to_fill(fill: Sequence[tuple[str, str, str]], where: str) -> list[str]:
-    """Markdown's lines, `where` names the file that holds the rest."""
+def to_fill(fill: Sequence[tuple[str, str, str]], rest: str) -> list[str]:
+    """The paragraph that lists what to run, in Markdown; empty where nothing is missing. rest: which file lists all of it."""
     shown, more = first(fill)
     lines = [f"- {what}: `{command}`" for command, what in shown]
-    return ["To fill:\n\n" + "\n".join(lines + ([f"- and {more:,} more: {where}"] if more else []))] if fill else []
+    return ["To fill:\n\n" + "\n".join(lines + ([f"- and {more:,} more: {rest}"] if more else []))] if fill else []
 
 
 def markdown(table: Table) -> str:

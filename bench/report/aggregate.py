@@ -235,8 +235,7 @@ def _compare_with_random(cells: Sequence[Cell]) -> Iterator[Cell]:
     against = {cell.row.key: randoms[backbone_of(cell.row.config)] for cell in cells if not cell.row.untrained}
     pairs = {key: (place[key], place[random.row.key]) for key, random in against.items()
              if key in place and random.row.key in place}
-    found = compare_pairs([cell.runs for cell in enough], list(pairs.values()))
-    comparisons = dict(zip(pairs, found, strict=True))
+    comparisons = dict(zip(pairs, compare_pairs([cell.runs for cell in enough], list(pairs.values())), strict=True))
     for cell in cells:
         yield replace(cell, random=against.get(cell.row.key), comparison=comparisons.get(cell.row.key))
 

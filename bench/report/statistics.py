@@ -1,4 +1,4 @@
-"""Is one method better than another: over other test records, and over other runs of both?"""
+"""Is one method better than another? The answer counts both what other test records and what other runs would change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Comparison:
 class Ranking:
     """More than two methods over several tasks (Demsar 2006, JMLR 7:1-30).
 
-    Both tests take tasks for independent; where they share records, as PTB-XL's do, they find too much.
+    Both tests assume that tasks are independent. Where tasks share records, as PTB-XL's do, the tests find too many differences.
     """
 
     methods: tuple[str, ...]  # the best first
@@ -50,10 +50,10 @@ class Ranking:
 
 
 def compare(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> Comparison:
-    """What `difference` says of the runs of two methods, evaluations of one task.
+    """The comparison of two methods by their evaluations on one task; see `difference`.
 
-    A method's runs are its pre-trainings, each the mean of its evaluations; where all its evaluations are of one
-    backbone, its runs are these, and the comparison says nothing of other backbones of the method.
+    A method's runs are its pre-trainings; the score of one is the mean over its evaluations. Where all evaluations are of
+    one backbone, each of them is a run, and the comparison says nothing of other backbones of the method.
     UserError where they differ in task, data, classes or resamples, or a method has one run alone.
     """
     return compare_pairs([a, b], [(0, 1)])[0]
@@ -97,7 +97,7 @@ def runs_of(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_run(evaluations: Sequence[Evaluation], values: Sequence[Any]) -> np.ndarray:
-    """(n, ...) values of n evaluations -> (k, ...) means of their k runs, see `compare`."""
+    """(n, ...) values of n evaluations -> (k, ...) means of their k runs; `compare` says what a run is."""
     names = [each.config.pretrain for each in evaluations]
     if len(set(names)) == 1:
         names = [each.run_id for each in evaluations]
@@ -106,7 +106,7 @@ def by_run(evaluations: Sequence[Evaluation], values: Sequence[Any]) -> np.ndarr
 
 
 def welch(a: tuple[float, int], b: tuple[float, int]) -> float:
-    """Half the width of the interval of the difference of two means; of each the standard deviation, and of how many."""
+    """Half the width of Welch's interval of the difference of two means; each is (standard deviation, number of values)."""
     parts = [(sd**2 / n, n - 1) for sd, n in (a, b)]
     total = sum(v for v, _ in parts)
     return total**0.5 * float(stats.t.isf(LEVEL / 2, total**2 / sum(v**2 / df for v, df in parts))) if total else 0.0
@@ -114,44 +114,48 @@ def welch(a: tuple[float, int], b: tuple[float, int]) -> float:
 
 @dataclass(frozen=True)
 class Runs:
-    """What a comparison reads of a method's runs."""
+    """What a comparison needs to know of a method's runs."""
 
     count: int
     mean: float
-    variance: float  # of their scores
-    replicates: np.ndarray  # (R,) their mean on each resample, less its mean over resamples
-    shared: float  # covariance of two runs over resamples, mean of all pairs
+    variance: float  # of the scores
+    replicates: np.ndarray  # (R,) mean of the runs on each resample, minus its mean over resamples
+    shared: float  # covariance of two runs over resamples, mean over all pairs of runs
 
     @classmethod
     def of(cls, points: np.ndarray, replicates: np.ndarray) -> "Runs":
-        """(k,) scores and (k, R) the same on each resample; UserError where there are fewer than two of either."""
+        """Of (k,) scores and (k, R) scores on each resample; UserError where there are fewer than two runs or resamples."""
         k, resamples = replicates.shape
         if k < 2 or resamples < 2:
             raise UserError(f"a method with {k} runs and {resamples} resamples: two of each are needed to know how they vary; "
                             f"add seeds")
         centred = replicates - replicates.mean(1, keepdims=True)
         mean = centred.mean(0)
-        own = np.square(centred).sum() / (resamples - 1)
-        shared = (k**2 * (mean @ mean) / (resamples - 1) - own) / (k * (k - 1))
+        variances = np.square(centred).sum() / (resamples - 1)
+        shared = (k**2 * (mean @ mean) / (resamples - 1) - variances) / (k * (k - 1))
         return cls(k, float(points.mean()), float(points.var(ddof=1)), mean, float(shared))
 
 
 def difference(points_a: np.ndarray, replicates_a: np.ndarray, points_b: np.ndarray, replicates_b: np.ndarray) -> Comparison:
-    """The comparison of two methods by the scores (k,) of their runs and (k, R) the same on R shared resamples.
+    """The comparison of two methods by the scores (k,) of their runs, and (k, R) the scores on R shared resamples.
 
-    Runs and test records are both a sample: the analysis of readers and cases in radiology, with runs as readers
-    that belong to one method and read the same cases (Obuchowski & Rockette 1995, doi 10.1080/03610919508813243;
-    Hillis 2014, doi 10.1002/sim.5926). The variance of the difference is the variance over runs, each method's
-    divided by its number of runs, plus what two runs share through the test records: covariances of the replicates
-    of different runs, of each method minus those across methods. (A run's own variance over resamples is in the
-    variance over runs already.) Degrees of freedom by Satterthwaite, each method with a variance of its own: ours.
-    Runs count as independent across methods though they share seeds, which at worst makes the test careful. Where a
-    class has few positives it is not careful enough: one positive alone is in every resample, as if no other could be.
+    Both the runs and the test records are samples. The analysis is that of readers and cases in radiology: a run is a
+    reader that belongs to one method, and all readers read the same cases (Obuchowski & Rockette 1995,
+    doi 10.1080/03610919508813243; Hillis 2014, doi 10.1002/sim.5926). The variance of the difference is a sum of two
+    parts. The first is the variance over runs, each method's divided by its number of runs. The second is what two runs
+    share through the test records: the covariances of replicates of different runs of a method, minus those of runs of
+    different methods. (A run's own variance over resamples is in the variance over runs already.) The degrees of freedom
+    are Satterthwaite's with a variance for each method, which differs from the publications.
+
+    Runs count as independent across methods though they share seeds; at worst this makes the test too careful. The test
+    is not careful enough where a class has few positives: a single positive is in every resample, as if there could be
+    no other.
     """
     return _differences([Runs.of(points_a, replicates_a), Runs.of(points_b, replicates_b)], [(0, 1)])[0]
 
 
 def _differences(methods: Sequence[Runs], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """The comparison of each pair of methods, given by their places."""
     a, b = np.array(pairs).T
     count, mean, variance, shared = (np.array([getattr(m, key) for m in methods], np.float64)
                                      for key in ("count", "mean", "variance", "shared"))
@@ -160,19 +164,19 @@ def _differences(methods: Sequence[Runs], pairs: Sequence[tuple[int, int]]) -> l
     records = np.maximum(shared[a] + shared[b] - 2 * across, 0)
     each = variance / count
     runs = each[a] + each[b]
-    found, se = mean[a] - mean[b], np.sqrt(records + runs)
+    gap, se = mean[a] - mean[b], np.sqrt(records + runs)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = (records + runs) ** 2 / (each[a] ** 2 / (count[a] - 1) + each[b] ** 2 / (count[b] - 1))
         freedom[runs == 0] = np.inf
-        p = np.where(se > 0, 2 * stats.t.sf(abs(found) / se, freedom), found == 0)
+        p = np.where(se > 0, 2 * stats.t.sf(abs(gap) / se, freedom), gap == 0)
     half = se * stats.t.isf(LEVEL / 2, freedom)
-    columns = (c.tolist() for c in (found, found - half, found + half, p, np.sqrt(records), np.sqrt(runs)))
+    columns = (c.tolist() for c in (gap, gap - half, gap + half, p, np.sqrt(records), np.sqrt(runs)))
     return [Comparison(difference, lower, upper, p, sd_records, sd_runs, (methods[i].count, methods[j].count))
             for difference, lower, upper, p, sd_records, sd_runs, (i, j) in zip(*columns, pairs, strict=True)]
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values -> p values corrected for how many there are (Holm 1979), in the same order."""
+    """The p values, corrected for their number (Holm 1979), in the same order."""
     order = np.argsort(p, kind="stable")
     raised = np.asarray(p)[order] * np.arange(len(p), 0, -1)
     out = np.empty(len(p))
@@ -181,7 +185,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def ranking(scores: Mapping[str, Sequence[float]]) -> Ranking:
-    """The ranking of three or more methods by their scores on two or more tasks, the same tasks in the same order."""
+    """The ranking of three or more methods by their scores on two or more tasks; all have the same tasks in the same order."""
     lengths = {len(values) for values in scores.values()}
     if len(scores) < 3 or len(lengths) > 1 or min(lengths) < 2 or not np.isfinite(list(scores.values())).all():
         raise UserError(f"a ranking needs 3 or more methods with finite scores on the same 2 or more tasks, got methods "
