@@ -11,7 +11,7 @@ import torch
 from bench.core import progress
 from bench.core.errors import UserError, unknown
 from bench.core.processes import ALONE, World
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest import prepare as preparing
 from bench.data.ingest.records import open_records
 from bench.data.loader import PLACES
@@ -68,7 +68,7 @@ def prepare(corpus: str, folder: str | Path, *, work: str | Path = "work", name:
     """
     stores = Path(work) / "stores"
     rate_hz = 500 if rate_hz is None and corpus != "array" else rate_hz
-    source = open_source(corpus, Path(folder), rate_hz)
+    source = open_corpus(corpus, Path(folder), rate_hz)
     with progress.bar(f"prepare {name or source.name}", len(source.records)) as bar:
         return preparing.prepare(
             source, stores, name=name, rate_hz=rate_hz, resampling=resampling,

@@ -274,7 +274,7 @@ class Checks:
         with torch.device("meta"):  # shapes alone
             build_model(config)
         if config.optim.steps and key not in self.seen:
-            self.seen[key] = leak.seen([self.stores[name] for name in data.mix], data.folds,
+            self.seen[key] = leak.training_marks([self.stores[name] for name in data.mix], data.folds,
                                        round(data.crop_seconds * data.rate_hz))
         for each in run.evaluations.values():
             rule = canonical(each.replace(seed=0))

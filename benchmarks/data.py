@@ -22,10 +22,9 @@ import wfdb
 from rich.console import Console
 from rich.table import Table
 
-from bench.core import memory
 from bench.core.errors import UserError
 from bench.core.files import sha256, write_text
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.loader import Loader
 from bench.data.signal import LEADS, fill_gaps, resample
@@ -82,7 +81,7 @@ def preparing(console: Console, corpus: Path, rounds: int, folder: Path) -> dict
     """records/s from published files to a finished store, against a loop that reads the same files with wfdb."""
     out = {}
     for kind, where in (("ptb-xl", corpus), ("georgia", challenge_like(corpus, folder / "georgia"))):
-        few = open_source(kind, where, 500)
+        few = open_corpus(kind, where, 500)
         source = dataclasses.replace(few, records=pd.concat([few.records] * MANY, ignore_index=True))
         stems = [str(p.with_suffix("")) for p in sorted(where.rglob("*.hea")) if "records100" not in p.parts]
         rates: dict[str, list[float]] = {}
@@ -128,7 +127,6 @@ def transforming(console: Console, published: Path | None, rounds: int, folder: 
     out: dict[str, Any] = {}
     rng = np.random.default_rng(0)
     rows = []
-    memory.keep()  # as preparing does
     for rate_hz, samples in ((400, 4096), (1000, 38400), (257, 46260)):
         x = rng.normal(size=(max(2, 400_000 // samples), samples, 12)).cumsum(1)
         x -= x.mean(1, keepdims=True)
@@ -189,7 +187,8 @@ def sparse_store(folder: Path, records: int) -> Path:
         return {"bytes": (folder / name).stat().st_size, **digest}
 
     manifest: dict[str, Any] = {
-        "format": FORMAT, "name": folder.name, "source": "sparse", "version": "1", "rate_hz": 500, "leads": list(LEADS),
+        "format": FORMAT, "name": folder.name, "corpus": "sparse", "version": "1", "kinds": {}, "rate_hz": 500,
+        "leads": list(LEADS),
         "units": "mV", "scale": 0.001, "records": records, "samples": records * SAMPLES, "mean": [0.0] * 12, "sd": [1.0] * 12,
         "stats_folds": [], "tasks": {}, "files": {name: entry(name) for name in FILES}}
     manifest["fingerprint"] = fingerprint(manifest)

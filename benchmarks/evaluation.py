@@ -22,10 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli.options import where
-from bench.core import memory
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
-from bench.data.corpora import Recording, Source
+from bench.data.corpora import CorpusFolder, Recording
 from bench.data.ingest.prepare import prepare
 from bench.data.loader import Crops
 from bench.data.signal import LEADS
@@ -65,15 +64,13 @@ def noise_store(folder: Path, records: int) -> Store:
         first = int(row.record_id)
         return Recording(RATE_HZ, noise[:, first: first + SECONDS * RATE_HZ], np.full(len(LEADS), 1000.0), np.zeros(len(LEADS)))
 
-    return prepare(Source("noise", "1", RATE_HZ, "mV", 0.001, table, {}, read), folder)
+    return prepare(CorpusFolder("noise", "1", RATE_HZ, "mV", 0.001, table, {}, read), folder)
 
 
 class Ours:
     """The parts of our evaluations of one backbone, each measured in seconds by a method of its name."""
 
     def __init__(self, size: str, precision: str, store: Store, there: Workspace, records: int):
-        if there.device.type == "cpu":
-            memory.keep()  # as evaluate does
         self.there, self.rows = there, np.arange(records)
         place = np.add.outer(self.rows, np.arange(CLASSES))
         labels = (place % min(PER_CLASS, records) == 0).astype(np.float32)

@@ -25,11 +25,10 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.cli.options import where
-from bench.core import memory
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.core.rng import seeded
-from bench.data.corpora import Recording, Source
+from bench.data.corpora import CorpusFolder, Recording
 from bench.data.ingest.prepare import prepare
 from bench.data.loader import PREFETCH, Loader
 from bench.data.signal import LEADS
@@ -98,7 +97,7 @@ def noise_store(folder: Path, records: int, samples: int) -> Store:
         first = int(row.record_id)
         return Recording(RATE_HZ, noise[:, first:first + samples], np.full(len(LEADS), 1000.0), np.zeros(len(LEADS)))
 
-    return prepare(Source("noise", "1", RATE_HZ, "mV", 0.001, table, {}, read), folder)
+    return prepare(CorpusFolder("noise", "1", RATE_HZ, "mV", 0.001, table, {}, read), folder)
 
 
 def loader_rows(plan: Plan, store: Store, published: Published | None) -> list[Row]:
@@ -305,8 +304,6 @@ def run(given: argparse.Namespace, console: Console) -> None:
         cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}  # empty: compiling costs what it costs at first
         undo.enter_context(patch.dict(os.environ, cache | os.environ))
         plan = planned(given)
-        if plan.device.type == "cpu":
-            memory.keep()  # as pretrain does
         if given.published:
             published = Published(given.published, str(plan.device), torch.get_num_threads())
             undo.callback(published.close)

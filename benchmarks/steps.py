@@ -23,7 +23,6 @@ from rich.table import Table
 
 from bench import catalogue
 from bench.cli.options import where
-from bench.core import memory
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.core.rng import seeded
@@ -44,8 +43,6 @@ def one(name: str, size: str, batch: int, precision: str, compiled: bool, device
     made = load_pretrain_config(name, overrides_of(
         {"encoder.size": size, "optim.batch": batch, "optim.precision": precision}))
     settings, data = made["optim"], made["data"]
-    if device.type == "cpu":
-        memory.keep()  # as pretrain does
     model = build_model(made).to(device).train()
     optimiser = optim.adamw(model, settings)
     if compiled:

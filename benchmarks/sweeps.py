@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench import sweeps as sweep
 from bench.core.files import write_text
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 from slurm import cluster, commands, cost, lease, plan, status, submit
@@ -35,7 +35,7 @@ def store(folder: Path) -> None:
     (corpus / "records.csv").write_text("\n".join(["record_id,fold,letter", *rows, ""]))
     (corpus / "dataset.yaml").write_text(yaml.safe_dump({
         "name": "noise", "rate_hz": 100, "leads": list(LEADS), "units": "mV", "scale": 0.001, "tasks": ["letter"]}))
-    prepare(open_source("array", corpus, None), folder / "stores")
+    prepare(open_corpus("array", corpus, None), folder / "stores")
 
 
 def spec(runs: int) -> dict[str, dict[str, object]]:

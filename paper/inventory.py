@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from bench.core.yaml import read_yaml
-from bench.data.corpora import Corpus, modules
+from bench.data.corpora import Corpus, known_corpora
 from bench.encoders import vit
 from bench.encoders.config import EncoderConfig
 from bench.report.names import MISSING
@@ -43,7 +43,7 @@ def corpora(results: Results) -> Sheet:
         for store, each in seen.items():
             if each["records"] is not None:  # of an imported backbone: unknown
                 used.setdefault(each["source"], set()).add((store, each["version"], each["records"]))
-    known: list[Corpus] = [m.CORPUS for m in modules().values() if m.CORPUS.records]
+    known: list[Corpus] = [corpus for corpus in known_corpora().values() if corpus.records]
     known.sort(key=lambda corpus: -(corpus.records or 0))
     data: list[dict[str, Any]] = []
     fill = []

@@ -33,7 +33,7 @@ from bench.core.errors import UserError
 from bench.core.files import ROOT, write_text
 from bench.core.models import canonical
 from bench.core.yaml import read_yaml
-from bench.data.corpora import modules
+from bench.data.corpora import known_corpora
 from bench.encoders.vit import SIZES
 from bench.evaluation.protocols import list_protocols, load_defaults
 from bench.report.aggregate import Cell, Report, spread
@@ -126,7 +126,7 @@ def known() -> Iterator[Number]:
         families[header(path).get("family", "")] += method != RANDOM
     yield from ((("methods", family), count(n)) for family, n in families.items())
     yield ("methods",), count(families.total())
-    corpora = [module.CORPUS for module in modules().values() if module.CORPUS.records]
+    corpora = [corpus for corpus in known_corpora().values() if corpus.records]
     for corpus in corpora:
         yield ("corpus", corpus.name, "records"), count(corpus.records)
         yield ("corpus", corpus.name, "seconds"), count(corpus.seconds)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from pretraining import Pretraining
 
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 from bench.data.store import Store
@@ -52,7 +52,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "records.csv").write_text("\n".join(["record_id,fold,pitch", *rows, ""]))
     (folder / "dataset.yaml").write_text(yaml.safe_dump({
         "name": "tiny", "rate_hz": 100, "leads": list(LEADS), "units": "mV", "scale": 0.001, "tasks": ["pitch"]}))
-    prepare(open_source("array", folder, None), folder / "stores")
+    prepare(open_corpus("array", folder, None), folder / "stores")
     return folder / "stores"
 
 

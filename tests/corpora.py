@@ -1,15 +1,18 @@
 """Small corpora and stores for the tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import wfdb
 import yaml
 
-from bench.data.corpora import Recording, Source
+from bench.core.errors import UserError
+from bench.core.files import read_json
+from bench.data.corpora import CorpusFolder, Recording
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 from bench.data.store import Store
@@ -21,7 +24,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def wfdb_mv(path: Path) -> np.ndarray:
-    """(12, T) as wfdb reads it, in the suite's order; path with or without its suffix."""
+    """(12, T) as wfdb reads it, in the order of LEADS; path with or without its suffix."""
     record = wfdb.rdrecord(str(path.with_suffix("")))
     names = [name.casefold() for name in record.sig_name]
     return record.p_signal.T[[names.index(lead.casefold()) for lead in LEADS]]
@@ -29,7 +32,7 @@ def wfdb_mv(path: Path) -> np.ndarray:
 
 def array_corpus(folder: Path, signals: np.ndarray, records: dict[str, Sequence[Any]] | None = None,
                  **spec: Any) -> Path:
-    """A folder that the source `array` reads; records' columns and dataset.yaml's keys (None: left out) as given."""
+    """A folder of a user's own data; records' columns and dataset.yaml's keys (None: left out) as given."""
     folder.mkdir(parents=True)
     np.save(folder / "signals.npy", signals)
     table = {"record_id": [f"r{i}" for i in range(len(signals))], **(records or {})}
@@ -39,22 +42,40 @@ def array_corpus(folder: Path, signals: np.ndarray, records: dict[str, Sequence[
     return folder
 
 
-def source(signals: np.ndarray | Sequence[np.ndarray], folds: Sequence[int] = (), *, name: str = "mine",
-           rate_hz: int = 100, units: str = "mV", labels: Sequence[str] = (), **more: Any) -> Source:
-    """A source of (12, any length) int16 signals in units of 0.001, with one task `kind` where there are labels."""
+def corpus_folder(signals: np.ndarray | Sequence[np.ndarray], folds: Sequence[int] = (), *, name: str = "mine",
+                  rate_hz: int = 100, units: str = "mV", labels: Sequence[str] = (), **more: Any) -> CorpusFolder:
+    """A corpus of (12, any length) int16 signals in steps of 0.001, with one task `kind` where there are labels."""
     n = len(signals)
     records = pd.DataFrame({"record_id": [f"r{i}" for i in range(n)], "patient_id": "", "fold": list(folds) or [0] * n,
                             "row": range(n), **({"kind": labels} if labels else {})})
     tasks = {"kind": sorted({x for text in labels for x in text.split(";") if x})} if labels else {}
-    return Source(name=name, version="1", rate_hz=rate_hz, units=units, scale=0.001, records=records, tasks=tasks,
-                  read=lambda row: Recording(rate_hz, signals[row.row], np.full(12, 1000.0), np.zeros(12)),
-                  stats_folds=list(range(1, 9)) if folds else [], **more)
+    return CorpusFolder(name=name, version="1", rate_hz=rate_hz, units=units, scale=0.001, records=records, tasks=tasks,
+                        read=lambda row: Recording(rate_hz, signals[row.row], np.full(12, 1000.0), np.zeros(12)),
+                        stats_folds=list(range(1, 9)) if folds else [], **more)
 
 
 def store(folder: Path, signals: np.ndarray | Sequence[np.ndarray], folds: Sequence[int] = (), *,
           at_hz: int | None = None, **more: Any) -> Store:
     """A prepared store of these signals in folder."""
-    return prepare(source(signals, folds, **more), folder, rate_hz=at_hz)
+    return prepare(corpus_folder(signals, folds, **more), folder, rate_hz=at_hz)
+
+
+def report(prepared: Store) -> dict[str, Any]:
+    """prepare.json of a store."""
+    return read_json(prepared.folder / "prepare.json", "report")
+
+
+def rows(corpus: CorpusFolder) -> list[Any]:
+    """The rows of its records, as `read` takes them."""
+    return list(corpus.records.itertuples())
+
+
+def change(path: Path, /, **columns: str) -> None:
+    """Write one value into the second row of some columns of a csv."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns={"Unnamed: 0": ""})
+    for column, value in columns.items():
+        table.loc[1, column] = value
+    table.to_csv(path, index=False)
 
 
 INSERTED = [b"0", b"1", b"9", b" ", b"\t", b"\n", b"\r", b"-", b"+", b".", b"e", b"x", b":", b"/", b"(1)", b"#", b"\0",
@@ -83,3 +104,27 @@ def mutated(rng: np.random.Generator, content: bytes, kinds: int = 7) -> bytes:
     else:
         lines[i:i] = [lines[j]]
     return b"\n".join(lines)
+
+
+def count_survivors(paths: list[Path], cases: int, use: Callable[[], object]) -> int:
+    """How often use() succeeded with one of the files damaged; it may fail with a UserError of one line alone."""
+    rng, succeeded = np.random.default_rng(3), 0
+    original = {path: path.read_bytes() for path in paths}
+    for case in range(cases):
+        path = paths[case % len(paths)]
+        path.write_bytes(mutated(rng, original[path]))
+        try:
+            use()
+            succeeded += 1
+        except UserError as error:
+            assert len(str(error)) < 800 and str(error).isprintable(), error
+        path.write_bytes(original[path])
+    return succeeded
+
+
+def refused(folder: Callable[[], object], *texts: str) -> None:
+    """Assert that this raises a UserError of one line with each of the texts."""
+    with pytest.raises(UserError) as raised:
+        folder()
+    message = str(raised.value)
+    assert all(text in message for text in texts) and "\n" not in message, message

@@ -36,7 +36,7 @@ class Site:
         self.files = files
         self.tricks: dict[str, list[tuple]] = {}  # end of a path -> what goes wrong with its next requests, in order
         self.always: dict[str, tuple] = {}  # ... with all of them
-        self.asked: list[tuple[str, str]] = []  # path and Range of every request
+        self.requests: list[tuple[str, str]] = []  # path and Range of every request
         self.times: list[float] = []
         self.connections = 0
         self.pause = 0.0  # seconds between two pieces of 4096 bytes
@@ -77,11 +77,11 @@ class Site:
 
 @contextlib.contextmanager
 def site(files: dict[str, bytes]) -> Iterator[Site]:
-    made = Site(files)
+    server = Site(files)
     try:
-        yield made
+        yield server
     finally:
-        made.down()
+        server.down()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -116,8 +116,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.get()
 
     def get(self) -> None:
-        site, asked = self.site, self.headers.get("Range", "")
-        site.asked.append((self.path, asked))
+        site, wanted = self.site, self.headers.get("Range", "")
+        site.requests.append((self.path, wanted))
         site.times.append(time.monotonic())
         what, *given = site.trick(self.path)
         body = site.files.get(self.path)
@@ -133,17 +133,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if what == "wrong":
             body = bytes([body[0] ^ 1]) + body[1:]
         tag = f'"{hashlib.md5(body).hexdigest()}"' if site.tag else ""
-        span = re.fullmatch(r"bytes=(\d+)-", asked)
+        span = re.fullmatch(r"bytes=(\d+)-", wanted)
         first = int(span[1]) if span and what != "no range" and self.headers.get("If-Range", tag) == tag else 0
         if first and first >= len(body):
             return self.answer(416, Content_Range=f"bytes */{len(body)}")
         left = body[first:]
-        told = f"bytes {first + (what == 'other range')}-{len(body) - 1}/{len(body)}" if first else ""
+        content_range = f"bytes {first + (what == 'other range')}-{len(body) - 1}/{len(body)}" if first else ""
         lie = {"longer": 50, "shorter": -50}.get(what, 0)
         if what == "cut":  # after a part of it
             left = left[:(len(left) + 1) // 2]
             lie = len(body) - first - len(left)
-        self.answer(206 if first else 200, left, ETag=tag, Content_Range=told,
+        self.answer(206 if first else 200, left, ETag=tag, Content_Range=content_range,
                     Content_Length="" if what == "no length" else str(len(left) + lie),
                     Content_Encoding="gzip" if what == "gzip" else "")
         if what in ("cut", "longer", "no length"):

@@ -17,8 +17,8 @@ from torch import Tensor
 from bench.backbones.backbone import Backbone
 from bench.core.errors import UserError
 from bench.core.files import replace_file
-from bench.data.corpora import Recording, Refused, Source
-from bench.data.ingest import prepare
+from bench.data.corpora import CorpusFolder, Recording, Refusal
+from bench.data.ingest.convert import convert_all
 from bench.data.ingest.records import ANY_RATE
 from bench.evaluation.diagnostics import cka
 from bench.evaluation.protocols import load_defaults
@@ -96,7 +96,7 @@ class _Averages:
         return means
 
 
-def average_over_crops(function: Callable[[Tensor], Tensor], source: Source, backbone: Backbone, settings: HeadConfig,
+def average_over_crops(function: Callable[[Tensor], Tensor], source: CorpusFolder, backbone: Backbone, settings: HeadConfig,
                        reading: Reading) -> Applied:
     """The mean of function, (B, 12, T) in the backbone's units -> (B, K), over the crops of every record.
 
@@ -111,12 +111,12 @@ def average_over_crops(function: Callable[[Tensor], Tensor], source: Source, bac
     def read(row: Any) -> Recording:
         recording = source.read(row)
         if recording.rate_hz != rate_hz and not reading.resample:
-            raise Refused("other rate", f"has {recording.rate_hz} Hz, the backbone takes {rate_hz}; --resample converts it")
+            raise Refusal("other rate", f"has {recording.rate_hz} Hz, the backbone takes {rate_hz}; --resample converts it")
         return recording
 
     averages, refused = _Averages(function, reading.device), dict[str, str]()
     resampled = gaps_filled = 0
-    rows = prepare.each(replace(source, read=read), 0, rate_hz, RESAMPLING, reading.workers)
+    rows = convert_all(replace(source, read=read), rate_hz, RESAMPLING, workers=reading.workers)
     for done, (row, outcome) in enumerate(rows, 1):
         signal = outcome.signal
         if signal is None:
@@ -138,7 +138,7 @@ def average_over_crops(function: Callable[[Tensor], Tensor], source: Source, bac
     return Applied(averages.record_id, averages.means(), np.array(averages.counts), refused, about)
 
 
-def check_form(source: Source, backbone: Backbone, crop_seconds: float, resample: bool) -> None:
+def check_form(source: CorpusFolder, backbone: Backbone, crop_seconds: float, resample: bool) -> None:
     """UserError where the backbone cannot take the records' units or rate, or crops of this length."""
     rate_hz, patch = backbone.rate_hz, backbone.encoder.patch
     if source.units != backbone.units:
@@ -150,7 +150,7 @@ def check_form(source: Source, backbone: Backbone, crop_seconds: float, resample
                         f"{patch} samples")
 
 
-def embed_records(backbone: Backbone, source: Source, reading: Reading) -> Applied:
+def embed_records(backbone: Backbone, source: CorpusFolder, reading: Reading) -> Applied:
     """(n, D) embeddings: the mean of the tokens, registers left out, over the crops that an evaluation would take."""
     assert backbone.config is not None
     settings = HeadConfig.model_validate(load_defaults("linear").value["evaluation"])

@@ -12,7 +12,7 @@ import torch
 from bench.backbones.backbone import CONFIG, WEIGHTS, Backbone, BackboneConfig
 from bench.core.errors import UserError
 from bench.core.files import replace_file, write_text
-from bench.data.corpora import modules
+from bench.data.corpora import known_corpora
 from bench.data.signal import LEADS
 from bench.training import checkpoint
 from bench.training.summary import count_parameters
@@ -82,8 +82,8 @@ def _scores(run: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
 def find_licence(corpus: str) -> str:
     """The licence of a corpus's data; "unknown" where the corpus is not one of the suite's."""
-    known = modules()
-    return str(known[corpus].CORPUS.licence) if corpus in known else "unknown"
+    known = known_corpora()
+    return str(known[corpus].licence) if corpus in known else "unknown"
 
 
 CARD = """\

@@ -247,7 +247,7 @@ def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | N
     with lock_file(folder / "lock", f"run {run}"):
         checkpoint.remove_partial(folder)
         write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
-        marks = leak.seen(saw or (), config.data.folds, published.config.channel_size)
+        marks = leak.training_marks(saw or (), config.data.folds, published.config.channel_size)
         checkpoint.save(folder / checkpoint_name(1), Checkpoint(
             {f"model/encoder.{k}": v for k, v in encoder.items()} | {f"seen/{k}": v for k, v in marks.items()},
             {"config": config.to_json(), "run_id": run, "leads": list(LEADS), "rate_hz": config.data.rate_hz,
@@ -272,7 +272,7 @@ def describe_seen(published: Published, config: PretrainConfig, saw: Sequence[St
         names = list(published.config.datasets) or [UNKNOWN]
         return {corpus: {"source": corpus, "version": UNKNOWN, "records": None} for corpus in names}
     samples = published.config.channel_size
-    return {s.name: {"source": s.manifest["source"], "version": s.manifest["version"],
+    return {s.name: {"source": s.corpus, "version": s.version,
                      "records": len(eligible(s, config.data.folds, samples))} for s in saw}
 
 
@@ -283,7 +283,7 @@ def describe_run(published: Published, weights: str, name: str, saw: Sequence[St
         if store.rate_hz != theirs.sampling_frequency:
             raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone {theirs.sampling_frequency} Hz; "
                             f"prepare the store at that rate")
-    stated = {s.name: theirs.datasets.get(s.manifest["source"]) for s in saw or ()}
+    stated = {s.name: theirs.datasets.get(s.corpus) for s in saw or ()}
     shares = {name: float(share) for name, share in stated.items() if isinstance(share, int | float) and share > 0}
     if shares.keys() != stated.keys():  # not all are named there: equal shares
         shares = dict.fromkeys(stated, 1.0)

@@ -13,7 +13,7 @@ from bench.backbones.backbone import Backbone
 from bench.backbones.embed import Applied, Reading, average_over_crops
 from bench.core.errors import UserError
 from bench.core.files import read_json, write_text
-from bench.data.corpora import Source
+from bench.data.corpora import CorpusFolder
 from bench.data.signal import LEADS
 from bench.encoders import vit
 from bench.evaluation import heads, tasks
@@ -102,7 +102,7 @@ def load_thresholds(results: Path, run: str) -> dict[str, float]:
     return {name: each["threshold"] for name, each in per_class.items() if each.get("threshold") is not None}
 
 
-def predict_records(classifier: Classifier, source: Source, reading: Reading) -> Applied:
+def predict_records(classifier: Classifier, source: CorpusFolder, reading: Reading) -> Applied:
     """(n, C) probabilities, as the evaluation computed them."""
     classifier, config = classifier.to(reading.device), classifier.facts.config
     settings = config.evaluation

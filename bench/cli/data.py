@@ -32,9 +32,9 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all
     import json
     from dataclasses import asdict
 
-    from bench.data.corpora import modules
+    from bench.data.corpora import known_corpora
 
-    corpora = [m.CORPUS for _, m in sorted(modules().items())]
+    corpora = list(known_corpora().values())
     if as_json:
         print(json.dumps([asdict(c) for c in corpora], indent=1))
         return
@@ -61,13 +61,13 @@ def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.
                                                         "https://zenodo.org/api.")] = None) -> None:
     """Download a corpus as it is published and verify every checksum. If it is stopped, the same command continues."""
     from bench.core.errors import unknown
-    from bench.data.corpora import modules
+    from bench.data.corpora import known_corpora
     from bench.data.ingest.download import download as fetch
 
-    known = modules()
+    known = known_corpora()
     if corpus not in known:
         raise unknown("corpus", corpus, known)
-    files = fetch(known[corpus].CORPUS, folder, subset=subset, dry_run=dry_run, parallel=parallel, mirror=mirror)
+    files = fetch(known[corpus], folder, subset=subset, dry_run=dry_run, parallel=parallel, mirror=mirror)
     if not dry_run:
         print(f"{folder}: {files:,} files, every checksum is right. Next: ecgssl data prepare {corpus} --from {folder}"
               + (" --skip-bad, as its tables list records that are not here" if subset else ""))
@@ -111,7 +111,7 @@ def show_report(store: Any) -> None:
         few = [f"{k}: {v}" for k, v in list(found.items())[:2]] if isinstance(found, dict) else found[:2]
         table.add_row(what, f"{len(found):,}", "; ".join(map(str, few)) + ("; ..." if len(found) > 2 else ""))
 
-    table.add_row("found", f"{report['found']:,}", "")
+    table.add_row("all", f"{report['records']:,}", "")
     table.add_row("accepted", f"{report['accepted']:,}", "")
     for reason, group in sorted(report["refused"].items()):
         row(f"refused{', by rule' if group['by_rule'] else ''}: {reason}", group["records"])
@@ -157,7 +157,7 @@ def show(store: Any) -> None:
     """Print what a store holds."""
     m = store.manifest
     seconds = m["samples"] / m["rate_hz"]
-    print(f"store {m['name']} ({m['source']} {m['version']}), fingerprint {m['fingerprint']}\n"
+    print(f"store {m['name']} ({m['corpus']} {m['version']}), fingerprint {m['fingerprint']}\n"
           f"{m['records']:,} records, {seconds:,.0f} s ({seconds / 3600:,.1f} h), {m['rate_hz']} Hz, {m['units']}, "
           f"{m['files']['signals.i16']['bytes']:,} bytes")
     for name in ("mean", "sd"):

@@ -76,7 +76,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
     from bench import sweeps
     from bench.core.files import ROOT
-    from bench.data.corpora import open_source
+    from bench.data.corpora import open_corpus
     from bench.data.ingest import prepare as preparing
     from bench.data.store import open_by_name
     from bench.plot import pictures
@@ -86,7 +86,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     if not corpus.exists():
         synth(corpus)
     if not (work / "stores" / "synthetic").exists():
-        preparing.prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic",
+        preparing.prepare(open_corpus("ptb-xl", corpus, 100), work / "stores", name="synthetic",
                           workers=len(os.sched_getaffinity(0)))
     sweeps.run_sweep(ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
     store, drawn = open_by_name(work / "stores", "synthetic"), out / "figures"

@@ -24,7 +24,10 @@ def _whole(value: Any) -> Any:
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("rule", "a number")
-    return float(value)  # 3 and 3.0 must name the same run
+    try:
+        return float(value)  # 3 and 3.0 must name the same run
+    except OverflowError:
+        raise PydanticCustomError("rule", "a number below 1.8e308") from None
 
 
 def _text(value: Any) -> Any:

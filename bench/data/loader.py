@@ -15,12 +15,12 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.data import leak
 from bench.data.signal import LEADS
-from bench.data.store import Store, eligible
+from bench.data.store import Store, eligible, explain_none_eligible
 
 CLIP = 5.0  # standard deviations (arXiv 2410.13867)
-PREFETCH = 2  # batches gathered ahead; ours
-IN_CACHE = 8  # records that a CPU normalises at a time, 2 MB of the longest crops: one pass through memory, not four; ours
-READERS = 8  # threads of positioned reads; ours, benchmarks/ measures it
+PREFETCH = 2  # batches gathered ahead
+IN_CACHE = 8  # records that a CPU normalises at a time: they stay in its cache during the four steps
+READERS = 8  # threads of positioned reads; benchmarks/data.py measures them
 PLACES = ("auto", "device", "host")
 
 
@@ -30,14 +30,12 @@ def _readers() -> ThreadPoolExecutor:
 
 
 class Crops:
-    """int16 crops of one store's records, gathered for a whole batch at once, normalised on the device.
-
-    place: where the signals are gathered from. "host" reads each record at its position in the file: several times
-    as fast as a memory map, in the page cache or not (benchmarks/). "device" copies the file there whole; on a CPU
-    that is a memory map.
-    """
+    """int16 crops of one store's records, gathered for a whole batch at once and normalised on the device."""
 
     def __init__(self, store: Store, samples: int, device: torch.device, place: str = "host"):
+        """place: from which memory the signals are gathered. "host" reads each record at its position in the file, which
+        is several times as fast as a memory map, in the page cache or not (benchmarks/data.py). "device" copies the whole
+        file to the device; on a CPU that is a memory map."""
         self.offset = torch.from_numpy(store.index["offset"] * len(LEADS))
         self.length = torch.from_numpy(store.index["length"].astype(np.int64))
         self.samples, self.device = samples, device
@@ -54,7 +52,7 @@ class Crops:
             os.close(file)
 
     def raw(self, record: Tensor, start: Tensor) -> Tensor:
-        """Records (B,) from sample start (B,) -> (B, 12, T) int16, where the signals lie."""
+        """Records (B,) from sample start (B,) -> (B, 12, T) int16, on the device or host that `place` names."""
         if self.file is not None:
             return self._read(record.numpy(), start.numpy())
         first = self.offset[record] + start
@@ -66,55 +64,56 @@ class Crops:
 
         def rows(part: np.ndarray) -> None:
             for i in part:
-                at, n, crop = 2 * int(offset[i]), int(length[i]), out[i]
+                position, n, crop = 2 * int(offset[i]), int(length[i]), out[i]
                 if n == self.samples:
-                    whole(self.file, crop, at)
+                    read_exactly(self.file, crop, position)
                 elif n <= 4 * self.samples:  # one read of all leads costs less than twelve
                     block = np.empty((len(LEADS), n), np.int16)
-                    whole(self.file, block, at)
+                    read_exactly(self.file, block, position)
                     crop[:] = block[:, start[i]: start[i] + self.samples]
                 else:
                     for lead in range(len(LEADS)):
-                        whole(self.file, crop[lead], at + 2 * (lead * n + int(start[i])))
+                        read_exactly(self.file, crop[lead], position + 2 * (lead * n + int(start[i])))
 
         parts = np.array_split(np.argsort(offset), READERS)
         list(_readers().map(rows, parts))
         return torch.from_numpy(out)
 
     def normalise(self, raw: Tensor, out: Tensor | None = None) -> Tensor:
-        """(B, 12, T) int16 -> float32 on the device: z-scored per lead with the store's statistics, clipped.
+        """(B, 12, T) int16 -> float32 on the device: z-scored per lead with the store's statistics, and clipped.
 
-        On a CPU it may go into `out`.
+        out: on a CPU, the tensor that takes the result.
         """
         if self.device.type != "cpu":
             x = raw.to(self.device, non_blocking=True).to(torch.float32)
             return x.mul_(self.gain).add_(self.shift).clamp_(-CLIP, CLIP)
         out = torch.empty(raw.shape, dtype=torch.float32) if out is None else out
-        for x, steps in zip(out.split(IN_CACHE), raw.split(IN_CACHE), strict=True):
-            x.copy_(steps).mul_(self.gain).add_(self.shift).clamp_(-CLIP, CLIP)
+        for first in range(0, len(raw), IN_CACHE):
+            few = slice(first, first + IN_CACHE)
+            out[few].copy_(raw[few]).mul_(self.gain).add_(self.shift).clamp_(-CLIP, CLIP)
         return out
 
 
-def whole(file: int | None, out: np.ndarray, at: int) -> None:
-    """Fill out from byte `at` of the file."""
+def read_exactly(file: int | None, out: np.ndarray, position: int) -> None:
+    """Fill `out` from this byte of the file on; UserError where the file ends before."""
     view = out.data.cast("B")
     assert file is not None
     while view:
-        got = os.preadv(file, [view], at)
-        if not got:
-            raise UserError("a store's signals.i16 ends before its last record; `ecgssl data verify` it")
-        view, at = view[got:], at + got
+        count = os.preadv(file, [view], position)
+        if not count:
+            raise UserError("a store's signals.i16 ends before its last record; `ecgssl data verify` names the store")
+        view, position = view[count:], position + count
 
 
 class Loader:
     """Random crops of records drawn from several stores with given weights.
 
-    Of a step's batch this process gathers the part of its rank: contiguous, disjoint, together the whole.
+    Several processes share a step's batch: each gathers the contiguous part of its rank.
     """
 
     def __init__(self, stores: Sequence[Store], weights: Sequence[float], *, folds: Sequence[int], seconds: float,
                  batch: int, seed: int, device: torch.device, place: str = "auto", rank: int = 0, world: int = 1):
-        """place as in Crops, or "auto": on a GPU that has room for twice the stores, else on the host."""
+        """place: as in Crops, or "auto": "device" on a GPU that has memory for twice the stores, else "host"."""
         rates = {s.rate_hz for s in stores}
         if len(rates) != 1:
             raise UserError("stores of different rates: " + ", ".join(f"{s.name} {s.rate_hz} Hz" for s in stores)
@@ -133,7 +132,7 @@ class Loader:
         self.eligible = [eligible(s, folds, self.samples) for s in stores]
         for store, rows in zip(stores, self.eligible, strict=True):
             if not len(rows):
-                raise UserError(f"store {store.name} has no record of {seconds:g} s or more in folds {list(folds)}")
+                raise explain_none_eligible(store, folds, self.samples)
         self.stores = stores
         self.lengths = [s.index["length"] for s in stores]
         self.crops = [Crops(s, self.samples, device, place) for s in stores]
@@ -154,7 +153,7 @@ class Loader:
 
     @functools.cached_property
     def _patients(self) -> list[np.ndarray]:
-        """Per store, a number for the patient of each record; a record of an unknown one has a number of its own."""
+        """Per store, a number for the patient of each record; a record of an unknown patient has a number of its own."""
         out = []
         for i, store in enumerate(self.stores):
             known = leak.marks(store, np.arange(len(store.index)))["patients"]
@@ -162,7 +161,7 @@ class Loader:
         return out
 
     def patients(self, step: int) -> Tensor:
-        """(B / world,) int64 of the records of this step's part: equal where two are of one patient."""
+        """(B / world,) int64: numbers of the patients of this step's part, equal where two records have one patient."""
         store, record, _ = (drawn[self.part] for drawn in self.draw(step))
         out = np.empty(len(store), np.int64)
         for i in np.unique(store):
@@ -183,7 +182,7 @@ class Loader:
         return out
 
     def normalise(self, gathered: list[tuple[int, Tensor, Tensor]], out: Tensor | None = None) -> Tensor:
-        """(B / world, 12, T) float32 on the device; in `out` where that is given."""
+        """The crops that `gather` gave, (B / world, 12, T) float32 on the device; in `out` where that is given."""
         if len(gathered) == 1:
             i, _, raw = gathered[0]
             return self.crops[i].normalise(raw, out)
@@ -193,7 +192,7 @@ class Loader:
         return x
 
     def empty(self) -> Tensor:
-        """Room for the rank's part of a batch."""
+        """An uninitialised tensor for the rank's part of a batch."""
         return torch.empty(self.part.stop - self.part.start, len(LEADS), self.samples, device=self.device)
 
     def batch_at(self, step: int) -> Tensor:
@@ -201,10 +200,10 @@ class Loader:
         return self.normalise(self.gather(step))
 
     def batches(self, first: int, end: int) -> Generator[Tensor, None, None]:
-        """The batches of steps first ... end - 1; a thread gathers ahead unless the stores lie on the device.
+        """The batches of steps first ... end - 1; a thread gathers ahead unless the stores are on the device.
 
-        On a CPU each batch takes the place of the one before, which is gone once the next is asked for: new memory
-        for every batch costs more than all else.
+        On a CPU every batch overwrites the one before: copy a batch that is needed for longer. To allocate memory for
+        each batch would cost more time than to fill it.
         """
         if self.place == "device":
             yield from map(self.batch_at, range(first, end))
@@ -217,7 +216,7 @@ class Loader:
                 item: Any
                 try:
                     item = self.gather(step)
-                except BaseException as error:  # raised again where the batch is awaited
+                except BaseException as error:  # raised again in the loop that waits for the batch
                     item = error
                 while not stop.is_set():
                     try:

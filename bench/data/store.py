@@ -1,11 +1,11 @@
-"""The on-disk form of a corpus: one int16 file, an index, a csv, and a manifest whose presence means complete.
+"""A store is the prepared form of a corpus on disk: one int16 file, an index, a csv, and a manifest.
 
-signals.i16    every record's leads one after the other: record 0 lead I, record 0 lead II, ... little-endian
-index.npy      INDEX of every record: where it lies, its fold, hashes of its samples
-records.csv    record_id, patient_id, one column per task: its labels, or the number; in the index's order
-prepare.json   what was refused, filled, clipped or found twice
-manifest.json  rate, leads, units, statistics, the other files' sizes and SHA-256 (but for signals.i16: the index has a
-               hash of every record), the fingerprint; written last
+signals.i16    the leads of every record one after the other: record 0 lead I, record 0 lead II, ... little-endian
+index.npy      INDEX of every record: its place in signals.i16, its fold, hashes of its samples
+records.csv    record_id, patient_id, and one column per task with labels or a number; in the order of the index
+prepare.json   a report: which records were refused, filled, clipped, or have the samples of another
+manifest.json  corpus, rate, leads, units, statistics, sizes and SHA-256 of the other files (signals.i16 has a hash per
+               record, in the index), the fingerprint. It is written last: a store without it is not complete.
 """
 
 import functools
@@ -27,19 +27,19 @@ from bench.core.files import read_json, sha256
 from bench.core.models import canonical
 from bench.data.signal import LEADS
 
-FORMAT = 3
+FORMAT = 4
 FILES = ("signals.i16", "index.npy", "records.csv", "prepare.json")
-HASHERS, HASHED = 4, 1024  # threads, records that one takes at a time; ours
-HASH_AT_OPEN = 4 << 30  # bytes; ours: a signal file up to this size is hashed whenever a store is opened
+HASH_THREADS, HASH_RECORDS = 4, 1024  # records that a thread takes at a time
+HASH_AT_OPEN = 4 << 30  # bytes: a signal file up to this size is hashed whenever a store is opened
 INDEX = np.dtype([("offset", "<i8"), ("length", "<i8"),  # samples per lead, of all records before it and of it
-                  ("digest", "<u8"),  # short_hash of its samples as published; 0: nothing to compare
-                  ("stored", "<u8"),  # the same of its samples in signals.i16: what their damage is found by
+                  ("digest", "<u8"),  # short_hash of its samples as published; 0: a flat record, which is like any other
+                  ("stored", "<u8"),  # short_hash of its samples in signals.i16, to find damage
                   ("fold", "<i4")])  # 0: none
 
 
 @dataclass(frozen=True)
 class Store:
-    """A complete store, opened read-only. Nothing in memory grows with it until it is asked for."""
+    """A complete store, opened read-only. Its signals and index stay on disk; only the pages in use take memory."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -48,15 +48,26 @@ class Store:
 
     @property
     def name(self) -> str:
-        return self.manifest["name"]
+        return str(self.manifest["name"])
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus that the records come from."""
+        return str(self.manifest["corpus"])
+
+    @property
+    def version(self) -> str:
+        """Of the corpus."""
+        return str(self.manifest["version"])
 
     @property
     def fingerprint(self) -> str:
-        return self.manifest["fingerprint"]
+        """16 hex digits: equal for stores with equal records, signals, labels, folds and statistics."""
+        return str(self.manifest["fingerprint"])
 
     @property
     def rate_hz(self) -> int:
-        return self.manifest["rate_hz"]
+        return int(self.manifest["rate_hz"])
 
     @property
     def mean(self) -> np.ndarray:
@@ -70,7 +81,7 @@ class Store:
 
     def kind(self, task: str) -> str:
         """multi-label, single-label or regression."""
-        return self.manifest.get("kinds", {}).get(task, "multi-label")
+        return str(self.manifest["kinds"].get(task, "multi-label"))
 
     @functools.cached_property
     def records(self) -> pd.DataFrame:
@@ -87,25 +98,25 @@ class Store:
         return counts.reindex(index=self.manifest["tasks"][task], columns=np.unique(self.index["fold"]), fill_value=0)
 
     def signal(self, index: int) -> np.ndarray:
-        """(12, samples) float64 of one record in the store's units; unresampled, to the last bit as wfdb reads it."""
+        """(12, samples) float64 of one record in the store's units; if not resampled, to the last bit what wfdb reads."""
         offset, length = (int(self.index[key][index]) for key in ("offset", "length"))
         start = offset * len(LEADS)
         raw = self.signals[start: start + length * len(LEADS)].view(len(LEADS), -1)
-        return raw.numpy() / (1 / self.manifest["scale"])  # WFDB divides by a gain; x 0.001 is not / 1000
+        return np.asarray(raw.numpy() / (1 / self.manifest["scale"]))  # WFDB divides by a gain; x 0.001 is not / 1000
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """16 hex digits over everything in the manifest that decides a result."""
+    """16 hex digits over everything in the manifest that changes a result: all but the report in prepare.json."""
     content = {k: v for k, v in manifest.items() if k != "fingerprint"}
     content["files"] = {k: v for k, v in manifest["files"].items() if k != "prepare.json"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
 def open_store(folder: Path, verify: bool | None = None) -> Store:
-    """The store in folder. Refuses an incomplete or damaged one, naming the file.
+    """The store in folder; UserError naming the file where the store is incomplete or damaged.
 
-    Sizes and the small files' hashes are always checked; every record's if verify is true, or by default when
-    the signals are no larger than HASH_AT_OPEN.
+    The sizes of all files and the hashes of the small ones are always checked. The hash of every record is checked where
+    verify is True, or by default (None) where signals.i16 has at most HASH_AT_OPEN bytes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; `ecgssl data prepare` makes a store")
@@ -138,35 +149,35 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
     if index.dtype != INDEX or len(index) != manifest["records"]:
         raise UserError(f"{folder / 'index.npy'} is damaged; prepare the store again")
     store = Store(folder, manifest, index, _mapped(folder / "signals.i16"))
-    thorough = files["signals.i16"][0] <= HASH_AT_OPEN if verify is None else verify
-    if thorough and (record := damaged(store)) is not None:
+    verify = files["signals.i16"][0] <= HASH_AT_OPEN if verify is None else verify
+    if verify and (record := first_damaged(store)) is not None:
         raise UserError(f"{folder / 'signals.i16'} is damaged (record {record}: its hash is not the index's); "
                         f"prepare the store again")
     return store
 
 
 def short_hash(samples: np.ndarray) -> int:
-    """64 bits of a contiguous array's bytes: XXH3, a tenth of the time of SHA-256. Chance collisions alone matter here."""
-    return xxhash.xxh3_64_intdigest(samples.data)
+    """64 bits of a contiguous array's bytes: XXH3, which takes a tenth of the time of SHA-256 and guards against accidents."""
+    return int(xxhash.xxh3_64_intdigest(samples.data))
 
 
-def damaged(store: Store) -> int | None:
-    """The first record whose samples are not those that were written."""
-    signals, index = _mapped(store.folder / "signals.i16").numpy(), store.index  # its pages are not this process's for good
+def first_damaged(store: Store) -> int | None:
+    """The first record whose samples are not those that were written; None where all are intact."""
+    signals, index = _mapped(store.folder / "signals.i16").numpy(), store.index  # a map of its own, whose pages go with it
 
     def wrong(first: int) -> int | None:
-        for i in range(first, min(first + HASHED, len(index))):
+        for i in range(first, min(first + HASH_RECORDS, len(index))):
             start, length = len(LEADS) * int(index["offset"][i]), len(LEADS) * int(index["length"][i])
             if short_hash(signals[start: start + length]) != index["stored"][i]:
                 return i
         return None
 
-    with ThreadPoolExecutor(HASHERS) as pool:
-        return next((i for i in pool.map(wrong, range(0, len(index), HASHED)) if i is not None), None)
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return next((i for i in pool.map(wrong, range(0, len(index), HASH_RECORDS)) if i is not None), None)
 
 
 def _mapped(path: Path) -> torch.Tensor:
-    """The file as int16, memory-mapped: larger than memory it may be, and a write would stay in this process."""
+    """The file as int16, memory-mapped: it may be larger than memory, and a write would not reach the file."""
     with path.open("rb") as f:
         flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's value; a name from Python 3.13 on
         return torch.frombuffer(mmap.mmap(f.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE),
@@ -174,7 +185,7 @@ def _mapped(path: Path) -> torch.Tensor:
 
 
 def open_by_name(stores: Path, name: str, verify: bool | None = None) -> Store:
-    """The store called name in the folder of stores; verify as open_store has it."""
+    """The store `name` in the folder `stores`; UserError where there is none. verify: as in open_store."""
     if not (stores / name).is_dir() or Path(name).name != name or name.startswith(".") or not name:
         known = sorted(p.parent.name for p in stores.glob("*/manifest.json") if not p.parent.name.startswith("."))
         raise UserError(f"no store {name!r} in {stores}. Known: {', '.join(known) or 'none'}; "
@@ -186,6 +197,18 @@ def open_by_name(stores: Path, name: str, verify: bool | None = None) -> Store:
 
 
 def eligible(store: Store, folds: Sequence[int], samples: int) -> np.ndarray:
-    """Rows of the store that may be drawn: of these folds, or of no fold; of `samples` samples or more."""
+    """Rows of the store that may be drawn: of these folds or of no fold, and with `samples` samples or more."""
     fold = store.index["fold"]
     return np.flatnonzero(((fold <= 0) | np.isin(fold, folds)) & (store.index["length"] >= samples))
+
+
+def explain_none_eligible(store: Store, folds: Sequence[int], samples: int) -> UserError:
+    """The error for a store without an eligible row: whether its folds or its lengths are the cause."""
+    in_folds = store.index["length"][eligible(store, folds, 0)]
+    folds_text = f"folds {', '.join(map(str, folds))}"
+    if not len(in_folds):
+        known = sorted(set(store.index["fold"].tolist()))
+        return UserError(f"store {store.name} has no record in {folds_text}. Known folds: {', '.join(map(str, known))}")
+    longest, seconds = int(in_folds.max()) / store.rate_hz, samples / store.rate_hz
+    return UserError(f"store {store.name}: all {len(in_folds):,} records in {folds_text} are shorter than the crop of "
+                     f"{seconds:g} s; the longest lasts {longest:g} s. Choose a shorter crop")

@@ -1,7 +1,7 @@
 """Crops and augmentations, batched on the device: pure functions of (batch, settings, random numbers).
 
-x is (B, C, T), normalised; every function draws its own numbers per record and returns a new tensor.
-Settings are ours unless a source is named.
+x is (B, C, T), normalised. Every function draws its own numbers per record and returns a new tensor. Where a docstring
+names no paper, the settings in the YAML files are our own choice.
 """
 
 import inspect
@@ -21,7 +21,7 @@ def _between(rng: Rng, low: float, high: float, *shape: int) -> Tensor:
     return low + (high - low) * rng.rand(*shape)
 
 
-def _at(x: Tensor, position: Tensor) -> Tensor:
+def _interpolate(x: Tensor, position: Tensor) -> Tensor:
     """x (B, C, T) at positions (B, S), linearly interpolated -> (B, C, S)."""
     left = position.floor().long().clamp_(0, x.shape[2] - 1)
     right = (left + 1).clamp_(max=x.shape[2] - 1)
@@ -31,7 +31,7 @@ def _at(x: Tensor, position: Tensor) -> Tensor:
 
 
 def crop(x: Tensor, samples: int, rng: Rng) -> Tensor:
-    """A window of `samples`, at a random place in each record -> (B, C, samples)."""
+    """A window of `samples` at a random position of each record -> (B, C, samples)."""
     if samples == x.shape[2]:
         return x
     start = (rng.rand() * (x.shape[2] - samples + 1)).long()
@@ -43,7 +43,7 @@ def resized_crop(x: Tensor, samples: int, rng: Rng, share: list[float]) -> Tenso
     length = _between(rng, share[0], share[1]) * samples
     start = rng.rand() * (x.shape[2] - length)
     steps = torch.linspace(0, 1, samples, device=x.device)
-    return _at(x, start[:, None] + steps * (length - 1).clamp(min=0)[:, None])
+    return _interpolate(x, start[:, None] + steps * (length - 1).clamp(min=0)[:, None])
 
 
 def time_out(x: Tensor, rng: Rng, share: list[float]) -> Tensor:
@@ -72,8 +72,8 @@ def baseline_wander(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tens
 def mains_hum(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tensor:
     """50 or 60 Hz, one phase per record and a strength per lead of at most `amplitude` (in sd of the lead).
 
-    Above half the rate it is folded back, as sampling without a filter does; where that folds it to nothing
-    (50 Hz at 100 Hz) it is a steady alternation.
+    Above half the sampling rate it appears at a lower frequency, as it does when a device samples without a filter; 50 Hz
+    at 100 Hz alternates from sample to sample.
     """
     mains = torch.where(rng.rand(1, 1) < 0.5, 50.0, 60.0)
     phase = 2 * math.pi * rng.rand(1, 1)
@@ -83,7 +83,7 @@ def mains_hum(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tensor:
 
 
 def lead_dropout(x: Tensor, rng: Rng, probability: float) -> Tensor:
-    """Each lead set to zero with the given probability; one lead at least stays."""
+    """Each lead set to zero with the given probability; at least one lead remains."""
     u = rng.rand(x.shape[1])
     dropped = (u < probability) & (u < u.amax(1, keepdim=True))
     return x.masked_fill(dropped[..., None], 0.0)
@@ -97,11 +97,11 @@ def amplitude_scale(x: Tensor, rng: Rng, factor: list[float]) -> Tensor:
 VIEWS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (
     resized_crop, time_out, gaussian_noise, baseline_wander, mains_hum, lead_dropout, amplitude_scale)}
 
-LARGEST = {"share": 1.0, "probability": 1.0, "sd": math.inf, "amplitude": math.inf, "factor": math.inf}  # settings
+LARGEST = {"share": 1.0, "probability": 1.0, "sd": math.inf, "amplitude": math.inf, "factor": math.inf}  # setting -> maximum
 
 
 def check(spec: Sequence[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
-    """UserError when a views section cannot be made from crops of crop_seconds."""
+    """UserError where crops of crop_seconds cannot give the views of a config's section `views`."""
     for i, view in enumerate(spec):
         if not isinstance(view, dict) or not isinstance(view.get("seconds"), int | float):
             raise UserError(f"views[{i}] must be a mapping with `seconds`, got {view!r}")
@@ -118,22 +118,22 @@ def check(spec: Sequence[dict[str, Any]], rate_hz: int, crop_seconds: float, pat
                 _setting(name, view[name], f"views[{i}]")
 
 
-def _setting(name: str, value: Any, where: str) -> str:
-    """The function's own parameter that the value sets; UserError when the value is of the wrong form."""
+def _setting(name: str, value: Any, section: str) -> str:
+    """The parameter of a transformation that the value sets; UserError where it is no value for that."""
     parameter = list(inspect.signature(VIEWS[name]).parameters.values())[-1]
     pair = parameter.annotation == list[float]
     items = value if pair and isinstance(value, list) and len(value) == 2 else [value]
     if (pair and len(items) != 2) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in items):
-        raise UserError(f"{where}.{name} must be {'two numbers [low, high]' if pair else 'a number'}, got {value!r}")
+        raise UserError(f"{section}.{name} must be {'two numbers [low, high]' if pair else 'a number'}, got {value!r}")
     most = LARGEST[parameter.name]
     if not all(0 <= v <= most and math.isfinite(v) for v in items) or items != sorted(items):
         bounds = "0 or more" if most == math.inf else "0 to 1"
-        raise UserError(f"{where}.{name} must be {'low <= high, ' if pair else ''}{bounds}, got {value!r}")
+        raise UserError(f"{section}.{name} must be {'low <= high, ' if pair else ''}{bounds}, got {value!r}")
     return parameter.name
 
 
 def make(x: Tensor, spec: Sequence[dict[str, Any]], rate_hz: int, rng: Rng) -> list[Tensor]:
-    """One (B, C, T) tensor per view of the spec; transformations run in the order in which the spec lists them."""
+    """One (B, C, T) tensor per view of the spec; its transformations run in the order in which the spec lists them."""
     out = []
     for view in spec:
         samples = round(view["seconds"] * rate_hz)

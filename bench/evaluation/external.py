@@ -89,7 +89,7 @@ def load(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0)
 def labels_in(store: Store, task: Task, name: str) -> tuple[np.ndarray, np.ndarray, set[str]]:
     """((records, C) float32 labels of the task's classes, (records,) bool: those that have one, classes that can have)."""
     own = tasks.kinds(store)
-    if store.manifest["source"] == "ludb" and "rhythm" in own:
+    if store.corpus == "ludb" and "rhythm" in own:
         vocabulary, column = "ludb", "rhythm"
     elif name in own:
         return own_labels(store, task, name)

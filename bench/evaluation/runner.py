@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core import memory
 from bench.core.errors import UserError
 from bench.core.files import lock_file, read_json, replace_file, write_text
 from bench.core.interrupt import Interrupted, watch_signals
@@ -249,8 +248,6 @@ def run(configs: Sequence[EvaluationConfig], opened: Mapping[str, Task], trained
     settings, seed, device = configs[0]["evaluation"], configs[0]["seed"], where.device
     samples, stride = (round(settings[k] * store.rate_hz) for k in ("crop_seconds", "stride_seconds"))
     optim.warn_if_slow(device, settings["precision"])
-    if device.type == "cpu":
-        memory.keep()
     torch.manual_seed(optim.derive(seed, WEIGHTS))
     encoder, crops = backbone(trained, seed, settings["dropout"]).to(device), Crops(store, samples, device)
     tested_on = next(iter(opened.values())).tested_on

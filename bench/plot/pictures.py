@@ -12,9 +12,9 @@ from bench.backbones.embed import read_embeddings
 from bench.core.errors import UserError, unknown
 from bench.core.rng import VIEWS, Rng, generator, seeded
 from bench.data import views
-from bench.data.ingest import wfdb_file
+from bench.data.ingest.records import read_wfdb
 from bench.data.loader import Crops
-from bench.data.signal import LEADS, breaks_einthoven
+from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.method import Method, build_model, step_at
 from bench.parts import MaskedAutoencoder
@@ -40,11 +40,8 @@ def suffix(out: Path) -> str:
 
 def file(path: Path, out: Path) -> Path:
     """Write a picture of one published WFDB record to out: its first 10 s on ECG paper."""
-    kind, recording = suffix(out), wfdb_file.read(path)
+    kind, recording = suffix(out), read_wfdb(path)
     signal_mv, rate_hz = recording.physical(), recording.rate_hz
-    if breaks_einthoven(signal_mv):
-        raise UserError(f"{path}: lead I + lead III is not lead II: the gains of its header are wrong, as LUDB's are. Draw "
-                        f"it from a store: `ecgssl data prepare` knows the right ones")
     return plot.save(plot.ecg(signal_mv[:, : 10 * rate_hz], rate_hz, title=path.stem), out.with_suffix(""), (kind,))[0]
 
 
@@ -64,7 +61,7 @@ def labels(store: Store, out: Path) -> Path:
               for task in store.manifest["tasks"] if store.kind(task) != "regression"]
     if not tables:
         raise UserError(f"store {store.name} is unlabelled: there are no label counts to draw")
-    title = f"{store.name} ({store.manifest['source']} {store.manifest['version']}): {len(store.index):,} records"
+    title = f"{store.name} ({store.corpus} {store.version}): {len(store.index):,} records"
     return plot.save(plot.label_counts(tables, np.unique(store.index["fold"]).tolist(), title), out.with_suffix(""), (kind,))[0]
 
 

@@ -51,7 +51,7 @@ def read_fixed_batch(config: PretrainConfig, loader: Loader, records: int) -> Te
 
 def list_corpora(loader: Loader) -> dict[str, dict[str, Any]]:
     """What a backbone has seen: store -> its source, version and number of records drawn from."""
-    return {store.name: {"source": store.manifest["source"], "version": store.manifest["version"], "records": len(rows)}
+    return {store.name: {"source": store.corpus, "version": store.version, "records": len(rows)}
             for store, rows in zip(loader.stores, loader.eligible, strict=True)}
 
 

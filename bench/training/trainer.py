@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core import memory, progress
+from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.files import lock_file, write_text
 from bench.core.interrupt import Interrupted, watch_signals
@@ -75,8 +75,6 @@ class Trainer:
         self.run_id, self.total, folder = run_id(config), config.optim.steps, run_folder(workspace.work, run_id(config))
         self.rows = inputs.split_batch(config, world)
         views.check(config.views, config.data.rate_hz, config.data.crop_seconds, config.encoder.patch)
-        if self.device.type == "cpu":
-            memory.keep()
         self.loader = inputs.open_loader(config, stores, workspace, world)
         self.checkpoints = RunCheckpoints(folder, workspace.keep)
         self.state = self._build_state()
@@ -239,7 +237,7 @@ class Trainer:
         """
         tensors = checkpoint.flatten(self.state.model, self.state.optimiser if resumable else None)
         if evaluated:
-            marks = leak.seen(self.loader.stores if self.total else [], self.config.data.folds, self.loader.samples)
+            marks = leak.training_marks(self.loader.stores if self.total else [], self.config.data.folds, self.loader.samples)
             tensors |= {f"seen/{kind}": mark for kind, mark in marks.items()}
         if not all(bool(t.isfinite().all()) for t in tensors.values()):  # a loss would show it only one step later
             raise self._diverged(f"step {self.state.taken - 1} left weights that are not finite")

@@ -23,9 +23,9 @@ from bench.backbones.backbone import Backbone
 from bench.backbones.embed import Reading, embed_records
 from bench.backbones.predict import load_classifier, predict_records, write_predictions
 from bench.core.errors import UserError
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
-from bench.data.ingest.records import open_records, store
+from bench.data.ingest.records import open_records, records_of
 from bench.data.signal import resample
 from bench.data.store import Store
 from bench.evaluation import runner as evaluation
@@ -80,7 +80,7 @@ def test_the_probabilities_of_an_evaluation_are_computed_again(configure: Callab
     name, kept = evaluated(protocol, run, tiny, where, f"evaluation.average={average}", "evaluation.lr=0.1",
                            "evaluation.final_lr=0.1")  # far from where it began
     torch.manual_seed(5)  # weights come from files, or from the evaluation's own seed
-    again = predict_records(load_classifier(where.work, where.results, name), store(tiny), ONE)
+    again = predict_records(load_classifier(where.work, where.results, name), records_of(tiny), ONE)
     p = dict(zip(again.record_id, again.values, strict=True))
     for part in ("validation", "test"):
         ours = np.stack([p[i] for i in kept[f"record_id_{part}"]])
@@ -99,7 +99,7 @@ def test_thresholds_are_the_record_s_and_a_class_without_one_has_none(run: str, 
     content["result"]["per_class"]["low"]["threshold"] = 0.4
     path.write_text(json.dumps(content))
     opened = load_classifier(where.work, where.results, name)
-    applied = predict_records(opened, store(tiny), ONE)
+    applied = predict_records(opened, records_of(tiny), ONE)
     write_predictions(tmp_path / "p.csv", applied, opened.facts)
     with (tmp_path / "p.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -128,7 +128,7 @@ def test_an_unknown_evaluation_is_one_line_that_names_the_known(run: str, tiny: 
 
 
 def test_an_embedding_is_the_mean_over_the_crops_of_an_evaluation(made: Backbone, tiny: Store) -> None:
-    applied = embed_records(made, store(tiny), ONE)
+    applied = embed_records(made, records_of(tiny), ONE)
     mv = torch.from_numpy(tiny.signal(3))
     with torch.no_grad():
         expected = torch.stack([made(mv[None, :, at: at + 250])[0].mean(0) for at in range(0, 751, 125)]).mean(0)
@@ -139,7 +139,7 @@ def test_an_embedding_is_the_mean_over_the_crops_of_an_evaluation(made: Backbone
 
 
 def test_wfdb_files_and_the_store_that_is_made_of_them_give_the_same(made: Backbone, ptbxl: Path, tmp_path: Path) -> None:
-    opened = prepare(open_source("ptb-xl", ptbxl, 100), tmp_path / "stores")
+    opened = prepare(open_corpus("ptb-xl", ptbxl, 100), tmp_path / "stores")
     files = embed_records(made, open_records(str(ptbxl / "records100"), tmp_path), ONE)
     assert np.array_equal(files.values, embed_records(made, open_records("ptb-xl", tmp_path / "stores"), ONE).values)
     assert np.array_equal(files.values, embed_records(made, open_records(str(opened.folder), tmp_path), ONE).values)
@@ -182,9 +182,9 @@ def test_another_rate_is_refused_or_converted_when_asked_and_recorded(made: Back
     with torch.no_grad():
         expected = made.embed(torch.stack([mv[:, at: at + 250] for at in range(0, 751, 125)])).mean(0)
     assert applied.values[0] == pytest.approx(expected.numpy(), abs=1e-2)  # its steps are whole microvolts
-    fast = prepare(open_source("ptb-xl", ptbxl, 500), tmp_path / "stores", name="fast")
+    fast = prepare(open_corpus("ptb-xl", ptbxl, 500), tmp_path / "stores", name="fast")
     with pytest.raises(UserError, match="fast has 500 Hz, the backbone takes 100 Hz; --resample"):
-        embed_records(made, store(fast), ONE)
+        embed_records(made, records_of(fast), ONE)
 
 
 def test_other_units_are_refused(made: Backbone, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_array_s_leads_are_put_in_order_its_gaps_filled_and_short_records_lis
 def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: Path, made: Backbone, tiny: Store,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [250, 3000, 374, 375, 999]
-    opened = store(corpora.store(tmp_path, [corpora.noise(12, n, seed=n) for n in lengths]))
+    opened = records_of(corpora.store(tmp_path, [corpora.noise(12, n, seed=n) for n in lengths]))
     sizes = []
 
     def mean(x: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def test_a_place_without_records_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_written_is_what_was_computed_and_a_full_disk_leaves_nothing(made: Backbone, tiny: Store, tmp_path: Path,
                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    applied = embed_records(made, store(tiny), ONE)
+    applied = embed_records(made, records_of(tiny), ONE)
     embed.write_embeddings(tmp_path / "e.npz", applied)
     with np.load(tmp_path / "e.npz") as content:
         assert np.array_equal(content["embedding"], applied.values.astype(np.float32))
@@ -273,7 +273,7 @@ def test_parquet_holds_the_same_or_says_what_is_missing(made: Backbone, tiny: St
     from pyarrow import parquet
 
     embed.check_out(out, (".npz", ".parquet"))
-    applied = embed_records(made, store(tiny), ONE)
+    applied = embed_records(made, records_of(tiny), ONE)
     embed.write_embeddings(out, applied)
     table = parquet.read_table(out)
     assert table.column_names == ["record_id", "crops", *(f"e{i}" for i in range(16))]

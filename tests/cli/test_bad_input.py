@@ -20,7 +20,7 @@ from corpora import array_corpus, noise
 
 from bench import cli
 from bench.core.files import lock_file
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 
 PROGRESS = re.compile(r"[^:]+: \d+/\d+, ")
@@ -206,7 +206,7 @@ def prepared(ptbxl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with the stores slow (100 Hz) and fast (500 Hz), and the finished run `trained` on slow."""
     work = tmp_path_factory.mktemp("prepared") / "work"
     for name, rate_hz in (("slow", 100), ("fast", 500)):
-        prepare(open_source("ptb-xl", ptbxl, rate_hz), work / "stores", name=name)
+        prepare(open_corpus("ptb-xl", ptbxl, rate_hz), work / "stores", name=name)
     before, sys.argv = sys.argv, ["ecgssl", "pretrain", "random", "--store", "slow", *SMALL, "--device", "cpu",
                                   "--work", str(work), "--results", str(work / "results")]
     try:

@@ -11,7 +11,7 @@ import yaml
 from conftest import heads, reported
 
 from bench import sweeps as sweep
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.synthetic import ptbxl_layout
 from bench.runs.workspace import Workspace
@@ -35,7 +35,7 @@ SPEC: dict[str, Any] = {
 def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> None:
     corpus, work, out = tmp_path / "corpus", tmp_path / "work", tmp_path / "report"
     ptbxl_layout.write_ptbxl(corpus, records=200, seed=0)
-    prepare(open_source("ptb-xl", corpus, 100), work / "stores", name="synthetic")
+    prepare(open_corpus("ptb-xl", corpus, 100), work / "stores", name="synthetic")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     where, said = Workspace(work, tmp_path / "results", torch.device("cpu")), list[str]()
     runs = sweep.run_sweep(tmp_path / "spec.yaml", where, said.append)

@@ -19,7 +19,7 @@ HELD_OUT = np.array([8, 9])
 
 def made(folder: Path, signals: np.ndarray, *, folds: list[int] | None = None, patients: list[str] | None = None,
          ids: list[str] | None = None, name: str = "other", source: str = "mine") -> Store:
-    of = corpora.source(signals, folds or [], name=source)
+    of = corpora.corpus_folder(signals, folds or [], name=source)
     if patients:
         of.records["patient_id"] = patients
     if ids:
@@ -34,7 +34,7 @@ def evaluated(tmp_path: Path) -> Store:
 
 
 def check(pretrained: list[Store], evaluated: Store, folds: range = range(1, 9)) -> None:
-    leak.check(leak.seen(pretrained, folds, 100), evaluated, HELD_OUT, "validation and test")
+    leak.check(leak.training_marks(pretrained, folds, 100), evaluated, HELD_OUT, "validation and test")
 
 
 def test_the_training_folds_of_the_same_store_leak_nothing(evaluated) -> None:

@@ -186,7 +186,7 @@ def test_a_signal_file_cut_while_it_is_read_is_said(a, tmp_path) -> None:
 
 
 def test_records_of_one_patient_have_one_number_and_unknown_patients_one_each(tmp_path) -> None:
-    source = corpora.source(noise(6, 12, 200))
+    source = corpora.corpus_folder(noise(6, 12, 200))
     source.records["patient_id"] = ["p", "q", "p", "", "", "q"]
     known = prepare(source, tmp_path)
     made = Loader([known], [1.0], folds=[1], seconds=2.0, batch=64, seed=0, device=CPU)

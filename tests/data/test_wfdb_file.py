@@ -8,7 +8,7 @@ import pytest
 import wfdb
 from corpora import mutated, wfdb_mv
 
-from bench.data.corpora import GAP, Refused
+from bench.data.corpora import GAP, Refusal
 from bench.data.ingest import wfdb_file
 from bench.data.signal import LEADS
 
@@ -55,7 +55,7 @@ def test_a_file_without_any_of_the_leads_is_not_read(shared, tmp_path) -> None:
     for suffix in ("hea", "dat"):  # the third file, .xyz, holds the Frank leads
         shutil.copy(shared / "data" / "ptbdb" / f"s0010_re.{suffix}", tmp_path)
     assert wfdb_file.read(tmp_path / "s0010_re.hea").samples.shape == (12, 38400)
-    with pytest.raises(Refused, match=r"s0010_re\.xyz does not exist") as raised:
+    with pytest.raises(Refusal, match=r"s0010_re\.xyz does not exist") as raised:
         wfdb_file.read(tmp_path / "s0010_re.hea", ("I", "vx"))
     assert raised.value.reason == "missing file"
 
@@ -117,20 +117,20 @@ def test_a_header_is_read_with_the_defaults_of_its_grammar(tmp_path) -> None:
 ])
 def test_a_header_that_is_not_as_it_should_be_is_refused_by_what_is_wrong(tmp_path, pattern, by, reason, text) -> None:
     path = edited(write(tmp_path), pattern, by)
-    with pytest.raises(Refused, match=re.escape(text)) as raised:
+    with pytest.raises(Refusal, match=re.escape(text)) as raised:
         wfdb_file.read(path)
     assert raised.value.reason == reason and str(tmp_path) in str(raised.value) and len(str(raised.value)) < 400
 
 
 def test_signals_of_one_file_stand_together_and_begin_at_one_byte(tmp_path) -> None:
     path = write(tmp_path)
-    whole = path.read_text()
+    original = path.read_text()
     edited(path, r"^r1\.dat 16 (.* II)$", r"r2.dat 16 \1")
-    with pytest.raises(Refused, match=r"signals of r1\.dat do not follow each other"):
+    with pytest.raises(Refusal, match=r"signals of r1\.dat do not follow each other"):
         wfdb_file.read(path)
-    path.write_text(whole)
+    path.write_text(original)
     edited(path, r"^r1\.dat 16 (.* II)$", r"r1.dat 16+2 \1")
-    with pytest.raises(Refused, match=r"r1\.dat has two offsets"):
+    with pytest.raises(Refusal, match=r"r1\.dat has two offsets"):
         wfdb_file.read(path)
 
 
@@ -138,7 +138,7 @@ def test_signals_of_one_file_stand_together_and_begin_at_one_byte(tmp_path) -> N
 def test_a_file_that_is_no_header_is_refused(tmp_path, content) -> None:
     path = write(tmp_path)
     path.write_bytes(content)
-    with pytest.raises(Refused):
+    with pytest.raises(Refusal):
         wfdb_file.read(path)
 
 
@@ -147,7 +147,7 @@ def test_a_sample_that_changed_is_noticed(tmp_path) -> None:
     content = bytearray((tmp_path / "r1.dat").read_bytes())
     content[601] ^= 4
     (tmp_path / "r1.dat").write_bytes(content)
-    with pytest.raises(Refused, match="has checksum"):
+    with pytest.raises(Refusal, match="has checksum"):
         wfdb_file.read(path)
 
 
@@ -179,7 +179,7 @@ def same_or_refused(path: Path) -> bool:
     """Whether the record is read: then as wfdb reads it, where wfdb can."""
     try:
         recording = wfdb_file.read(path)
-    except Refused:
+    except Refusal:
         return False
     try:
         theirs = wfdb_mv(path)
@@ -195,11 +195,11 @@ def same_or_refused(path: Path) -> bool:
 def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) -> None:
     rng = np.random.default_rng(1)
     path = form(tmp_path)
-    whole = path.read_bytes()
+    original = path.read_bytes()
     assert same_or_refused(path)
     accepted = 0
     for _ in range(1500):
-        path.write_bytes(mutated(rng, mutated(rng, whole) or whole) if rng.integers(3) == 0 else mutated(rng, whole))
+        path.write_bytes(mutated(rng, mutated(rng, original) or original) if rng.integers(3) == 0 else mutated(rng, original))
         accepted += same_or_refused(path)
     assert 30 < accepted < 1000
 
@@ -209,12 +209,12 @@ def test_damaged_samples_are_refused(tmp_path, form) -> None:
     rng = np.random.default_rng(2)
     path = form(tmp_path)
     (data,) = (p for p in tmp_path.iterdir() if p.suffix == (".mat" if form is challenge_form else ".dat"))
-    whole = data.read_bytes()
-    start = len(whole) - 1200
+    original = data.read_bytes()
+    start = len(original) - 1200
     for _ in range(300):
-        content = mutated(rng, whole, kinds=5)  # a sum does not see what only changed places
+        content = mutated(rng, original, kinds=5)  # a sum does not see what only changed places
         data.write_bytes(content)
-        assert same_or_refused(path) == (content[start:] == whole[start:] and len(content) == len(whole))
+        assert same_or_refused(path) == (content[start:] == original[start:] and len(content) == len(original))
 
 
 def test_the_short_way_through_the_lines_gives_what_the_whole_expression_gives(monkeypatch) -> None:
@@ -227,10 +227,10 @@ def test_the_short_way_through_the_lines_gives_what_the_whole_expression_gives(m
     def read(line: str) -> object:
         try:
             return wfdb_file._signals("r1.hea", [line, lines[-1]])
-        except Refused as refusal:
+        except Refusal as refusal:
             return str(refusal)
 
     short = [read(line) for line in lines]
-    monkeypatch.setattr(wfdb_file, "_in_common", lambda *words: None)
+    monkeypatch.setattr(wfdb_file, "_common_signals", lambda *words: None)
     assert short == [read(line) for line in lines]
     assert 20 < sum(isinstance(found, tuple) for found in short) < 2000

@@ -11,7 +11,7 @@ import torch
 from corpora import array_corpus, noise
 
 from bench.core.errors import UserError
-from bench.data.corpora import challenge, open_source, ptb_xl
+from bench.data.corpora import challenge, open_corpus, ptb_xl
 from bench.data.ingest.prepare import prepare
 from bench.data.loader import Crops
 from bench.data.store import Store
@@ -31,7 +31,7 @@ def store(folder: Path, name: str, labels: dict[str, list[str]], seed: int = 0, 
     if spec.pop("folds", True):
         table["fold"] = [str(i % 10 + 1) for i in range(n)]
     data = noise(n, 12, 300, seed=seed) if signals is None else signals
-    return prepare(open_source("array", array_corpus(folder / f"{name}-data", data, table, name=name, tasks=list(labels),
+    return prepare(open_corpus("array", array_corpus(folder / f"{name}-data", data, table, name=name, tasks=list(labels),
                                                      **spec), None), folder)
 
 
@@ -191,8 +191,8 @@ def test_codes_of_real_records_agree_with_the_statements_of_the_same_records(sha
 
 
 def test_the_real_rhythms_of_ludb_test_the_rhythms_of_ptb_xl(shared: Path, tmp_path: Path) -> None:
-    table = open_source("ptb-xl", shared / "data" / "ptb-xl-500", 100)
-    ludb = prepare(open_source("ludb", shared / "data" / "ludb", None), tmp_path, rate_hz=100)
+    table = open_corpus("ptb-xl", shared / "data" / "ptb-xl-500", 100)
+    ludb = prepare(open_corpus("ludb", shared / "data" / "ludb", None), tmp_path, rate_hz=100)
     classes = table.tasks["rhythm"]
     home = store(tmp_path, "home", {"rhythm": [classes[i // 10 % 12] for i in range(240)]}, signals=noise(240, 12, 20))
     task = tasks.load(home, "rhythm", FOLDS)
@@ -204,10 +204,10 @@ def test_the_real_rhythms_of_ludb_test_the_rhythms_of_ptb_xl(shared: Path, tmp_p
 
 
 def test_the_real_codes_of_the_challenge_test_the_statements_of_ptb_xl(shared: Path, tmp_path: Path) -> None:
-    source = open_source("georgia", shared / "data" / "challenge-2021", None)
+    source = open_corpus("georgia", shared / "data" / "challenge-2021", None)
     georgia = prepare(source, tmp_path, rate_hz=100, skip_bad=True)
     classes = ["CRBBB", "LVH", "SBRAD", "SR", "STACH"]
-    assert set(classes) <= set(ptb_xl.open_source(shared / "data" / "ptb-xl-500", 100).tasks["all"])
+    assert set(classes) <= set(ptb_xl.open_folder(shared / "data" / "ptb-xl-500", 100).tasks["all"])
     home = store(tmp_path, "home", {"all": [classes[i // 10 % 5] for i in range(100)]}, signals=noise(100, 12, 20))
     made = external.load(tasks.load(home, "all", FOLDS), "all", home, georgia)
     assert dict(zip(made.scored, made.test.labels.sum(0).tolist(), strict=True)) == {

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench import cli
 from bench.core.errors import UserError
 from bench.core.interrupt import Interrupted
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.loader import Crops
 from bench.data.store import Store, open_by_name
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     array_corpus(at / "corpus", np.rint(mv * 1000).astype(np.int16), {
         "fold": [i // 8 + 1 for i in range(80)], "pitch": [("low", "high", "odd")[p] for p in pitch], "form": forms},
         name="two", tasks=["pitch", "form"])
-    prepare(open_source("array", at / "corpus", None), at / "stores")
+    prepare(open_corpus("array", at / "corpus", None), at / "stores")
     return at / "stores"
 
 

@@ -14,7 +14,7 @@ from corpora import array_corpus, noise
 from sklearn.metrics import r2_score, roc_auc_score
 
 from bench.core.errors import UserError
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.store import Store
 from bench.evaluation import tasks
@@ -119,7 +119,7 @@ def targets(folder: Path, **columns: list[str]) -> Store:
     spec = {"tasks": list(columns), "single_label": [c for c in columns if c == "sex"],
             "regression": {c: "years" for c in columns if c == "age"}}
     table = {"fold": [i // 2 + 1 for i in range(20)], **columns}
-    return prepare(open_source("array", array_corpus(folder / "a", noise(20, 12, 300), table, **spec), None), folder)
+    return prepare(open_corpus("array", array_corpus(folder / "a", noise(20, 12, 300), table, **spec), None), folder)
 
 
 def test_single_means_the_records_with_exactly_one_label(tiny: Store) -> None:

@@ -17,7 +17,7 @@ from bench import cli
 from bench.backbones.embed import Reading
 from bench.backbones.predict import load_classifier, predict_records
 from bench.core.errors import UserError
-from bench.data.corpora import open_source
+from bench.data.corpora import open_corpus
 from bench.data.ingest import records
 from bench.data.ingest.prepare import prepare
 from bench.data.store import Store
@@ -42,7 +42,7 @@ def clinic(tmp_path: Path) -> Store:
     mv += (age / 100)[:, None, None] * np.sin(2 * np.pi * np.where(sex, 11, 2)[:, None, None] * time_s)
     names = np.array(["low", "high"])[sex]
     columns = {"fold": [i % 10 + 1 for i in range(80)], "age": [f"{a:.1f}" for a in age], "sex": names, "pitch": names}
-    return prepare(open_source("array", array_corpus(
+    return prepare(open_corpus("array", array_corpus(
         tmp_path / "clinic-data", np.rint(mv * 1000).astype(np.int16), columns, name="clinic", tasks=["age", "sex", "pitch"],
         single_label=["sex"], regression={"age": "years"}), None), tmp_path)
 
@@ -95,7 +95,7 @@ def test_a_single_label_task_gives_probabilities_that_sum_to_1(run: str, clinic:
 @pytest.mark.parametrize("task", ["age", "sex"])
 def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: Store, where: Workspace, task: str) -> None:
     made = evaluate(task, run, clinic, where)
-    again = predict_records(load_classifier(where.work, where.results, made.name), records.store(clinic),
+    again = predict_records(load_classifier(where.work, where.results, made.name), records.records_of(clinic),
                             Reading(torch.device("cpu"), workers=1))
     p = dict(zip(again.record_id, again.values, strict=True))
     assert np.abs(np.stack([p[i] for i in made.predictions["record_id_test"]]) - made.predictions["p_test"]).max() < 1e-3

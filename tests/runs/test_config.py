@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.core.files import ROOT
 from bench.core.models import canonical
 from bench.core.yaml import read_yaml
-from bench.data.corpora import modules
+from bench.data.corpora import known_corpora
 from bench.runs.config import find_methods, load_mixture, parse_config, run_id
 
 
@@ -220,4 +220,4 @@ def test_the_papers_mixtures_are_known_by_name_and_name_the_same_run_as_their_we
 
 
 def test_a_mixture_names_corpora_that_can_be_prepared() -> None:
-    assert set(load_mixture("all")) <= set(modules())
+    assert set(load_mixture("all")) <= set(known_corpora())

@@ -1,4 +1,4 @@
-"""Bring your own data: a folder with dataset.yaml, signals.npy (n, leads, samples) and records.csv.
+"""Bring your own data: a folder with dataset.yaml, signals.npy (records, leads, samples) and records.csv.
 
 dataset.yaml:
     name: my-hospital              # becomes the store's name: letters, digits and dashes
@@ -15,73 +15,119 @@ dataset.yaml:
     constant_leads: keep           # optional: a lead that never changes is kept and listed, or refused (refuse)
     version: "1"                   # optional
 
-signals.npy holds integers or floats; int16 goes into the store as it is. A missing sample is NaN, in int16 -32768.
+signals.npy holds integers or floats; int16 goes into the store unchanged. A missing sample is NaN, in int16 -32768.
 The file may be larger than memory: it is mapped, and read record by record.
 
-records.csv has one row per record, in the order of signals.npy: record_id (each once), and where there are any
-patient_id, fold (1-8 train, 9 validates, 10 tests; 0: none) and the tasks' columns. A record whose value is empty (of
-a regression: or NaN) is left out of that task.
+records.csv has one row per record, in the order of signals.npy: record_id (each once), and optionally patient_id, fold
+(1-8 train, 9 validates, 10 tests; 0 or empty: none) and the columns of the tasks. A record whose value is empty (of a
+regression: or NaN) is left out of that task.
 """
 
 import functools
 import re
 import tokenize
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, model_validator
 
 from bench.core.errors import UserError, unknown
-from bench.core.yaml import read_yaml
-from bench.data.corpora import Corpus, Recording, Source, numbers, read_table, whole_numbers
+from bench.core.models import Bool, Float, Int, Model, Text, rule, validate
+from bench.core.yaml import read_document
+from bench.data.corpora import TRAINING_FOLDS, Corpus, CorpusFolder, Recording
+from bench.data.corpora.tables import numbers, read_table, require_unique, whole_numbers
 from bench.data.signal import LEADS, lead_order
 
 CORPUS = Corpus(
     name="array", title="bring your own data", version="", licence="yours", citation="", url="",
     layout="dataset.yaml, signals.npy (records, leads, samples), records.csv", rate_hz=(),
-    labels="columns of records.csv that dataset.yaml names", patients="patient_id of records.csv, where there is one")
+    labels="columns of records.csv that dataset.yaml names", patients="patient_id of records.csv, where it exists")
 
-NEEDED = {"name": str, "rate_hz": int, "leads": list, "units": str, "scale": float, "tasks": list}
-OPTIONAL = {"single_label": list, "regression": dict, "columns": dict, "folds": bool, "gaps": str, "constant_leads": str,
-            "version": str}
-COLUMNS = ("record_id", "patient_id", "fold")
-RESERVED = (*COLUMNS, "offset", "length", "digest", "row")  # a store's or a source's own columns
-FASTEST = 100_000  # Hz; ours
-TRAINING_FOLDS = list(range(1, 9))  # as PTB-XL: 9 validates, 10 tests
+NAME = "[a-z0-9][a-z0-9-]{0,40}"
+FOLDS = range(1, 11)
+FLOAT_SCALE = 0.001  # units per step of a store whose signals come as floats: 1 µV, or 1/1000 sd
+RESERVED = ("record_id", "patient_id", "fold", "offset", "length", "digest", "stored", "row")  # columns of a store
 
 
-def open_source(folder: Path, rate_hz: int | None) -> Source:
-    """The data set in folder; its recordings have its own rate, whatever rate_hz is."""
+class Columns(Model):
+    """What the columns of records.csv are called."""
+
+    record_id: Text = "record_id"
+    patient_id: Text = "patient_id"
+    fold: Text = "fold"
+
+
+class DatasetConfig(Model):
+    """dataset.yaml: what a user says about their own data."""
+
+    name: Annotated[Text, Field(json_schema_extra={"pattern": f"^{NAME}$"}, description="Becomes the store's name.")]
+    rate_hz: Annotated[Int, Field(ge=1, le=100_000, description="Samples per second.")]
+    leads: Annotated[tuple[Text, ...], Field(description="Names of the 12 leads, in the order of signals.npy.")]
+    units: Annotated[Literal["mV", "sd"], Field(description="mV, or sd where the signals hold no absolute values.")]
+    scale: Annotated[Float, Field(ge=1e-9, le=1e9, description="Units per step of signals.npy: value = number x scale.")]
+    tasks: Annotated[tuple[Text, ...], Field(description="Columns of records.csv with labels or numbers; [] for none.")]
+    single_label: Annotated[tuple[Text, ...], Field(description="Tasks in which a record has one label at most.")] = ()
+    regression: Annotated[dict[Text, Text], Field(
+        default_factory=dict, description="Tasks whose column holds a number -> its unit.")]
+    columns: Annotated[Columns, Field(description="What records.csv calls record_id, patient_id, fold.")] = Columns()
+    folds: Annotated[Bool | None, Field(description="Statistics from folds 1-8 alone; default: if there is any fold.")] = None
+    gaps: Annotated[Literal["fill", "refuse"], Field(description="Missing samples: interpolate them or refuse.")] = "fill"
+    constant_leads: Annotated[Literal["keep", "refuse"], Field(description="Leads that never change: keep or refuse.")] = "keep"
+    version: Annotated[Text, Field(description="Version of your data.")] = "1"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if not re.fullmatch(NAME, self.name):
+            raise rule("name", "lower-case letters, digits and dashes, at most 41")
+        try:
+            lead_order(self.leads)
+        except UserError:
+            raise rule("leads", f"the 12 leads {', '.join(LEADS)}, in the order of signals.npy") from None
+        if set(RESERVED) & set(self.tasks) or len(set(self.tasks)) < len(self.tasks):
+            raise rule("tasks", f"columns of records.csv, each once, and none of {', '.join(RESERVED)}")
+        for key, tasks in (("single_label", self.single_label), ("regression", self.regression)):
+            for task in tasks:
+                if task not in self.tasks:
+                    raise rule(key, f"names that `tasks` lists: {unknown('task', task, self.tasks)}")
+        for task, unit in self.regression.items():
+            if task in self.single_label or not unit or not unit.isprintable():
+                raise rule(f"regression.{task}", "a unit such as years, of a task that single_label does not list")
+        return self
+
+
+def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
+    """The user's data in folder, at their own rate whatever rate_hz is; UserError naming the file that is wrong."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     path = folder / "dataset.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not an array data set: it holds no dataset.yaml")
-    spec = read_spec(path)
-    try:
-        order = lead_order(spec["leads"])
-    except UserError as error:
-        raise UserError(f"{path} {error}") from None
-
+    config = read_config(path)
+    order = lead_order(config.leads)
     signals = open_signals(folder / "signals.npy", len(order))
-    records = read_records(folder / "records.csv", spec)
+    records = read_records(folder / "records.csv", config)
     if len(records) != len(signals):
         raise UserError(f"{folder}: records.csv has {len(records)} rows, signals.npy {len(signals)} records")
-    units = spec.get("regression", {})
-    tasks = {t: [units[t]] if t in units else sorted({label for text in records[t] for label in text.split(";") if label})
-             for t in spec["tasks"]}
-    kinds = dict.fromkeys(spec.get("single_label", []), "single-label") | dict.fromkeys(units, "regression")
-    by_fold = spec.get("folds", bool(records.fold.any()))
+    tasks = {task: [config.regression[task]] if task in config.regression
+             else sorted({label for text in records[task] for label in text.split(";") if label}) for task in config.tasks}
+    use_folds = bool(records.fold.any()) if config.folds is None else config.folds
     records["row"] = np.arange(len(records))
     status = (folder / "signals.npy").stat()
-    return Source(
-        name=spec["name"], version=spec.get("version", "1"), rate_hz=spec["rate_hz"], units=spec["units"],
-        # floats need a step of our own: 1 µV, or 1/1000 sd
-        scale=spec["scale"] if signals.dtype.kind in "iu" else 0.001, records=records, tasks=tasks, kinds=kinds,
-        read=functools.partial(read_record, signals, spec["rate_hz"], spec["scale"], order),
-        gaps=spec.get("gaps", "fill"), constant=spec.get("constant_leads", "keep"),
-        stats_folds=TRAINING_FOLDS if by_fold else [], origin=f"{status.st_size} bytes of {status.st_mtime_ns}")
+    return CorpusFolder(
+        name=config.name, version=config.version, rate_hz=config.rate_hz, units=config.units,
+        scale=config.scale if signals.dtype.kind in "iu" else FLOAT_SCALE, records=records, tasks=tasks,
+        kinds=dict.fromkeys(config.single_label, "single-label") | dict.fromkeys(config.regression, "regression"),
+        read=functools.partial(read_record, signals, config.rate_hz, config.scale, order),
+        gaps=config.gaps, constant=config.constant_leads, stats_folds=TRAINING_FOLDS if use_folds else [],
+        origin=f"{status.st_size} bytes of {status.st_mtime_ns}")
+
+
+def read_config(path: Path) -> DatasetConfig:
+    """dataset.yaml; UserError naming file, line, key and value of the first thing that is wrong."""
+    document = read_document(path)
+    return validate(DatasetConfig, document.value, document.place)
 
 
 def open_signals(path: Path, leads: int) -> np.ndarray:
@@ -102,70 +148,42 @@ def open_signals(path: Path, leads: int) -> np.ndarray:
     return signals
 
 
-def read_spec(path: Path) -> dict[str, Any]:
-    spec = read_yaml(path)
-    for key in spec:
-        if key not in NEEDED | OPTIONAL:
-            raise unknown(f"key in {path}:", key, NEEDED | OPTIONAL)
-    for key, kind in (NEEDED | OPTIONAL).items():
-        if key not in spec and key in NEEDED:
-            raise UserError(f"{path} has no {key!r}; it needs {', '.join(NEEDED)}")
-        right = (int, float) if kind is float else (kind,)
-        if key in spec and (not isinstance(spec[key], right) or (isinstance(spec[key], bool) and kind is not bool)):
-            raise UserError(f"{path}: {key} must be {kind.__name__}, got {spec[key]!r:.80}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", spec["name"]):
-        raise UserError(f"{path}: name {spec['name']!r:.80} must be lower-case letters, digits and dashes")
-    for task in spec["tasks"]:
-        if not isinstance(task, str) or task in RESERVED or spec["tasks"].count(task) > 1:
-            raise UserError(f"{path}: {task!r:.80} in tasks must be a column name, once, and not {', '.join(RESERVED)}")
-    single, units = spec.get("single_label", []), spec.get("regression", {})
-    for task in [*single, *units]:
-        if task not in spec["tasks"]:
-            raise unknown(f"task in {path}, single_label or regression:", task, spec["tasks"])
-    for task, unit in units.items():
-        if task in single or not isinstance(unit, str) or not unit or not unit.isprintable():
-            raise UserError(f"{path}: regression.{task:.80} must be a unit such as years, and {task:.80} not be in single_label")
-    for ours, theirs in spec.get("columns", {}).items():
-        if ours not in COLUMNS:
-            raise unknown(f"key of columns in {path}:", ours, COLUMNS)
-        if not isinstance(theirs, str):
-            raise UserError(f"{path}: columns.{ours} must be a column's name, got {theirs!r:.80}")
-    for key, known in (("units", ("mV", "sd")), ("gaps", ("fill", "refuse")), ("constant_leads", ("keep", "refuse"))):
-        if key in spec and spec[key] not in known:
-            raise unknown(f"{key} in {path}:", spec[key], known)
-    if not 1e-9 <= spec["scale"] <= 1e9:  # further away is a mistake, and 1 / scale may not be a number
-        raise UserError(f"{path}: scale {spec['scale']!r:.80} must be positive, from 1e-9 to 1e9 units per step")
-    if not 0 < spec["rate_hz"] <= FASTEST:
-        raise UserError(f"{path}: rate_hz {spec['rate_hz']!r:.80} must be positive, and at most {FASTEST:,} Hz")
-    return {**spec, "scale": float(spec["scale"])}
-
-
-def read_records(path: Path, spec: dict[str, Any]) -> pd.DataFrame:
-    table = read_table(path)
-    given = spec.get("columns", {})
-    called = {column: given.get(column, column) for column in COLUMNS}
-    for column in (called["record_id"], *given.values(), *spec["tasks"]):
+def read_records(path: Path, config: DatasetConfig) -> pd.DataFrame:
+    """record_id, patient_id, fold and the columns of the tasks; UserError naming the column and row that is wrong."""
+    table, columns = read_table(path), config.columns
+    renamed = [getattr(columns, key) for key in columns.model_fields_set]
+    for column in (columns.record_id, *renamed, *config.tasks):
         if column not in table:
             raise UserError(f"{path} has no column {column!r:.80}; it has {', '.join(table.columns)!r:.200}")
-    ids = table[called["record_id"]]
+    ids = table[columns.record_id].rename("record_id")
     if not ids.all():
-        raise UserError(f"{path}: the {called['record_id']!r:.80} of row {ids.eq('').argmax() + 1} is empty")
-    if ids.duplicated().any():
-        raise UserError(f"{path}: record_id {ids[ids.duplicated()].iloc[0]!r:.80} occurs twice")
+        raise UserError(f"{path}: the {columns.record_id!r:.80} of row {ids.eq('').argmax() + 1} is empty")
+    require_unique(ids, path)
     return pd.DataFrame({
         "record_id": ids,
-        "patient_id": table.get(called["patient_id"], ""),
-        "fold": whole_numbers(table[called["fold"]], path) if called["fold"] in table else 0,
-        **{task: _target(table[task], task, spec, path) for task in spec["tasks"]},
+        "patient_id": table.get(columns.patient_id, ""),
+        "fold": _folds(table[columns.fold], ids, path) if columns.fold in table else 0,
+        **{task: _target(table[task], task, config, path) for task in config.tasks},
     })
 
 
-def _target(column: pd.Series, task: str, spec: dict[str, Any], path: Path) -> pd.Series:
-    if task in spec.get("regression", {}):
+def _folds(column: pd.Series, ids: pd.Series, path: Path) -> pd.Series:
+    """The fold of each record, 0 where it has none; UserError naming the records with another number."""
+    strange = [text not in ("", "0", "0.0", *(f"{fold}{end}" for fold in FOLDS for end in ("", ".0"))) for text in column]
+    if any(strange):
+        named = [f"{i} has {fold!r:.20}" for i, fold in zip(ids[strange], column[strange], strict=True)]
+        raise UserError(f"{path}: {column.name!s:.80} must be 1 to 10, or 0 or empty for a record without a fold; record "
+                        f"{', '.join(named[:3])}{f' and {len(named) - 3:,} more' if len(named) > 3 else ''}"[:600])
+    return whole_numbers(column.replace("", "0"), path)
+
+
+def _target(column: pd.Series, task: str, config: DatasetConfig, path: Path) -> pd.Series:
+    """The labels of a task, sorted and joined by ";", or the numbers of a regression as texts."""
+    if task in config.regression:
         return numbers(column, path)
     labels = column.map(_labels)
     several = labels.str.contains(";")
-    if task in spec.get("single_label", []) and several.any():
+    if task in config.single_label and several.any():
         row = int(several.to_numpy().argmax())
         raise UserError(f"{path}: {task:.80} is single-label, row {row + 1} has {labels.iloc[row]!r:.80}")
     return labels
@@ -177,8 +195,8 @@ def _labels(text: str) -> str:
 
 
 def read_record(signals: np.ndarray, rate_hz: int, scale: float, order: list[int], row: Any) -> Recording:
-    """One record, its leads in the suite's order; number x scale, also where the integers are left as they are."""
-    numbers = np.asarray(signals[row.row])[order]
-    if numbers.dtype == np.int16:
-        return Recording(rate_hz, numbers, np.full(len(LEADS), 1 / scale), np.zeros(len(LEADS)))
-    return Recording(rate_hz, numbers.astype(np.float64) * scale)
+    """One record with its leads in the order of LEADS; a value is number x scale."""
+    samples = np.asarray(signals[row.row])[order]
+    if samples.dtype == np.int16:
+        return Recording(rate_hz, samples, np.full(len(LEADS), 1 / scale), np.zeros(len(LEADS)))
+    return Recording(rate_hz, samples.astype(np.float64) * scale)

@@ -1,7 +1,7 @@
 """What the corpora of the PhysioNet/CinC Challenge 2021 share (Reyna et al. 2021; doi 10.13026/34va-7q14).
 
 A record is NAME.hea + NAME.mat, in the folder of its corpus or in its parts g1, g2, ...; the header's line `#Dx:` holds
-the diagnoses as SNOMED CT codes. bench/data/snomed.csv names the Challenge's 133 (dx_mapping_scored.csv and
+the diagnoses as SNOMED CT codes. snomed.csv names the Challenge's 133 (dx_mapping_scored.csv and
 dx_mapping_unscored.csv of github.com/physionetchallenges/evaluation-2021); another code stays a code.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core.errors import UserError
-from bench.data.corpora import Corpus, PhysioNet, Recording, Refused, Source
+from bench.data.corpora import Corpus, CorpusFolder, PhysioNet, Recording, Refusal
 from bench.data.ingest import wfdb_file
 
 VERSION = "1.0.3"
@@ -24,22 +24,22 @@ LAST_CHAPMAN = 10646  # JS00001 to JS10646 are Chapman-Shaoxing's, the later one
 SHORTEST, SHORT = 10.0, "shorter than 10 s"
 DX = re.compile(rb"^#[ \t]*Dx[ \t]*:([^\r\n]*)", re.MULTILINE)
 CODE = re.compile(r"[\w./ -]{1,40}", re.ASCII)
-LONGEST_HEADER = 1 << 16  # bytes that are looked through for #Dx; ours
-READERS = 16  # threads that read headers: on a network's file system one waits for each; ours
+LONGEST_HEADER = 1 << 16  # bytes that are searched for #Dx
+READERS = 16  # threads that read headers: a network file system answers each only after a while
 
 PTB_XL = "of PTB-XL"
 PROBLEMS = {
-    PTB_XL: "HRnnnnn is PTB-XL's record with ecg_id nnnnn; the corpus ptb-xl holds it",
-    "of another corpus": "its name is not one of this corpus's",
+    PTB_XL: "HRnnnnn is the record of PTB-XL with ecg_id nnnnn; prepare it as ptb-xl",
+    "of another corpus": "its name belongs to another corpus",
     "not in RECORDS": "the file RECORDS beside it does not list it",
-    "missing part": "the file RECORDS lists this folder of records, which is not there: was all downloaded?",
+    "missing part": "the file RECORDS lists this folder of records, but it does not exist: is the download complete?",
     "damaged labels": "its header has more than one line #Dx, or codes that cannot be read",
 }
 
 
-def corpus(name: str, folder: str, title: str, citation: str, *, records: int, seconds: int, size_gb: float,
-           rate_hz: int = 500, dropped: str = "", highpass_hz: float = 0.0) -> Corpus:
-    """One of the Challenge's corpora; size_gb from the number of its samples."""
+def describe(name: str, folder: str, title: str, citation: str, *, records: int, seconds: int, size_gb: float,
+             rate_hz: int = 500, dropped: str = "", highpass_hz: float = 0.0) -> Corpus:
+    """The Corpus of one collection of the Challenge; size_gb is computed from the number of its samples."""
     return Corpus(
         name, title, VERSION, "CC BY 4.0",
         f"{citation}; Reyna et al. 2021, Comput Cardiol 48 (doi 10.23919/CinC53138.2021.9662687)",
@@ -48,39 +48,38 @@ def corpus(name: str, folder: str, title: str, citation: str, *, records: int, s
         download=PhysioNet("challenge-2021", VERSION, f"training/{folder}", size_gb))
 
 
-def open_source(corpus: Corpus, folder: Path, rate_hz: int | None, *, min_seconds: float = 0.0, chunk: int = 32,
-                ) -> Source:
-    """The corpus in its own folder, or in the Challenge's root; its records in the order of their names."""
+def open_folder(corpus: Corpus, folder: Path, rate_hz: int | None, *, min_seconds: float = 0.0,
+                chunk: int = 32) -> CorpusFolder:
+    """The corpus in `folder`, which is its own or the root of the Challenge; records are sorted by name."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    assert isinstance(corpus.download, PhysioNet)
-    under = Path(corpus.download.under)
+    under = Path(_published_folder(corpus))
     folder = next((d for d in (folder / under, folder / under.name) if d.is_dir()), folder)
-    records = find_records(corpus, folder)
+    records = list_records(corpus, folder)
     with ThreadPoolExecutor(READERS) as pool:
         labels = list(pool.map(diagnoses, (folder / f"{file}.hea" for file in records.file)))
     records["snomed"] = [text or "" for text in labels]
     records["problem"] = [problem or ("damaged labels" if text is None else "")
                           for problem, text in zip(records.problem, labels, strict=True)]
     classes = sorted({code for text in set(records.snomed) for code in text.split(";") if code})
-    return Source(
+    return CorpusFolder(
         name=corpus.name, version=corpus.version, rate_hz=corpus.rate_hz[0], units=corpus.units, scale=corpus.scale,
         records=records, tasks={"snomed": classes} if classes else {}, read=functools.partial(read_record, folder),
         min_seconds=min_seconds, highpass_hz=corpus.highpass_hz, chunk=chunk)
 
 
-def find_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
-    """A row for every record that lies in folder or that a file RECORDS lists: one may be missing, or be another's."""
+def list_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
+    """A row for every record in the folder or in a file RECORDS; `problem` says why a record cannot be used."""
     parts = sorted(["", *(f"{d.name}/" for d in folder.iterdir() if re.fullmatch(r"g\d+", d.name) and d.is_dir())])
     present = {part + path.stem for part in parts for path in (folder / part).glob("*.hea")}  # below folder, no suffix
     if corpus.name not in {corpus_of(PurePosixPath(file).name) for file in present}:
-        raise _not_here(corpus, folder, sorted(PurePosixPath(file).name for file in present))
+        raise _wrong_folder(corpus, folder, sorted(PurePosixPath(file).name for file in present))
     listed = {part + line for part in parts for line in read_list(folder / part / "RECORDS")}
-    complete = {str(PurePosixPath(file).parent) for file in listed}  # the parts that RECORDS speaks of
+    complete = {str(PurePosixPath(file).parent) for file in listed}  # the parts whose records RECORDS lists
     name_of = {file: PurePosixPath(file).name + "/" * file.endswith("/") for file in present | listed}
-    twice = [name for name, times in collections.Counter(name_of.values()).items() if times > 1]
-    if twice:
-        raise UserError(f"{folder} holds {min(twice)} twice, in two of its parts g1, g2, ...; remove one")
+    repeated = [name for name, times in collections.Counter(name_of.values()).items() if times > 1]
+    if repeated:
+        raise UserError(f"{folder} holds {min(repeated)} twice, in two of its parts g1, g2, ...; remove one")
 
     def problem(file: str) -> str:
         if file.endswith("/"):
@@ -96,8 +95,13 @@ def find_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
                          "problem": [problem(f) for f in files]})
 
 
+def _published_folder(corpus: Corpus) -> str:
+    """The folder of the corpus inside the Challenge."""
+    return corpus.download.under if isinstance(corpus.download, PhysioNet) else ""
+
+
 def read_list(path: Path) -> list[str]:
-    """The records that a file RECORDS lists, and the folders that are not there; nothing where there is no such file."""
+    """The records that a file RECORDS lists, and the folders in it that do not exist; [] where there is no such file."""
     if not path.is_file():
         return []
     try:
@@ -118,12 +122,11 @@ def corpus_of(name: str) -> str:
     return PREFIXES.get(match[1], "") if match else ""
 
 
-def _not_here(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
+def _wrong_folder(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
     """Why folder, with records of these names, does not hold the corpus."""
-    under = corpus.download.under if isinstance(corpus.download, PhysioNet) else ""
     if not names:
         return UserError(f"{folder} holds no record of {corpus.name}: no .hea file lies in it or in its parts g1, g2, ..., "
-                         f"and it has no folder {under}")
+                         f"and it has no folder {_published_folder(corpus)}")
     seems, _ = collections.Counter(map(corpus_of, names)).most_common(1)[0]
     example = next(name for name in names if corpus_of(name) == seems)
     if seems == "ptb-xl":
@@ -137,16 +140,17 @@ def diagnoses(path: Path) -> str | None:
     """The codes after #Dx in a header, sorted and joined by ";" ("": none); None where they cannot be read."""
     try:
         with path.open("rb") as f:
-            found = DX.findall(f.read(LONGEST_HEADER))
+            lines = DX.findall(f.read(LONGEST_HEADER))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return ""  # reading the record says so
-    codes = {code.strip() for line in found for code in line.decode("ascii", "replace").split(",")} - {"", "Unknown"}
-    return ";".join(sorted(codes)) if len(found) <= 1 and all(CODE.fullmatch(code) for code in codes) else None
+        return ""  # reading the record raises the Refusal
+    codes = {code.strip() for line in lines for code in line.decode("ascii", "replace").split(",")} - {"", "Unknown"}
+    return ";".join(sorted(codes)) if len(lines) <= 1 and all(CODE.fullmatch(code) for code in codes) else None
 
 
 def read_record(folder: Path, row: Any) -> Recording:
+    """One record; Refusal where its row has a problem or its files cannot be read."""
     if row.problem:
-        raise Refused(row.problem, PROBLEMS[row.problem], by_rule=row.problem == PTB_XL)
+        raise Refusal(row.problem, PROBLEMS[row.problem], by_rule=row.problem == PTB_XL)
     return wfdb_file.read(f"{folder}/{row.file}.hea")
 
 

@@ -1,7 +1,7 @@
 """Lobachevsky University Electrocardiography Database (Kalyakulina et al. 2020; doi 10.13026/eegm-h675).
 
-The integers of its files are microvolts: so Einthoven's law holds to the last bit and amplitudes are a heart's. The
-gains and baselines of its headers differ from lead to lead, and give wrong millivolts: they are not used.
+The integers of its files are microvolts: read so, Einthoven's law holds to the last bit and the amplitudes are those of
+other corpora. The gains and baselines of its headers differ from lead to lead and give wrong millivolts. They are not used.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.core.errors import UserError
-from bench.data.corpora import Corpus, PhysioNet, Recording, Refused, Source, published_table, whole_numbers
+from bench.data.corpora import Corpus, CorpusFolder, PhysioNet, Recording, Refusal
+from bench.data.corpora.tables import published_table, require_unique, whole_numbers
 from bench.data.ingest import wfdb_file
 from bench.data.signal import LEADS
 
@@ -24,16 +24,15 @@ CORPUS = Corpus(
     labels="rhythm", patients="ID (one record each)", download=PhysioNet("ludb", "1.0.1", size_gb=0.03))
 
 
-def open_source(folder: Path, rate_hz: int | None) -> Source:
-    """The corpus in folder: the records that ludb.csv lists."""
+def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
+    """The records that ludb.csv lists, at their own 500 Hz whatever rate_hz is."""
     path = folder / "ludb.csv"
     table = published_table(path, ("ID", "Rhythms"), "LUDB")
     ids = whole_numbers(table.ID, path).astype(str)
-    if ids.duplicated().any():
-        raise UserError(f"{path}: ID {ids[ids.duplicated()].iloc[0]} occurs twice")
+    require_unique(ids, path)
     records = pd.DataFrame({"record_id": ids, "patient_id": ids, "fold": 0, "rhythm": table.Rhythms.map(rhythms)})
     classes = sorted({name for text in records.rhythm for name in text.split(";") if name})
-    return Source(
+    return CorpusFolder(
         name=CORPUS.name, version=CORPUS.version, rate_hz=500, units="mV", scale=CORPUS.scale, records=records,
         tasks={"rhythm": classes} if classes else {}, read=functools.partial(read_record, folder))
 
@@ -45,8 +44,9 @@ def rhythms(text: str) -> str:
 
 
 def read_record(folder: Path, row: Any) -> Recording:
+    """One record with its integers as microvolts; Refusal where they are not the published ones."""
     recording = wfdb_file.read(folder / "data" / f"{row.record_id}.hea")
     i, ii, iii = recording.samples[:3].astype(int)
     if np.abs(i + iii - ii).max(initial=0) > 1:
-        raise Refused("not microvolts", "I + III is not II in its integers: these are not the published ones")
+        raise Refusal("not microvolts", "I + III is not II in its integers, so they are not the published ones")
     return dataclasses.replace(recording, gain=np.full(len(LEADS), 1000.0), baseline=np.zeros(len(LEADS)))

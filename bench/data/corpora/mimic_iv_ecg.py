@@ -1,6 +1,6 @@
 """MIMIC-IV-ECG, Diagnostic Electrocardiogram Matched Subset (Gow et al. 2023; doi 10.13026/4nqg-sb35).
 
-aVF stands before aVL in its files: leads are found by their names. The paper used every record.
+Its files list aVF before aVL, so leads are found by their names. The paper used every record.
 """
 
 import functools
@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from bench.core.errors import UserError
-from bench.data.corpora import Corpus, PhysioNet, Recording, Refused, Source, published_table, whole_numbers
+from bench.data.corpora import Corpus, CorpusFolder, PhysioNet, Recording, Refusal
+from bench.data.corpora.tables import published_table, require_unique, whole_numbers
 from bench.data.ingest import wfdb_file
 
 CORPUS = Corpus(
@@ -22,11 +23,11 @@ CORPUS = Corpus(
     records=800_035, seconds=8_000_350, labels="none", patients="subject_id",
     download=PhysioNet("mimic-iv-ecg", "1.0", size_gb=90.4))
 
-PATH = r"[\w-]+(?:/[\w-]+)*"  # no dot, so none that climbs
+PATH = r"[\w-]+(?:/[\w-]+)*"  # no dot, so no path leaves the folder
 
 
-def open_source(folder: Path, rate_hz: int | None) -> Source:
-    """The corpus in folder; only record_list.csv is read."""
+def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
+    """The records that record_list.csv lists, at their own 500 Hz whatever rate_hz is; no other file is read."""
     path = folder / "record_list.csv"
     table = published_table(path, ("subject_id", "study_id", "path"), "MIMIC-IV-ECG")
     strange = ~table.path.str.fullmatch(PATH)
@@ -39,16 +40,15 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
         "fold": 0,
         "path": table.path,
     })
-    twice = records.record_id[records.record_id.duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: study_id {twice.iloc[0]} occurs twice")
-    return Source(
+    require_unique(records.record_id.rename("study_id"), path)
+    return CorpusFolder(
         name=CORPUS.name, version=CORPUS.version, rate_hz=500, units=CORPUS.units, scale=CORPUS.scale, records=records,
         tasks={}, read=functools.partial(read_record, folder))
 
 
 def read_record(folder: Path, row: Any) -> Recording:
+    """One record; Refusal where record_list.csv names another file for it, or the file cannot be read."""
     name = f"p{row.patient_id}/s{row.record_id}/{row.record_id}"
     if not row.path.endswith(f"/{name}"):  # never another record's samples
-        raise Refused("other file name", f"record_list.csv names its file {row.path!r:.80}; MIMIC-IV-ECG's ends in {name!r}")
+        raise Refusal("other file name", f"record_list.csv names its file {row.path!r:.80}; MIMIC-IV-ECG's ends in {name!r}")
     return wfdb_file.read(f"{folder}/{row.path}.hea")

@@ -4,9 +4,9 @@ import functools
 
 from bench.data.corpora import challenge
 
-CORPUS = challenge.corpus(
+CORPUS = challenge.describe(
     "ptb", "ptb", "PTB Diagnostic ECG Database",
     "Bousseljot et al. 1995, Biomed Tech 40(s1):317 (doi 10.1515/bmte.1995.40.s1.317)",
     records=516, seconds=57_150, size_gb=1.4, rate_hz=1000, dropped=challenge.SHORT)
 
-open_source = functools.partial(challenge.open_source, CORPUS, min_seconds=challenge.SHORTEST, chunk=1)
+open_folder = functools.partial(challenge.open_folder, CORPUS, min_seconds=challenge.SHORTEST, chunk=1)

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from bench.core.errors import UserError
-from bench.data.corpora import Corpus, PhysioNet, Recording, Refused, Source, numbers, published_table, whole_numbers
+from bench.data.corpora import TRAINING_FOLDS, Corpus, CorpusFolder, PhysioNet, Recording, Refusal
+from bench.data.corpora.tables import numbers, published_table, require_unique, whole_numbers
 from bench.data.ingest import wfdb_file
 
 CORPUS = Corpus(
@@ -32,7 +33,6 @@ CORPUS = Corpus(
 SECONDS = 10
 FILES = {100: ("filename_lr", "lr"), 500: ("filename_hr", "hr")}  # rate in Hz -> column, end of the names
 FOLDS = range(1, 11)
-TRAINING_FOLDS = list(range(1, 9))
 VERSIONS = {21837: "1.0.1", 21799: "1.0.3"}  # by number of records
 CSV_SHA256 = {"cd9bf4e6445c5e022605857c4d6f90c90ff0e62df847da52efaebe94de786156": "1.0.1"}
 OLDEST = 89  # years
@@ -42,20 +42,18 @@ NAME = re.compile(r"[^\s;'\\]+")  # labels are joined by ";"
 CODES = re.compile(r"\{(?:'[^'\\]+': *\d+(?:\.\d*)?(?:, *|(?=\})))*\}", re.ASCII)  # {'NORM': 100.0, 'SR': 0.0}
 
 
-def open_source(folder: Path, rate_hz: int | None) -> Source:
-    """The corpus in folder: its files of 100 Hz where that is asked, or those of 500 Hz, to be resampled or not."""
+def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
+    """The records of the csv: their files of 100 Hz where rate_hz is 100, otherwise those of 500 Hz."""
     rate_hz = 100 if rate_hz == 100 else 500
     path = folder / "ptbxl_database.csv"
     table = published_table(path, COLUMNS, "PTB-XL")
     for column in ("ecg_id", "patient_id", "strat_fold"):
         table[column] = whole_numbers(table[column], path)
-    twice = table.ecg_id[table.ecg_id.duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: ecg_id {twice.iloc[0]} occurs twice")
+    require_unique(table.ecg_id, path)
     strange = table.strat_fold[~table.strat_fold.isin(FOLDS)]
     if len(strange):
         raise UserError(f"{path}: strat_fold {strange.iloc[0]} in row {strange.index[0] + 1} is not one of 1 to 10")
-    tasks, labels = label_tasks(table, folder)
+    classes, labels = label_tasks(table, folder)
     records = pd.DataFrame({
         "record_id": table.ecg_id.astype(str),
         "patient_id": table.patient_id.astype(str),
@@ -64,9 +62,9 @@ def open_source(folder: Path, rate_hz: int | None) -> Source:
         **labels,
         "age": ages(table.age, path),
     })
-    return Source(
+    return CorpusFolder(
         name=CORPUS.name, version=version(folder, len(table)), rate_hz=rate_hz, units=CORPUS.units, scale=CORPUS.scale,
-        records=records, tasks=tasks | {"age": ["years"]}, kinds={"age": "regression"},
+        records=records, tasks=classes | {"age": ["years"]}, kinds={"age": "regression"},
         read=functools.partial(read_record, folder, rate_hz), stats_folds=TRAINING_FOLDS)
 
 
@@ -139,16 +137,16 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
 
 
 def read_record(folder: Path, rate_hz: int, row: Any) -> Recording:
-    """One record of 10 s in mV, leads in the suite's order; Refused where its files are not what they should be."""
+    """One record of 10 s in mV, leads in the suite's order; Refusal where its files are not what they should be."""
     number = int(row.record_id)
     name = f"records{rate_hz}/{number // 1000 * 1000:05d}/{number:05d}_{FILES[rate_hz][1]}"
     if row.file != name:  # never another record's samples, nor a file elsewhere
-        raise Refused("other file name", f"ptbxl_database.csv names its file {row.file!r:.80}; PTB-XL's is {name!r}")
+        raise Refusal("other file name", f"ptbxl_database.csv names its file {row.file!r:.80}; PTB-XL's is {name!r}")
     path = f"{folder}/{name}.hea"
     recording = wfdb_file.read(path)
     if recording.rate_hz != rate_hz:
-        raise Refused("other rate", f"{path} says {recording.rate_hz} Hz, not {rate_hz} Hz")
+        raise Refusal("other rate", f"{path} says {recording.rate_hz} Hz, not {rate_hz} Hz")
     samples = recording.samples.shape[1]
     if samples != SECONDS * rate_hz:
-        raise Refused("other length", f"{path} holds {samples} samples, not {SECONDS * rate_hz}")
+        raise Refusal("other length", f"{path} holds {samples} samples, not {SECONDS * rate_hz}")
     return recording

@@ -4,9 +4,9 @@ import functools
 
 from bench.data.corpora import challenge
 
-CORPUS = challenge.corpus(
+CORPUS = challenge.describe(
     "st-petersburg", "st_petersburg_incart", "St Petersburg INCART 12-lead Arrhythmia Database",
     "Tihonenko et al. 2008 (doi 10.13026/C2V88N)",
     records=74, seconds=133_200, size_gb=0.8, rate_hz=257, highpass_hz=0.5)
 
-open_source = functools.partial(challenge.open_source, CORPUS, chunk=1)
+open_folder = functools.partial(challenge.open_folder, CORPUS, chunk=1)

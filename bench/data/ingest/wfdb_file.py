@@ -1,8 +1,8 @@
 """WFDB records in the one form that the corpora have: a single segment of 16-bit samples, one per signal and frame.
 
-Strict: what this does not read exactly as the wfdb package does is refused, as is a record whose files contradict
-each other. Grammar: https://wfdb.io/spec/header-files.html. Two of wfdb's liberties are not taken: it ignores the
-end of a line that it cannot parse, and bytes that are not ASCII.
+A record is either read exactly as the wfdb package reads it, or refused; so is a record whose files contradict each
+other. Grammar: https://wfdb.io/spec/header-files.html. The wfdb package ignores bytes that are not ASCII and the end of a
+line that it cannot parse; here both are errors.
 """
 
 import functools
@@ -14,11 +14,11 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from bench.data.corpora import Recording, Refused
+from bench.data.corpora import Recording, Refusal
 from bench.data.signal import LEADS
 
 UNITS = ("mV", "mv")
-LONGEST_HEADER = 1 << 20  # bytes; ours
+LONGEST_HEADER = 1 << 20  # bytes
 
 FILE = r"\w[\w-]{0,99}(?:\.\w{1,9})?"  # a plain name: no folder, no "..", not "-" or "~"
 FORMAT = r"16(?:x1)?(?:\+(?P<offset>\d{1,9}))?"
@@ -31,12 +31,12 @@ SIGNAL = re.compile(
     r"(?: +(?P<checksum>-?\d{1,5})"
     r"(?: +\d{1,9}"
     r"(?: +(?P<lead>.+))?)?)?)?)?)?)?", re.ASCII)
-# Nearly every line: a file, four words, the first sample, the checksum, two words; records have them in common but for three.
-WHOLE = re.compile(rf"^({FILE}) (\S+ \S+ \S+ \S+) -?\d{{1,9}} (-?\d{{1,5}}) (\d{{1,9}} \S.*)$", re.ASCII | re.MULTILINE)
+# Nearly every line has these words. All but the file, the first sample and the checksum are the same in every record.
+FULL_LINE = re.compile(rf"^({FILE}) (\S+ \S+ \S+ \S+) -?\d{{1,9}} (-?\d{{1,5}}) (\d{{1,9}} \S.*)$", re.ASCII | re.MULTILINE)
 
 
 class Signal(NamedTuple):
-    """What many records have in common: it is kept for the next one."""
+    """A signal of a header, without what differs between records: its file and its checksum."""
 
     byte_offset: int  # of the file's first frame
     gain: float  # steps per unit
@@ -46,7 +46,7 @@ class Signal(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a .hea file says; the signals of one file follow each other, interleaved in this order."""
+    """The content of a .hea file. The signals of one data file follow each other, and are interleaved in this order."""
 
     name: str
     rate_hz: int
@@ -57,54 +57,53 @@ class Header(NamedTuple):
 
 
 def read(path: Path | str, leads: tuple[str, ...] = LEADS) -> Recording:
-    """The record of a .hea file: these leads, found by name in any case, in this order; Refused where it cannot be used.
+    """The record of a .hea file: the samples of these leads in this order; Refusal where it cannot be used.
 
-    Files that hold none of the leads are not read.
+    Leads are matched by name in any case. Data files without any of the leads are not read.
     """
     path = str(path)
     header = read_header(path)
-    picked = _picked(header.signals, leads)
-    if isinstance(picked, str):
-        _damaged(path, f"it names lead {picked!r} twice")
-    if picked is None:
-        raise Refused("missing leads", f"{path} has leads {', '.join(s.lead for s in header.signals) or 'none':.200}; "
+    chosen = _choose(header.signals, leads)
+    if isinstance(chosen, str):
+        _refuse_damaged(path, f"it names lead {chosen!r} twice")
+    if chosen is None:
+        raise Refusal("missing leads", f"{path} has leads {', '.join(s.lead for s in header.signals) or 'none':.200}; "
                                        f"the {len(leads)} leads {', '.join(leads)} are needed")
-    strange = {header.signals[i].units for i in picked}.difference(UNITS)
+    strange = {header.signals[i].units for i in chosen}.difference(UNITS)
     if strange:
-        raise Refused("other units", f"{path} is in {', '.join(sorted(strange)):.80}, not in mV")
-    files = {name: _frames(path, header, name) for name in dict.fromkeys(header.files[i] for i in picked)}
+        raise Refusal("other units", f"{path} is in {', '.join(sorted(strange)):.80}, not in mV")
+    files = {name: _frames(path, header, name) for name in dict.fromkeys(header.files[i] for i in chosen)}
     if len(files) == 1:  # nearly always
         [(frames, first)] = files.values()
-        samples = frames.T[[i - first for i in picked]].astype(np.int16, copy=False)
+        samples = frames.T[[i - first for i in chosen]].astype(np.int16, copy=False)
     else:
-        columns = [files[header.files[i]][0][:, i - files[header.files[i]][1]] for i in picked]
+        columns = [files[header.files[i]][0][:, i - files[header.files[i]][1]] for i in chosen]
         samples = np.stack(columns, dtype=np.int16)
     sums = samples.sum(axis=1, dtype=np.int16).tolist()  # wraps around, as the checksum does
-    for i, found in zip(picked, sums, strict=True):
+    for i, total in zip(chosen, sums, strict=True):
         checksum = header.checksums[i]
-        if checksum is not None and (checksum - found) & 0xFFFF:
-            raise Refused("wrong checksum", f"{path}: lead {header.signals[i].lead} of {header.files[i]} has checksum "
-                                            f"{found}, not {checksum}: the header or the samples are damaged")
-    return Recording(header.rate_hz, samples, *_steps(header.signals, picked))
+        if checksum is not None and (checksum - total) & 0xFFFF:
+            raise Refusal("wrong checksum", f"{path}: lead {header.signals[i].lead} of {header.files[i]} has checksum "
+                                            f"{total}, not {checksum}: the header or the samples are damaged")
+    return Recording(header.rate_hz, samples, *_gains(header.signals, chosen))
 
 
 @functools.lru_cache(maxsize=64)  # a corpus has a few orders of leads, and many records
-def _picked(signals: tuple[Signal, ...], leads: tuple[str, ...]) -> tuple[int, ...] | str | None:
-    """Index of each lead in signals, in any case; the one that is there twice; or None where one is missing."""
-    there = [signal.lead.casefold() for signal in signals]
+def _choose(signals: tuple[Signal, ...], leads: tuple[str, ...]) -> tuple[int, ...] | str | None:
+    """Index of each lead in signals; the name of a lead that occurs twice; or None where a lead is missing."""
+    names = [signal.lead.casefold() for signal in signals]
     wanted = [lead.casefold() for lead in leads]
-    if not set(wanted) <= set(there):
+    if not set(wanted) <= set(names):
         return None
-    return next((lead for lead in wanted if there.count(lead) > 1), None) or tuple(map(there.index, wanted))
+    return next((lead for lead in wanted if names.count(lead) > 1), None) or tuple(map(names.index, wanted))
 
 
 @functools.lru_cache(maxsize=64)
-def _steps(signals: tuple[Signal, ...], picked: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and baseline of those that are picked."""
-    found = np.array([signals[i].gain for i in picked]), np.array([float(signals[i].baseline) for i in picked])
-    for values in found:
-        values.flags.writeable = False  # other records have them, too
-    return found
+def _gains(signals: tuple[Signal, ...], chosen: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Gains and baselines of these signals; read-only, as other records share them."""
+    gain, baseline = np.array([signals[i].gain for i in chosen]), np.array([float(signals[i].baseline) for i in chosen])
+    gain.flags.writeable = baseline.flags.writeable = False
+    return gain, baseline
 
 
 def _frames(path: str, header: Header, name: str) -> tuple[np.ndarray, int]:
@@ -115,7 +114,7 @@ def _frames(path: str, header: Header, name: str) -> tuple[np.ndarray, int]:
     data = path[: path.rfind("/") + 1] + name
     content = _content(data, size)
     if len(content) != size:
-        raise Refused("truncated" if len(content) < size else "too long",
+        raise Refusal("truncated" if len(content) < size else "too long",
                       f"{data} is {'truncated' if len(content) < size else 'too long'}: {path.rpartition('/')[2]} "
                       f"needs {size:,} bytes, it has {'more' if len(content) > size else f'{len(content):,}'}")
     return np.frombuffer(content, "<i2", offset=offset).reshape(-1, count), first
@@ -124,40 +123,40 @@ def _frames(path: str, header: Header, name: str) -> tuple[np.ndarray, int]:
 def _content(path: str, size: int) -> bytes:
     """The file's bytes; size + 1 of them where it has more."""
     try:
-        file = os.open(path, os.O_RDONLY)  # half the time of Path.open, and a corpus has millions of files
+        file = os.open(path, os.O_RDONLY)  # half the time of Path.open; a corpus has millions of files
         try:
-            return os.read(file, min(os.fstat(file).st_size, size + 1))  # size may be a lie, the file's is not
+            return os.read(file, min(os.fstat(file).st_size, size + 1))  # a damaged header may claim any size
         finally:
             os.close(file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise Refused("missing file", f"{path} does not exist, or is no file") from None
+        raise Refusal("missing file", f"{path} does not exist, or is no file") from None
 
 
 def read_header(path: Path | str) -> Header:
-    """The .hea file; Refused where it is missing, damaged, or of a kind that is not supported."""
+    """The .hea file; Refusal where it is missing, damaged, or of a kind that is not supported."""
     path = str(path)
     content = _content(path, LONGEST_HEADER)
     if len(content) > LONGEST_HEADER:
-        _damaged(path, f"it has more than {LONGEST_HEADER:,} bytes")
+        _refuse_damaged(path, f"it has more than {LONGEST_HEADER:,} bytes")
     text = content.decode(errors="replace").replace("\t", " ")
-    every = (line.strip(" \r") for line in text.split("\n"))
-    lines = [line for line in every if line and line[0] != "#"]
+    stripped = (line.strip(" \r") for line in text.split("\n"))
+    lines = [line for line in stripped if line and line[0] != "#"]
     if not lines:
-        _damaged(path, "it is empty")
+        _refuse_damaged(path, "it is empty")
     if not (all(map(str.isascii, lines)) and all(map(str.isprintable, lines))):
-        _damaged(path, f"line {next(line for line in lines if not (line.isascii() and line.isprintable()))!r:.80}")
+        _refuse_damaged(path, f"line {next(line for line in lines if not (line.isascii() and line.isprintable()))!r:.80}")
     name, count, rate_hz, length = _record_line(path, lines[0])
     if len(lines) - 1 != count:
-        _damaged(path, f"it announces {count} signals and describes {len(lines) - 1}; is it truncated?")
+        _refuse_damaged(path, f"it announces {count} signals and describes {len(lines) - 1}; is it truncated?")
     signals, files, checksums = _signals(path, lines[1:])
-    if len(set(files)) > 1 or len({signal.byte_offset for signal in signals}) > 1:  # seldom
+    if len(set(files)) > 1 or len({signal.byte_offset for signal in signals}) > 1:
         seen: set[str] = set()
         for i, j in itertools.pairwise(range(count)):
             seen.add(files[i])
             if files[j] != files[i] and files[j] in seen:
-                _damaged(path, f"the signals of {files[j]} do not follow each other")
+                _refuse_damaged(path, f"the signals of {files[j]} do not follow each other")
             if files[j] == files[i] and signals[j].byte_offset != signals[i].byte_offset:
-                _damaged(path, f"{files[j]} has two offsets")
+                _refuse_damaged(path, f"{files[j]} has two offsets")
     return Header(name, rate_hz, length, signals, files, checksums)
 
 
@@ -165,43 +164,42 @@ def _record_line(path: str, line: str) -> tuple[str, int, int, int]:
     """Name, number of signals, rate in Hz, samples per signal."""
     words = line.split()
     if "/" in words[0]:
-        raise Refused("unsupported format", f"{path} has several segments ({words[0]!r:.80}); one is supported")
-    if words[0] != path.rpartition("/")[2].rsplit(".", 1)[0]:  # a header in another's place would give the other record's samples
-        _damaged(path, f"it says that its name is {words[0]!r:.80}")
+        raise Refusal("unsupported format", f"{path} has several segments ({words[0]!r:.80}); one is supported")
+    if words[0] != path.rpartition("/")[2].rsplit(".", 1)[0]:  # it may be the header of another record
+        _refuse_damaged(path, f"it says that its name is {words[0]!r:.80}")
     if len(words) < 4:
-        raise Refused("unsupported format", f"{path} does not say its rate or its number of samples ({line!r:.80})")
+        raise Refusal("unsupported format", f"{path} does not say its rate or its number of samples ({line!r:.80})")
     count, rate_hz, length = _numbers(*words[1:4])
     if rate_hz <= 0 or length <= 0:
-        raise Refused("unsupported format", f"{path}: {line!r:.80} must give a rate in whole Hz and a number of "
+        raise Refusal("unsupported format", f"{path}: {line!r:.80} must give a rate in whole Hz and a number of "
                                             f"samples")
     return words[0], count, rate_hz, length
 
 
 @functools.lru_cache(maxsize=64)
 def _numbers(count: str, rate: str, length: str) -> list[int]:
-    """The three as integers, -1 for one that is none."""
-    rate = re.sub(r"\.0*$", "", rate.partition("/")[0])  # after the slash: the counter's frequency
+    """The three as integers, -1 for one that is no integer."""
+    rate = re.sub(r"\.0*$", "", rate.partition("/")[0])  # the counter's frequency stands after the slash
     return [int(word) if re.fullmatch(r"\d{1,12}", word) else -1 for word in (count, rate, length)]
 
 
 def _signals(path: str, lines: list[str]) -> tuple[tuple[Signal, ...], tuple[str, ...], tuple[int | None, ...]]:
-    """Of each line the signal, its file and its checksum."""
-    whole = WHOLE.findall("\n".join(lines))
-    if whole and len(whole) == len(lines):
-        files, before, checksums, after = zip(*whole, strict=True)
-        if (signals := _in_common(before, after)):
+    """The signal, the file and the checksum of each line."""
+    full = FULL_LINE.findall("\n".join(lines))
+    if full and len(full) == len(lines):
+        files, before, checksums, after = zip(*full, strict=True)
+        if (signals := _common_signals(before, after)):
             return signals, files, tuple(map(int, checksums))
-    found = [_signal_line(path, line) for line in lines]
-    signals, files, checksums = zip(*found, strict=True) if found else ((), (), ())
-    return signals, files, checksums
+    parsed = [_signal_line(path, line) for line in lines]
+    return tuple(each[0] for each in parsed), tuple(each[1] for each in parsed), tuple(each[2] for each in parsed)
 
 
 @functools.lru_cache(maxsize=64)
-def _in_common(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[Signal, ...] | None:
-    """The signals of whole lines with these words; None where one of them is none."""
+def _common_signals(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[Signal, ...] | None:
+    """The signals of full lines with these words, which most records share; None where a line cannot be parsed."""
     try:
         return tuple(_signal_line("", f"x {a} 0 0 {b}")[0] for a, b in zip(before, after, strict=True))
-    except Refused:
+    except Refusal:
         return None
 
 
@@ -211,14 +209,14 @@ def _signal_line(path: str, line: str) -> tuple[Signal, str, int | None]:
     if not match:
         file, kind = (*line.split(), "")[:2]
         if not re.fullmatch(FILE, file, re.ASCII):
-            _damaged(path, f"{file!r:.80} is not the name of a file beside it")
+            _refuse_damaged(path, f"{file!r:.80} is not the name of a file beside it")
         if not re.fullmatch(FORMAT, kind):
-            raise Refused("unsupported format", f"{path}: format {kind!r:.80}; 16, 16x1 and 16+<bytes> are supported")
-        _damaged(path, f"line {line!r:.80}")
+            raise Refusal("unsupported format", f"{path}: format {kind!r:.80}; 16, 16x1 and 16+<bytes> are supported")
+        _refuse_damaged(path, f"line {line!r:.80}")
     file, offset, gain, baseline, units, zero, checksum, lead = match.groups()
     signal = Signal(int(offset or 0), float(gain or 0) or 200.0, int(baseline or zero or 0), units or "mV", lead or "")
     return signal, file, int(checksum) if checksum else None
 
 
-def _damaged(path: str, what: str) -> NoReturn:
-    raise Refused("damaged header", f"{path} is damaged: {what}")
+def _refuse_damaged(path: str, what: str) -> NoReturn:
+    raise Refusal("damaged header", f"{path} is damaged: {what}")

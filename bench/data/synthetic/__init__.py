@@ -1,0 +1,5 @@
+"""Synthetic 12-lead ECG: a check of the whole product that needs no download.
+
+In: a number of records and a seed.
+Out: records with known diagnoses (generator.py), or a folder in PTB-XL's layout (ptbxl_layout.py). Never real patients.
+"""

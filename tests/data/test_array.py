@@ -1,0 +1,166 @@
+import dataclasses
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import array_corpus, noise, refused, rows
+
+from bench.data.corpora import open_corpus
+from bench.data.ingest.prepare import prepare
+from bench.data.signal import LEADS
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_value_is_number_times_scale_whatever_order_the_leads_have(tmp_path, dtype) -> None:
+    order = np.random.default_rng(0).permutation(12)
+    signals = noise(4, 12, 300).astype(dtype)
+    folder = array_corpus(tmp_path / "a", signals, leads=[LEADS[i].lower() for i in order], scale=0.002)
+    store = prepare(open_corpus("array", folder, None), tmp_path)
+    for i in range(4):
+        want = np.empty((12, 300))
+        want[order] = signals[i].astype(float) * 0.002
+        np.testing.assert_allclose(store.signal(i), want, rtol=1e-14)
+
+
+def test_your_own_data_keep_their_names_folds_and_labels(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
+        "who": ["p1", "p1", "007", ""], "strat_fold": ["1", "2.0", "9", ""], "fold": [3, 3, 3, 3],
+        "rhythm": ["SR", "b; a;a", "", ";SR;"]}, name="my-hospital", tasks=["rhythm"], version="7",
+        columns={"fold": "strat_fold", "patient_id": "who"})
+    corpus = open_corpus("array", folder, 100)
+    assert (corpus.name, corpus.version, corpus.stats_folds) == ("my-hospital", "7", list(range(1, 9)))
+    assert list(corpus.records.fold) == [1, 2, 9, 0] and list(corpus.records.patient_id) == ["p1", "p1", "007", ""]
+    assert corpus.tasks == {"rhythm": ["SR", "a", "b"]} and list(corpus.records.rhythm) == ["SR", "a;b", "", "SR"]
+
+
+def test_data_without_folds_have_fold_0_and_statistics_from_every_record(tmp_path) -> None:
+    corpus = open_corpus("array", array_corpus(tmp_path / "a", noise(2, 12, 300)), None)
+    assert list(corpus.records.fold) == [0, 0] and corpus.stats_folds == [] and corpus.tasks == {}
+
+
+@pytest.mark.parametrize(("folds", "named"), [(["1", "11", "10"], "record r1 has '11'"), (["-1", "0", "12"], "r0 has '-1', r2"),
+                                              ([str(i) for i in range(11, 21)], "r2 has '13' and 7 more")])
+def test_folds_that_do_not_exist_are_refused_with_their_records(tmp_path, folds, named) -> None:
+    folder = array_corpus(tmp_path / "a", noise(len(folds), 12, 300), {"fold": folds})
+    refused(lambda: open_corpus("array", folder, None), "records.csv: fold must be 1 to 10, or 0 or empty", named)
+
+
+def test_targets_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
+        "rhythm": ["SR", "AF;SR", "", "SR"], "sex": ["f", "m", "", " m "], "age": ["56", "", "NaN", "1e1"]},
+        tasks=["rhythm", "sex", "age"], single_label=["sex"], regression={"age": "years"})
+    store = prepare(open_corpus("array", folder, None), tmp_path)
+    assert store.manifest["tasks"] == {"rhythm": ["AF", "SR"], "sex": ["f", "m"], "age": ["years"]}
+    assert [store.kind(t) for t in ("rhythm", "sex", "age")] == ["multi-label", "single-label", "regression"]
+    assert list(store.records.age) == ["56.0", "", "", "10.0"] and list(store.records.sex) == ["f", "m", "", "m"]
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"rate_hz": None}, "rate_hz is missing"), ({"rate_hz": 0}, "rate_hz must be 1 or more, got 0"),
+    ({"rate_hz": True}, "rate_hz must be a whole number, got True"), ({"rate_hz": 10**9}, "rate_hz must be at most 100000"),
+    ({"rate_hz": "500 Hz"}, "rate_hz must be a whole number, got '500 Hz'"), ({"rate": 500}, "did you mean 'rate_hz'"),
+    *[({"scale": scale}, "scale must be ") for scale in (10**400, 1e-310, float("nan"), -0.001, float("inf"))],
+    ({"units": "uV"}, "units must be 'mV' or 'sd', got 'uV'"), ({"gaps": "fil"}, "gaps must be 'fill' or 'refuse', got 'fil'"),
+    ({"name": "My Hospital"}, "name must be lower-case letters"), ({"leads": list(LEADS[:8])}, "leads must be the 12 leads I, II"),
+    ({"leads": list(range(12))}, "leads[0] must be a text"), ({"tasks": ["fold"]}, "tasks must be columns of records.csv"),
+    ({"tasks": [["sex"]]}, "tasks[0] must be a text"), ({"tasks": ["sex", "sex"]}, "tasks must be columns of records.csv, each once"),
+    ({"columns": {"folds": "strat_fold"}}, "did you mean 'columns.fold'"), ({"columns": {"fold": ["a"]}}, "columns.fold must be a text"),
+    ({"single_label": ["sxe"]}, "did you mean 'sex'"), ({"single_label": "sex"}, "single_label must be a list"),
+    ({"regression": {"aeg": "years"}}, "did you mean 'age'"), ({"regression": {"age": 3}}, "regression.age must be a text"),
+    ({"regression": {"age": "a\nb"}}, "regression.age must be a unit such as years"),
+    ({"regression": {"age": "years"}, "single_label": ["age"]}, "regression.age must be a unit"),
+])
+def test_a_wrong_dataset_yaml_is_named_with_its_line_and_key(tmp_path, spec, message) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"sex": ["f", "m;f"], "age": ["56", "57"]},
+                          **{"tasks": ["sex", "age"], **spec})
+    refused(lambda: open_corpus("array", folder, None), message, "dataset.yaml", "" if spec.get("rate_hz", 1) is None else "line")
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ({"tasks": ["rhythm"]}, "has no column 'rhythm'"), ({"columns": {"fold": "strat_fold"}}, "has no column 'strat_fold'"),
+    ({"regression": {"sex": "years"}, "tasks": ["sex"]}, "sex 'f' in row 1 is not a number"),
+    ({"single_label": ["sex"], "tasks": ["sex"]}, "sex is single-label, row 2 has 'f;m'"),
+])
+def test_a_column_that_does_not_fit_is_named(tmp_path, spec, message) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300), {"sex": ["f", "m;f"]}, **spec)
+    refused(lambda: open_corpus("array", folder, None), message, "records.csv")
+
+
+@pytest.mark.parametrize("signals", [
+    noise(3, 12, 300), noise(2, 11, 300), noise(2, 12, 0), noise(24, 300), noise(2, 12, 300).astype(complex)])
+def test_signals_of_another_form_are_refused_by_file(tmp_path, signals) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    np.save(folder / "signals.npy", signals)
+    refused(lambda: open_corpus("array", folder, None), "signals.npy")
+
+
+def test_signals_that_are_no_npy_array_are_refused_by_file(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    path, original = folder / "signals.npy", (folder / "signals.npy").read_bytes()
+    pickled, archive = io.BytesIO(), io.BytesIO()
+    np.save(pickled, np.array([{}]), allow_pickle=True)
+    np.savez(archive, noise(2, 12, 300))
+    for content in (b"", b"hello", b"PK\x03\x04", original[:50], original[:-1], pickled.getvalue(), archive.getvalue()):
+        path.write_bytes(content)
+        refused(lambda: open_corpus("array", folder, None), "signals.npy is not a .npy array, or is truncated")
+    path.unlink()
+    refused(lambda: open_corpus("array", folder, None), "signals.npy does not exist")
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.00488, 1 / 3, 7e-6, 1.0])
+def test_int16_goes_into_the_store_as_it_is(tmp_path, scale) -> None:
+    signals = noise(3, 12, 300)
+    corpus = open_corpus("array", array_corpus(tmp_path / "a", signals, scale=scale), 500)
+    assert corpus.rate_hz == 100  # its own, whatever is wanted
+    np.testing.assert_allclose(corpus.read(rows(corpus)[1]).physical(), signals[1] * scale, rtol=1e-15)
+    np.testing.assert_array_equal(prepare(corpus, tmp_path).signals.numpy(), signals.ravel())
+
+
+@pytest.mark.parametrize(("dtype", "gap"), [("int16", -32768), ("float32", np.nan), ("float64", np.nan)])
+def test_a_missing_sample_is_nan(tmp_path, dtype, gap) -> None:
+    signals = noise(2, 12, 300).astype(dtype)
+    signals[1, 4, 10:20] = gap
+    corpus = open_corpus("array", array_corpus(tmp_path / "a", signals), None)
+    gaps = np.isnan(corpus.read(rows(corpus)[1]).physical())
+    assert gaps[4, 10:20].all() and gaps.sum() == 10
+
+
+@pytest.mark.parametrize("dtype", [">i2", "int32", "uint16", "int8", "float16"])
+def test_any_number_is_taken_at_its_value(tmp_path, dtype) -> None:
+    signals = np.abs(noise(2, 12, 300) % 100).astype(dtype)
+    corpus = open_corpus("array", array_corpus(tmp_path / "a", signals, scale=0.004), None)
+    np.testing.assert_allclose(corpus.read(rows(corpus)[1]).physical(), signals[1].astype(float) * 0.004, rtol=1e-15)
+
+
+def test_other_signals_in_the_same_place_are_another_origin(tmp_path) -> None:
+    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
+    before = open_corpus("array", folder, None).origin
+    assert open_corpus("array", folder, None).origin == before
+    np.save(folder / "signals.npy", noise(2, 12, 300, seed=1))
+    os.utime(folder / "signals.npy", (1, 1))
+    assert open_corpus("array", folder, None).origin != before
+
+
+def test_signals_are_mapped_and_not_read(tmp_path) -> None:
+    """A sparse file of 6 GB opens at once."""
+    folder = array_corpus(tmp_path / "a", noise(250, 12, 10))
+    large = np.lib.format.open_memmap(folder / "signals.npy", mode="w+", dtype=np.int16, shape=(250, 12, 1_000_000))
+    large[7, 3, 5] = 9
+    del large
+    corpus = open_corpus("array", folder, None)
+    assert corpus.read(rows(corpus)[7]).samples[3, :7].tolist() == [0, 0, 0, 0, 0, 9, 0]
+
+
+def test_the_real_array_data_open_with_their_labels(shared, tmp_path) -> None:
+    (tmp_path / "dataset.yaml").write_text((Path(__file__).parents[1] / "fixtures" / "ptb-xl-mini.yaml").read_text())
+    for name in ("signals.npy", "records.csv"):
+        (tmp_path / name).symlink_to(shared / "data" / "ptb-xl-mini" / name)
+    corpus = open_corpus("array", tmp_path, None)
+    assert len(corpus.records) == 2282 and corpus.units == "sd"
+    assert corpus.tasks["superdiagnostic"] == ["CD", "HYP", "MI", "NORM", "STTC"]
+    few = dataclasses.replace(corpus, records=corpus.records.iloc[[0, 1000, 2281]])
+    store, signals = prepare(few, tmp_path / "stores"), np.load(tmp_path / "signals.npy", mmap_mode="r")
+    for i, row in enumerate((0, 1000, 2281)):
+        np.testing.assert_array_equal(store.signal(i), signals[row] / 1000)
