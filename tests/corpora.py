@@ -108,7 +108,7 @@ def mutated(rng: np.random.Generator, content: bytes, kinds: int = 7) -> bytes:
 
 def count_survivors(paths: list[Path], cases: int, use: Callable[[], object]) -> int:
     """How often use() succeeded with one of the files damaged; it may fail with a UserError of one line alone."""
-    rng, succeeded = np.random.default_rng(3), 0
+    rng, succeeded, messages = np.random.default_rng(3), 0, list[str]()
     original = {path: path.read_bytes() for path in paths}
     for case in range(cases):
         path = paths[case % len(paths)]
@@ -117,8 +117,9 @@ def count_survivors(paths: list[Path], cases: int, use: Callable[[], object]) ->
             use()
             succeeded += 1
         except UserError as error:
-            assert len(str(error)) < 800 and str(error).isprintable(), error
+            messages.append(str(error))
         path.write_bytes(original[path])
+    assert all(len(text) < 800 and text.isprintable() for text in messages), max(messages, key=len)
     return succeeded
 
 

@@ -46,7 +46,7 @@ def build_ludb(folder: Path) -> None:
         signal = noise(5000, 12, seed=i)
         signal[:, 1] = signal[:, 0] + signal[:, 2]
         wfdb.wrsamp(str(i), 500, ["mV"] * 12, [lead.lower() for lead in LEADS], d_signal=signal.astype(int), fmt=["16"] * 12,
-                    adc_gain=[700.0 + 100 * k for k in range(12)], baseline=[k for k in range(12)],
+                    adc_gain=[700.0 + 100 * k for k in range(12)], baseline=list(range(12)),
                     write_dir=str(folder / "data"), comments=["<age>: 51", "<sex>: F", "<diagnoses>:"])
     pd.DataFrame({"ID": [1, 2, 3], "Sex": "F", "Rhythms": ["Sinus rhythm", "Sinus  rhythm.\nAberrant conduction", ""]}).to_csv(
         folder / "ludb.csv", index=False)
@@ -126,9 +126,10 @@ EXAMPLES = {
         lambda folder: array_corpus(folder, noise(3, 12, 300), {
             "patient_id": ["p", "p", "q"], "fold": ["1", "2", "9"], "rhythm": ["SR", "AF;SR", ""]}, tasks=["rhythm"]),
         lambda folder, record: np.load(folder / "signals.npy")[int(record[1:])] * 0.001, "records.csv", "",
-        ["record_id", "rhythm"], [("record_id", "r0", "record_id r0 occurs twice"), ("record_id", "", "of row 2 is empty"),
-                                  *[("fold", fold, f"fold must be 1 to 10, or 0 or empty for a record without a fold; record r1 has "
-                                     f"{fold[:10]!r}"[:-1]) for fold in ("11", "-2", "1.5", "x", "9" * 20)]]),
+        ["record_id", "rhythm"], [
+            ("record_id", "r0", "record_id r0 occurs twice"), ("record_id", "", "of row 2 is empty"),
+            *[("fold", fold, f"fold must be 1 to 10, or 0 or empty for a record without a fold; record r1 has '{fold[:10]}")
+              for fold in ("11", "-2", "1.5", "x", "9" * 20)]]),
     "code-15": Example(
         build_code_15, tracing_of, "exams.csv", "CODE-15%", ["exam_id", "patient_id", "trace_file", "SB"], [
             ("exam_id", "11", "exam_id 11 occurs twice"), ("exam_id", "x", "exam_id 'x' in row 2"),

@@ -117,10 +117,11 @@ def test_damaged_tables_give_one_line_or_open_with_what_holds_of_every_table(nam
             try:
                 assert len(corpus.read(row).samples) == len(LEADS)
             except Refusal as refusal:
-                assert refusal.reason in ("missing file", "missing exam", "other file name")
+                reasons.add(refusal.reason)
 
-    cases = 250 * len(files)
+    cases, reasons = 150 * len(files), set[str]()
     assert cases / 10 < count_survivors(files, cases, use) < cases
+    assert reasons <= {"missing file", "missing exam", "other file name"}
 
 
 @pytest.mark.parametrize(("text", "message"), [

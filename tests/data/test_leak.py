@@ -17,20 +17,20 @@ FOLDS = list(range(1, 11))
 HELD_OUT = np.array([8, 9])
 
 
-def made(folder: Path, signals: np.ndarray, *, folds: list[int] | None = None, patients: list[str] | None = None,
-         ids: list[str] | None = None, name: str = "other", source: str = "mine") -> Store:
-    of = corpora.corpus_folder(signals, folds or [], name=source)
+def store_of(folder: Path, signals: np.ndarray, *, folds: list[int] | None = None, patients: list[str] | None = None,
+             ids: list[str] | None = None, name: str = "other", corpus: str = "mine") -> Store:
+    opened = corpora.corpus_folder(signals, folds or [], name=corpus)
     if patients:
-        of.records["patient_id"] = patients
+        opened.records["patient_id"] = patients
     if ids:
-        of.records["record_id"] = ids
-    return prepare(replace(of, name=source), folder, name=name)
+        opened.records["record_id"] = ids
+    return prepare(replace(opened, name=corpus), folder, name=name)
 
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Store:
     """Ten records of ten patients in ten folds; 9 and 10 are held out."""
-    return made(tmp_path, SIGNALS, folds=FOLDS, patients=[f"p{i}" for i in range(10)], name="evaluated")
+    return store_of(tmp_path, SIGNALS, folds=FOLDS, patients=[f"p{i}" for i in range(10)], name="evaluated")
 
 
 def check(pretrained: list[Store], evaluated: Store, folds: range = range(1, 9)) -> None:
@@ -50,9 +50,9 @@ def test_a_pretraining_on_the_held_out_folds_is_refused_with_the_ids(evaluated) 
 
 
 @pytest.mark.parametrize(("other", "kind"), [
-    (lambda folder: made(folder, SIGNALS[[3, 9]], source="copy"), "the same samples"),
-    (lambda folder: made(folder, noise(2, 12, 100, seed=1), ids=["r2", "r9"]), "the same record_id of the same corpus"),
-    (lambda folder: made(folder, noise(2, 12, 100, seed=1), ids=["a", "b"], patients=["p3", "p9"]), "the same patient"),
+    (lambda folder: store_of(folder, SIGNALS[[3, 9]], corpus="copy"), "the same samples"),
+    (lambda folder: store_of(folder, noise(2, 12, 100, seed=1), ids=["r2", "r9"]), "the same record_id of the same corpus"),
+    (lambda folder: store_of(folder, noise(2, 12, 100, seed=1), ids=["a", "b"], patients=["p3", "p9"]), "the same patient"),
 ])
 def test_a_held_out_record_or_patient_in_another_store_is_found(evaluated, tmp_path, other: Callable, kind: str) -> None:
     with pytest.raises(UserError, match=rf"1 of the 2 .* \({kind}\): r9\. "):
@@ -60,14 +60,14 @@ def test_a_held_out_record_or_patient_in_another_store_is_found(evaluated, tmp_p
 
 
 @pytest.mark.parametrize("other", [
-    lambda folder: made(folder, noise(2, 12, 100, seed=1), ids=["r9", "r8"], patients=["p9", "p8"], source="elsewhere"),
-    lambda folder: made(folder, noise(2, 12, 100, seed=1), ids=["a", "b"], patients=["", ""]),
-    lambda folder: made(folder, np.concatenate([SIGNALS[:8], noise(2, 12, 100, seed=1)]), source="elsewhere"),
+    lambda folder: store_of(folder, noise(2, 12, 100, seed=1), ids=["r9", "r8"], patients=["p9", "p8"], corpus="elsewhere"),
+    lambda folder: store_of(folder, noise(2, 12, 100, seed=1), ids=["a", "b"], patients=["", ""]),
+    lambda folder: store_of(folder, np.concatenate([SIGNALS[:8], noise(2, 12, 100, seed=1)]), corpus="elsewhere"),
 ])
 def test_equal_names_in_another_corpus_and_unknown_patients_are_no_leak(evaluated, tmp_path, other: Callable) -> None:
     check([other(tmp_path)], evaluated)
 
 
 def test_unknown_patients_of_the_evaluation_match_no_one(tmp_path) -> None:
-    evaluated = made(tmp_path, SIGNALS, folds=FOLDS, name="evaluated")
-    check([made(tmp_path, noise(2, 12, 100, seed=1), ids=["a", "b"])], evaluated)
+    evaluated = store_of(tmp_path, SIGNALS, folds=FOLDS, name="evaluated")
+    check([store_of(tmp_path, noise(2, 12, 100, seed=1), ids=["a", "b"])], evaluated)

@@ -1,4 +1,3 @@
-import inspect
 import math
 import re
 
@@ -27,8 +26,8 @@ def x() -> Tensor:
     return torch.randn(B, C, T, generator=Generator().manual_seed(99))
 
 
-def one(x: Tensor, name: str, value, seed: int = 0, seconds: float = 5.0) -> Tensor:
-    """The one view that this transformation makes."""
+def view_of(x: Tensor, name: str, value, seed: int = 0, seconds: float = 5.0) -> Tensor:
+    """The view of this transformation alone."""
     return views.make(x, [{"seconds": seconds, name: value}], RATE_HZ, rng(len(x), seed))[0]
 
 
@@ -39,86 +38,71 @@ def test_every_transformation_is_tested_here() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_view_is_a_pure_function_of_batch_and_generator(x, name) -> None:
     before = x.clone()
-    made = one(x, name, SETTINGS[name])
-    assert made.shape == x.shape and made.dtype == torch.float32 and made.data_ptr() != x.data_ptr()
+    view = view_of(x, name, SETTINGS[name])
+    assert view.shape == x.shape and view.dtype == torch.float32 and view.data_ptr() != x.data_ptr()
     assert torch.equal(x, before)
-    assert torch.equal(made, one(x, name, SETTINGS[name]))
-    assert not torch.equal(made, one(x, name, SETTINGS[name], seed=1))
+    assert torch.equal(view, view_of(x, name, SETTINGS[name]))
+    assert not torch.equal(view, view_of(x, name, SETTINGS[name], seed=1))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_record_draws_its_own_numbers(x, name) -> None:
     same = x[:1].expand(B, C, T)
-    made = one(same, name, SETTINGS[name])
-    assert len({row.numpy().tobytes() for row in made}) > B - 5  # few sets of dropped leads may meet
+    view = view_of(same, name, SETTINGS[name])
+    assert len({row.numpy().tobytes() for row in view}) > B - 5  # few sets of dropped leads may meet
 
 
 @pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"resized_crop"}))
 def test_a_strength_of_nothing_changes_nothing(x, name) -> None:
     nothing = {"time_out": [0.0, 0.0], "amplitude_scale": [1.0, 1.0]}.get(name, 0.0)
-    torch.testing.assert_close(one(x, name, nothing), x)
+    torch.testing.assert_close(view_of(x, name, nothing), x)
 
 
 def test_a_crop_is_a_window_of_the_record_and_every_window_comes(x) -> None:
     ramp = torch.arange(T).float().expand(2000, C, T)
-    made = views.crop(ramp, 490, rng(2000))
-    assert torch.equal(made - made[:, :, :1], torch.arange(490.0).expand(2000, C, 490))
-    assert set(made[:, 0, 0].tolist()) == set(range(11))
-
-
-def test_a_crop_of_all_of_it_is_all_of_it(x) -> None:
-    assert torch.equal(views.crop(x, T, rng()), x)
+    view = views.crop(ramp, 490, rng(2000))
+    assert torch.equal(view - view[:, :, :1], torch.arange(490.0).expand(2000, C, 490))
+    assert set(view[:, 0, 0].tolist()) == set(range(11))
 
 
 def test_two_views_of_one_record_are_two_crops(x) -> None:
     first, second = views.make(x, [{"seconds": 2.5}, {"seconds": 1.0}], RATE_HZ, rng())
     assert first.shape == (B, C, 250) and second.shape == (B, C, 100)
-    one_, other = views.make(x, [{"seconds": 2.5}] * 2, RATE_HZ, rng())
-    assert not torch.equal(one_, other)
-
-
-def test_a_resized_crop_of_its_whole_length_is_a_crop_up_to_interpolation() -> None:
-    ramp = torch.arange(T).float().expand(B, C, T)  # linear interpolation is exact on it
-    made = views.resized_crop(ramp, 250, rng(), [1.0, 1.0])
-    torch.testing.assert_close(made - made[:, :, :1], torch.arange(250.0).expand(B, C, 250), atol=1e-3, rtol=0)
-    assert made.min() >= 0 and made.max() <= T - 1 and made[:, 0, 0].unique().numel() > B / 2
+    first, other = views.make(x, [{"seconds": 2.5}] * 2, RATE_HZ, rng())
+    assert not torch.equal(first, other)
 
 
 def test_a_resized_crop_stretches_a_share_of_its_length_and_stays_inside() -> None:
     ramp = torch.arange(T).float().expand(2000, C, T)
-    made = views.resized_crop(ramp, 250, rng(), [0.5, 0.8])
-    share = (made[:, 0, -1] - made[:, 0, 0] + 1) / 250
+    view = views.resized_crop(ramp, 250, rng(), [0.5, 0.8])
+    share = (view[:, 0, -1] - view[:, 0, 0] + 1) / 250
     assert share.min() >= 0.5 - 1e-3 and share.max() <= 0.8 + 1e-3
     assert share.min() < 0.51 and share.max() > 0.79
-    assert made.min() >= 0 and made.max() <= T - 1
-    steps = made.diff(dim=2)
+    assert view.min() >= 0 and view.max() <= T - 1
+    steps = view.diff(dim=2)
     torch.testing.assert_close(steps, steps[:, :, :1].expand_as(steps), atol=1e-3, rtol=0)
 
 
 def test_a_resized_crop_makes_a_slow_wave_slower() -> None:
     t = torch.arange(T) / RATE_HZ
-    made = views.resized_crop(torch.sin(2 * math.pi * 4 * t).expand(8, C, T), 500, rng(8), [0.5, 0.5])
-    power = torch.fft.rfft(made).abs()[:, 0, 1:]
+    view = views.resized_crop(torch.sin(2 * math.pi * 4 * t).expand(8, C, T), 500, rng(8), [0.5, 0.5])
+    power = torch.fft.rfft(view).abs()[:, 0, 1:]
     assert ((power.argmax(1) + 1) / (500 / RATE_HZ) == 2.0).all()
 
 
 def test_time_out_zeroes_one_window_of_the_asked_share_in_every_lead(x) -> None:
-    hidden = one(x, "time_out", [0.2, 0.4]) == 0
+    hidden = view_of(x, "time_out", [0.2, 0.4]) == 0
     assert torch.equal(hidden.all(1), hidden.any(1))
     share = hidden[:, 0].float().mean(1)
     assert share.min() >= 0.2 - 1 / T and share.max() <= 0.4 + 1 / T and share.std() > 0.03
     edges = hidden[:, 0].float().diff(dim=1).abs().sum(1)
     assert (edges <= 2).all()  # one window
     seen = ~hidden
-    assert torch.equal(one(x, "time_out", [0.2, 0.4])[seen], x[seen])
-
-
-def test_time_out_of_everything_leaves_nothing(x) -> None:
-    assert not one(x, "time_out", [1.0, 1.0]).any()
+    assert torch.equal(view_of(x, "time_out", [0.2, 0.4])[seen], x[seen])
 
 
 def test_gaussian_noise_is_white_and_of_its_sd(x) -> None:
-    noise = one(x, "gaussian_noise", 0.3) - x
+    noise = view_of(x, "gaussian_noise", 0.3) - x
     assert abs(noise.std().item() - 0.3) < 0.005 and abs(noise.mean().item()) < 0.005
     assert (noise[..., 1:] * noise[..., :-1]).mean().abs() < 0.005
     assert (noise[:, 0] * noise[:, 1]).mean().abs() < 0.005
@@ -150,20 +134,20 @@ def test_mains_hum_has_a_strength_of_its_own_in_every_lead() -> None:
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_lead_dropout_zeroes_whole_leads_with_its_probability(probability) -> None:
-    made = views.lead_dropout(torch.ones(4000, C, 3), rng(4000), probability)
-    dropped = (made == 0).all(2)
-    assert torch.equal(dropped, (made == 0).any(2))
+    view = views.lead_dropout(torch.ones(4000, C, 3), rng(4000), probability)
+    dropped = (view == 0).all(2)
+    assert torch.equal(dropped, (view == 0).any(2))
     expected = probability - probability**C / C  # of twelve dropped leads one stays
     assert abs(dropped.float().mean().item() - expected) < 0.01
 
 
 def test_lead_dropout_always_leaves_a_lead(x) -> None:
-    made = one(x, "lead_dropout", 1.0)
-    assert ((made != 0).any(2).sum(1) == 1).all()
+    view = view_of(x, "lead_dropout", 1.0)
+    assert ((view != 0).any(2).sum(1) == 1).all()
 
 
 def test_amplitude_scale_multiplies_a_record_by_one_factor(x) -> None:
-    factor = one(x, "amplitude_scale", [0.5, 2.0]) / x
+    factor = view_of(x, "amplitude_scale", [0.5, 2.0]) / x
     torch.testing.assert_close(factor, factor[:, :1, :1].expand_as(factor))
     assert factor.min() >= 0.5 - 1e-5 and factor.max() <= 2 + 1e-5 and factor[:, 0, 0].std() > 0.2
 
@@ -178,8 +162,8 @@ def test_the_views_of_every_method_can_be_made(x) -> None:
     for method in find_methods():
         c = configs.load(method)
         views.check(c["views"], c["data"]["rate_hz"], c["data"]["crop_seconds"], c["encoder"]["patch"])
-        made = views.make(torch.zeros(2, C, 5000), c["views"], 500, rng(2))
-        assert [v.shape for v in made] == [(2, C, round(v["seconds"] * 500)) for v in c["views"]]
+        view = views.make(torch.zeros(2, C, 5000), c["views"], 500, rng(2))
+        assert [v.shape for v in view] == [(2, C, round(v["seconds"] * 500)) for v in c["views"]]
 
 
 @pytest.mark.parametrize(("view", "message"), [
@@ -204,9 +188,3 @@ def test_the_views_of_every_method_can_be_made(x) -> None:
 def test_views_that_cannot_be_made_are_refused_by_key(view, message) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         views.check([view], RATE_HZ, 10.0, 10)
-
-
-def test_every_setting_that_a_view_can_have_has_bounds() -> None:
-    last = {list(inspect.signature(f).parameters)[-1] for f in views.VIEWS.values()}
-    assert last == set(views.LARGEST)
-    assert np.isfinite([v for v in views.LARGEST.values() if v != math.inf]).all()
