@@ -66,7 +66,7 @@ def test_targets_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
     ({"name": "My Hospital"}, "name must be lower-case letters"), ({"leads": list(LEADS[:8])}, "leads must be the 12 leads"),
     ({"leads": list(range(12))}, "leads[0] must be a text"), ({"tasks": ["fold"]}, "tasks must be columns of records.csv"),
     ({"tasks": [["sex"]]}, "tasks[0] must be a text"), ({"tasks": ["sex", "sex"]}, "tasks must be columns of records.csv, each"),
-    ({"columns": {"folds": "strat_fold"}}, "did you mean 'columns.fold'"), ({"columns": {"fold": ["a"]}}, "columns.fold must be a"),
+    ({"columns": {"folds": "x"}}, "did you mean 'columns.fold'"), ({"columns": {"fold": ["a"]}}, "columns.fold must be a text"),
     ({"single_label": ["sxe"]}, "did you mean 'sex'"), ({"single_label": "sex"}, "single_label must be a list"),
     ({"regression": {"aeg": "years"}}, "did you mean 'age'"), ({"regression": {"age": 3}}, "regression.age must be a text"),
     ({"regression": {"age": "a\nb"}}, "regression.age must be a unit such as years"),

@@ -1,5 +1,4 @@
 import shutil
-import threading
 from pathlib import Path
 
 import h5py
@@ -103,19 +102,6 @@ def test_an_exam_that_its_file_does_not_hold_is_refused(small) -> None:
     (row,) = [row for row in rows(corpus) if row.record_id == "44"]
     with pytest.raises(Refusal, match=r"exams_part2.hdf5 does not hold it"):
         corpus.read(row)
-
-
-def test_threads_read_what_one_thread_reads(small) -> None:
-    corpus = open_corpus("code-15", small, None)
-    read: list[list[np.ndarray]] = []
-    threads = [threading.Thread(target=lambda: read.append([corpus.read(r).samples for r in rows(corpus)])) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(read) == 4
-    for samples in read:
-        np.testing.assert_array_equal(samples, [corpus.read(row).samples for row in rows(corpus)])
 
 
 @pytest.mark.parametrize(("datasets", "message"), [

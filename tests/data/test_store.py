@@ -139,7 +139,8 @@ def test_a_damaged_store_is_refused_by_file(prepared, name, how) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    *((None, text) for text in ("[]", "null", "{}", "{", "\x00")), ("rate_hz", 500), ("sd", [1.0] * 12), ("mean", [float("nan")] * 12), ("files", []), ("files", {}),
+    *((None, text) for text in ("[]", "null", "{}", "{", "\x00")), ("rate_hz", 500), ("sd", [1.0] * 12),
+    ("mean", [float("nan")] * 12), ("files", []), ("files", {}),
     ("fingerprint", "0" * 16), ("format", 1), ("tasks", None)])
 def test_an_edited_manifest_is_refused(prepared, key, value) -> None:
     path = prepared.folder / "manifest.json"
@@ -162,7 +163,8 @@ def test_checking_a_store_when_it_is_opened_keeps_none_of_its_pages(prepared) ->
 
     def resident() -> int:
         text = Path("/proc/self/smaps").read_text()
-        return sum(int(kb) for kb in re.findall(rf"{re.escape(str(prepared.folder))}/signals\.i16\n(?:.*\n)*?Rss: +(\d+) kB", text))
+        pattern = rf"{re.escape(str(prepared.folder))}/signals\.i16\n(?:.*\n)*?Rss: +(\d+) kB"
+        return sum(int(kb) for kb in re.findall(pattern, text))
 
     before = resident()
     opened.signals.sum()

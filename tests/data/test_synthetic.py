@@ -9,7 +9,6 @@ import wfdb
 from scipy.signal import find_peaks
 
 from bench.core.errors import UserError
-from bench.data.synthetic import generator as synthetic
 from bench.data.synthetic import ptbxl_layout
 from bench.data.synthetic.conditions import CONDITIONS, SOKOLOW_LIMIT_MV, STATEMENT_SETS
 from bench.data.synthetic.generator import DOWER, draw_record, draw_statements
@@ -95,7 +94,7 @@ def test_heart_rate_is_the_statements(name: str, low: float, high: float, seed: 
     assert low < 60 / rr_s.mean() < high
 
 
-def test_fibrillation_is_irregular_has_no_p_wave_and_has_f_waves_of_4_to_9_hz() -> None:
+def test_fibrillation_is_irregular_and_sinus_rhythm_is_not() -> None:
     for seed in range(4):
         cv = {}
         for name in ("NORM", "AFIB"):
@@ -103,12 +102,6 @@ def test_fibrillation_is_irregular_has_no_p_wave_and_has_f_waves_of_4_to_9_hz() 
             cv[name] = rr.std() / rr.mean()
         assert cv["AFIB"] > 0.12
         assert cv["NORM"] < 0.06
-    waves = synthetic._fibrillation(np.arange(5000) / RATE_HZ, np.random.default_rng(0))
-    power = np.abs(np.fft.rfft(waves, axis=1)) ** 2
-    assert np.all((power.argmax(axis=1) / 10 > 4) & (power.argmax(axis=1) / 10 < 9))
-    patient = synthetic.draw_patient(np.random.default_rng(0))
-    assert "P1" not in synthetic._beat(("AFIB",), patient, np.random.default_rng(0))[0]
-    assert "P1" in synthetic._beat(("NORM",), patient, np.random.default_rng(0))[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -163,27 +156,6 @@ def test_inferior_infarction_has_q_waves_in_iii_and_avf_and_anterior_has_none_of
     assert r_mv[id(anterior)] < 0.1 < r_mv[id(normal)]
 
 
-def test_ischemia_lowers_st_and_turns_t_in_v5() -> None:
-    st, t = {}, {}
-    for name in ("NORM", "ISC_", "NDT"):
-        beat = synthetic._beat((name,), synthetic.draw_patient(np.random.default_rng(0)), np.random.default_rng(0))[0]
-        st[name] = DOWER[6] @ np.array(beat["ST"][2:])
-        t[name] = DOWER[6] @ np.array(beat["T2"][2:])
-    assert st["ISC_"] < -0.05 < st["NORM"]
-    assert t["ISC_"] < 0 < t["NORM"] and t["NDT"] < 0.5 * t["NORM"]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_premature_beat_is_early_and_followed_by_a_full_pause(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    at_s, ectopic = synthetic._beat_times(("PVC",), 75, 10.0, rng, breath_hz=0.25, breath_turn=0.0)
-    assert 1 <= ectopic.sum() <= 3
-    for late in np.flatnonzero(ectopic):
-        before, after = at_s[late] - at_s[late - 1], at_s[late + 1] - at_s[late]
-        assert before < 0.75 * 0.8 * 1.1 and after > 1.15 * 0.8
-        assert before + after == pytest.approx(2 * 0.8, rel=0.1)
-
-
 def test_noise_lies_in_the_bands_it_is_made_of() -> None:
     noise = band_noise((2, 5000), RATE_HZ, 20, 150, np.random.default_rng(0))
     power = np.abs(np.fft.rfft(noise * np.hanning(5000), axis=1)) ** 2
@@ -224,10 +196,8 @@ def test_the_signal_files_are_those_that_wfdb_writes(tmp_path: Path, rate_hz: in
     ptbxl_layout._write_signal(tmp_path / "written" / "00001_hr", signal_mv, rate_hz)
     (tmp_path / "wfdb").mkdir()
     digital = np.rint(signal_mv.T * 1000).astype(np.int16)
-    wfdb.wrsamp(
-        "00001_hr", rate_hz, ["mV"] * 12, list(HEADER_LEADS), d_signal=digital, fmt=["16"] * 12,
-        adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(tmp_path / "wfdb"),
-    )  # fmt: skip
+    wfdb.wrsamp("00001_hr", rate_hz, ["mV"] * 12, list(HEADER_LEADS), d_signal=digital, fmt=["16"] * 12,
+                adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(tmp_path / "wfdb"))
     assert hashes(tmp_path / "written") == hashes(tmp_path / "wfdb")
 
 

@@ -1,4 +1,3 @@
-import random
 import re
 import shutil
 from pathlib import Path
@@ -142,15 +141,6 @@ def test_a_file_that_is_no_header_is_refused(tmp_path, content) -> None:
         wfdb_file.read(path)
 
 
-def test_a_sample_that_changed_is_noticed(tmp_path) -> None:
-    path = write(tmp_path)
-    content = bytearray((tmp_path / "r1.dat").read_bytes())
-    content[601] ^= 4
-    (tmp_path / "r1.dat").write_bytes(content)
-    with pytest.raises(Refusal, match="has checksum"):
-        wfdb_file.read(path)
-
-
 # --- thousands of small accidents: refused, or read as wfdb reads it
 
 
@@ -198,10 +188,10 @@ def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) ->
     original = path.read_bytes()
     assert same_or_refused(path)
     accepted = 0
-    for _ in range(1500):
+    for _ in range(700):
         path.write_bytes(mutated(rng, mutated(rng, original) or original) if rng.integers(3) == 0 else mutated(rng, original))
         accepted += same_or_refused(path)
-    assert 30 < accepted < 1000
+    assert 15 < accepted < 500
 
 
 @pytest.mark.parametrize("form", [ptbxl_form, challenge_form])
@@ -211,26 +201,7 @@ def test_damaged_samples_are_refused(tmp_path, form) -> None:
     (data,) = (p for p in tmp_path.iterdir() if p.suffix == (".mat" if form is challenge_form else ".dat"))
     original = data.read_bytes()
     start = len(original) - 1200
-    for _ in range(300):
+    for _ in range(150):
         content = mutated(rng, original, kinds=5)  # a sum does not see what only changed places
         data.write_bytes(content)
         assert same_or_refused(path) == (content[start:] == original[start:] and len(content) == len(original))
-
-
-def test_the_short_way_through_the_lines_gives_what_the_whole_expression_gives(monkeypatch) -> None:
-    rng = random.Random(0)
-    words = ["r1.dat 00001_hr.dat ../x.dat -", "16 16+24 16x1+24 16x2 212", "1000.0(0)/mV 1000/mV 200(-5)/uV 1e3 0 x 1000(/mV",
-             "16 0 12 123", "0 -7 1024 x", "-119 5 0 1234567890 -", "1508 -32768 123456 x", "0 1 -1 x", "I V1 aVR II-x  "]
-    lines = [" ".join(rng.choice(w.split(" ")) for w in words) for _ in range(4000)]
-    lines += [" ".join(w.split(" ")[0] for w in words)]
-
-    def read(line: str) -> object:
-        try:
-            return wfdb_file._signals("r1.hea", [line, lines[-1]])
-        except Refusal as refusal:
-            return str(refusal)
-
-    short = [read(line) for line in lines]
-    monkeypatch.setattr(wfdb_file, "_common_signals", lambda *words: None)
-    assert short == [read(line) for line in lines]
-    assert 20 < sum(isinstance(found, tuple) for found in short) < 2000
