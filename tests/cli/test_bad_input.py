@@ -92,7 +92,7 @@ def test_a_folder_that_is_not_the_corpus(fails, tmp_path) -> None:
         assert f"{tmp_path / 'empty'} {what}" in fails("data", "prepare", source, "--from", tmp_path / "empty", *work)
         assert f"{tmp_path / 'none'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "none", *work)
         assert f"{tmp_path / 'file'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "file", *work)
-    assert "unknown source 'ptbxl'; did you mean 'ptb-xl'" in fails("data", "prepare", "ptbxl", "--from", tmp_path, *work)
+    assert "unknown corpus 'ptbxl'; did you mean 'ptb-xl'" in fails("data", "prepare", "ptbxl", "--from", tmp_path, *work)
 
 
 @pytest.mark.parametrize(("name", "column"), [
