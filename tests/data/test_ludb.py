@@ -44,7 +44,7 @@ def test_the_200_real_records_are_prepared_with_their_rhythms(shared, tmp_path) 
     ("Sinus rhythm\nAberrant conduction", "Aberrant conduction;Sinus rhythm"), ("a;b", "A;B"),
     ("Atrial flutter, typical", "Atrial flutter, typical")])
 def test_a_cell_of_rhythms_holds_one_a_line(cell, names) -> None:
-    assert ludb.rhythms(cell) == names
+    assert ludb.parse_rhythms(cell) == names
 
 
 def test_integers_that_are_no_microvolts_are_refused(tmp_path) -> None:

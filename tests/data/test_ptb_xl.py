@@ -75,7 +75,7 @@ def test_rows_of_one_release_beside_checksums_of_another_are_refused(tables) -> 
     path = tables / "ptbxl_database.csv"
     many = pd.concat([pd.read_csv(path)] * 545, ignore_index=True)[:21799]
     many.assign(ecg_id=range(1, 21800)).to_csv(path, index=False)
-    assert ptb_xl.version(tables, 21799) == "1.0.3"
+    assert ptb_xl.detect_version(tables, 21799) == "1.0.3"
     digest = next(iter(ptb_xl.CSV_SHA256))
     (tables / "SHA256SUMS.txt").write_text(f"{'0' * 64} LICENSE.txt\n{digest} ptbxl_database.csv\n")
     refused(lambda: open_corpus("ptb-xl", tables, 100), "21,799 rows of 1.0.3, SHA256SUMS.txt belongs to 1.0.1")

@@ -37,7 +37,7 @@ from bench.core.errors import UserError, unknown
 from bench.core.models import Bool, Float, Int, Model, Text, rule, validate
 from bench.core.yaml import read_document
 from bench.data.corpora import TRAINING_FOLDS, Corpus, CorpusFolder, Recording
-from bench.data.corpora.tables import numbers, read_table, require_unique, whole_numbers
+from bench.data.corpora.tables import parse_numbers, parse_whole_numbers, read_table, require_unique
 from bench.data.signal import LEADS, lead_order
 
 CORPUS = Corpus(
@@ -174,13 +174,13 @@ def _folds(column: pd.Series, ids: pd.Series, path: Path) -> pd.Series:
         named = [f"{i} has {fold!r:.20}" for i, fold in zip(ids[strange], column[strange], strict=True)]
         raise UserError(f"{path}: {column.name!s:.80} must be 1 to 10, or 0 or empty for a record without a fold; record "
                         f"{', '.join(named[:3])}{f' and {len(named) - 3:,} more' if len(named) > 3 else ''}"[:600])
-    return whole_numbers(column.replace("", "0"), path)
+    return parse_whole_numbers(column.replace("", "0"), path)
 
 
 def _target(column: pd.Series, task: str, config: DatasetConfig, path: Path) -> pd.Series:
     """The labels of a task, sorted and joined by ";", or the numbers of a regression as texts."""
     if task in config.regression:
-        return numbers(column, path)
+        return parse_numbers(column, path)
     labels = column.map(_labels)
     several = labels.str.contains(";")
     if task in config.single_label and several.any():

@@ -57,7 +57,7 @@ def open_folder(corpus: Corpus, folder: Path, rate_hz: int | None, *, min_second
     folder = next((d for d in (folder / under, folder / under.name) if d.is_dir()), folder)
     records = list_records(corpus, folder)
     with ThreadPoolExecutor(READERS) as pool:
-        labels = list(pool.map(diagnoses, (folder / f"{file}.hea" for file in records.file)))
+        labels = list(pool.map(read_diagnoses, (folder / f"{file}.hea" for file in records.file)))
     records["snomed"] = [text or "" for text in labels]
     records["problem"] = [problem or ("damaged labels" if text is None else "")
                           for problem, text in zip(records.problem, labels, strict=True)]
@@ -72,7 +72,7 @@ def list_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
     """A row for every record in the folder or in a file RECORDS; `problem` says why a record cannot be used."""
     parts = sorted(["", *(f"{d.name}/" for d in folder.iterdir() if re.fullmatch(r"g\d+", d.name) and d.is_dir())])
     present = {part + path.stem for part in parts for path in (folder / part).glob("*.hea")}  # below folder, no suffix
-    if corpus.name not in {corpus_of(PurePosixPath(file).name) for file in present}:
+    if corpus.name not in {find_corpus(PurePosixPath(file).name) for file in present}:
         raise _wrong_folder(corpus, folder, sorted(PurePosixPath(file).name for file in present))
     listed = {part + line for part in parts for line in read_list(folder / part / "RECORDS")}
     complete = {str(PurePosixPath(file).parent) for file in listed}  # the parts whose records RECORDS lists
@@ -84,7 +84,7 @@ def list_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
     def problem(file: str) -> str:
         if file.endswith("/"):
             return "missing part"
-        owner = corpus_of(name_of[file])
+        owner = find_corpus(name_of[file])
         if owner != corpus.name:
             return PTB_XL if owner == "ptb-xl" else "of another corpus"
         unlisted = file not in listed and str(PurePosixPath(file).parent) in complete
@@ -114,7 +114,7 @@ def read_list(path: Path) -> list[str]:
     return [line for line in lines if not line.endswith("/") or not (path.parent / line).is_dir()]
 
 
-def corpus_of(name: str) -> str:
+def find_corpus(name: str) -> str:
     """The corpus that a record's name belongs to, or "": JS10647 -> ningbo."""
     match = re.fullmatch(r"([A-Z]{1,2})(\d{1,6})", name, re.ASCII)
     if match and match[1] == "JS":
@@ -127,8 +127,8 @@ def _wrong_folder(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
     if not names:
         return UserError(f"{folder} holds no record of {corpus.name}: no .hea file lies in it or in its parts g1, g2, ..., "
                          f"and it has no folder {_published_folder(corpus)}")
-    seems, _ = collections.Counter(map(corpus_of, names)).most_common(1)[0]
-    example = next(name for name in names if corpus_of(name) == seems)
+    seems, _ = collections.Counter(map(find_corpus, names)).most_common(1)[0]
+    example = next(name for name in names if find_corpus(name) == seems)
     if seems == "ptb-xl":
         return UserError(f"{folder} is PTB-XL's part of the Challenge ({example}, ...): HRnnnnn is the record with ecg_id "
                          f"nnnnn of PTB-XL, which has folds and patients; download that and prepare ptb-xl")
@@ -136,7 +136,7 @@ def _wrong_folder(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
                      + (f"{seems}'s; write {seems}, or give another folder" if seems else "of no corpus of the Challenge"))
 
 
-def diagnoses(path: Path) -> str | None:
+def read_diagnoses(path: Path) -> str | None:
     """The codes after #Dx in a header, sorted and joined by ";" ("": none); None where they cannot be read."""
     try:
         with path.open("rb") as f:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from bench.core.errors import UserError
 from bench.data.corpora import Corpus, CorpusFolder, Recording, Refusal, Zenodo
-from bench.data.corpora.tables import published_table, require_unique, whole_numbers
+from bench.data.corpora.tables import parse_whole_numbers, read_published_table, require_unique
 from bench.data.signal import LEADS
 
 SAMPLES, RATE_HZ = 4096, 400
@@ -39,8 +39,8 @@ CORPUS = Corpus(
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
     """The exams that exams.csv lists, at their own 400 Hz whatever rate_hz is, in the order of the rows of the HDF5 files."""
     path = folder / "exams.csv"
-    table = published_table(path, ("exam_id", "patient_id", "trace_file", *LABELS), "CODE-15%")
-    exam = whole_numbers(table.exam_id, path)
+    table = read_published_table(path, ("exam_id", "patient_id", "trace_file", *LABELS), "CODE-15%")
+    exam = parse_whole_numbers(table.exam_id, path)
     require_unique(exam, path)
     strange = ~table.trace_file.str.fullmatch(r"\w[\w-]*\.(?:hdf5|h5)", flags=re.ASCII)
     if strange.any():
@@ -52,7 +52,7 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
     files, stored = open_parts(folder, sorted(set(table.trace_file), key=lambda name: (len(name), name)))  # part2 before part11
     listed = pd.DataFrame({
         "exam": exam, "file": table.trace_file, "record_id": exam.astype(str),
-        "patient_id": whole_numbers(table.patient_id, path).astype(str), "fold": 0,
+        "patient_id": parse_whole_numbers(table.patient_id, path).astype(str), "fold": 0,
         "abnormalities": [";".join(label for label, present in zip(LABELS, flags, strict=True) if present)
                           for flags in zip(*positive.values(), strict=True)]})
     records = stored.merge(listed, how="right", on=["exam", "file"]).fillna({"row": -1}).astype({"row": int})

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.data.corpora import Corpus, CorpusFolder, PhysioNet, Recording, Refusal
-from bench.data.corpora.tables import published_table, require_unique, whole_numbers
+from bench.data.corpora.tables import parse_whole_numbers, read_published_table, require_unique
 from bench.data.ingest import wfdb_file
 from bench.data.signal import LEADS
 
@@ -27,17 +27,17 @@ CORPUS = Corpus(
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
     """The records that ludb.csv lists, at their own 500 Hz whatever rate_hz is."""
     path = folder / "ludb.csv"
-    table = published_table(path, ("ID", "Rhythms"), "LUDB")
-    ids = whole_numbers(table.ID, path).astype(str)
+    table = read_published_table(path, ("ID", "Rhythms"), "LUDB")
+    ids = parse_whole_numbers(table.ID, path).astype(str)
     require_unique(ids, path)
-    records = pd.DataFrame({"record_id": ids, "patient_id": ids, "fold": 0, "rhythm": table.Rhythms.map(rhythms)})
+    records = pd.DataFrame({"record_id": ids, "patient_id": ids, "fold": 0, "rhythm": table.Rhythms.map(parse_rhythms)})
     classes = sorted({name for text in records.rhythm for name in text.split(";") if name})
     return CorpusFolder(
         name=CORPUS.name, version=CORPUS.version, rate_hz=500, units="mV", scale=CORPUS.scale, records=records,
         tasks={"rhythm": classes} if classes else {}, read=functools.partial(read_record, folder))
 
 
-def rhythms(text: str) -> str:
+def parse_rhythms(text: str) -> str:
     """Lines of a cell -> names joined by ";": "Sinus  rhythm.\nAberrant conduction" -> "Aberrant conduction;Sinus rhythm"."""
     names = (" ".join(line.split()).rstrip(".") for line in text.replace(";", "\n").splitlines())
     return ";".join(sorted({name[:1].upper() + name[1:] for name in names} - {""}))

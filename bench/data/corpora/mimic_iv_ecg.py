@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.core.errors import UserError
 from bench.data.corpora import Corpus, CorpusFolder, PhysioNet, Recording, Refusal
-from bench.data.corpora.tables import published_table, require_unique, whole_numbers
+from bench.data.corpora.tables import parse_whole_numbers, read_published_table, require_unique
 from bench.data.ingest import wfdb_file
 
 CORPUS = Corpus(
@@ -29,14 +29,14 @@ PATH = r"[\w-]+(?:/[\w-]+)*"  # no dot, so no path leaves the folder
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
     """The records that record_list.csv lists, at their own 500 Hz whatever rate_hz is; no other file is read."""
     path = folder / "record_list.csv"
-    table = published_table(path, ("subject_id", "study_id", "path"), "MIMIC-IV-ECG")
+    table = read_published_table(path, ("subject_id", "study_id", "path"), "MIMIC-IV-ECG")
     strange = ~table.path.str.fullmatch(PATH)
     if strange.any():
         row = int(strange.to_numpy().argmax())
         raise UserError(f"{path}: path {table.path.iloc[row][:80]!r} in row {row + 1} is not one of files/p.../p.../s.../...")
     records = pd.DataFrame({
-        "record_id": whole_numbers(table.study_id, path).astype(str),
-        "patient_id": whole_numbers(table.subject_id, path).astype(str),
+        "record_id": parse_whole_numbers(table.study_id, path).astype(str),
+        "patient_id": parse_whole_numbers(table.subject_id, path).astype(str),
         "fold": 0,
         "path": table.path,
     })

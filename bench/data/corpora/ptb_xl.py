@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.core.errors import UserError
 from bench.data.corpora import TRAINING_FOLDS, Corpus, CorpusFolder, PhysioNet, Recording, Refusal
-from bench.data.corpora.tables import numbers, published_table, require_unique, whole_numbers
+from bench.data.corpora.tables import parse_numbers, parse_whole_numbers, read_published_table, require_unique
 from bench.data.ingest import wfdb_file
 
 CORPUS = Corpus(
@@ -46,9 +46,9 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
     """The records of the csv: their files of 100 Hz where rate_hz is 100, otherwise those of 500 Hz."""
     rate_hz = 100 if rate_hz == 100 else 500
     path = folder / "ptbxl_database.csv"
-    table = published_table(path, COLUMNS, "PTB-XL")
+    table = read_published_table(path, COLUMNS, "PTB-XL")
     for column in ("ecg_id", "patient_id", "strat_fold"):
-        table[column] = whole_numbers(table[column], path)
+        table[column] = parse_whole_numbers(table[column], path)
     require_unique(table.ecg_id, path)
     strange = table.strat_fold[~table.strat_fold.isin(FOLDS)]
     if len(strange):
@@ -60,25 +60,25 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
         "fold": table.strat_fold,
         "file": table[FILES[rate_hz][0]],
         **labels,
-        "age": ages(table.age, path),
+        "age": parse_ages(table.age, path),
     })
     return CorpusFolder(
-        name=CORPUS.name, version=version(folder, len(table)), rate_hz=rate_hz, units=CORPUS.units, scale=CORPUS.scale,
+        name=CORPUS.name, version=detect_version(folder, len(table)), rate_hz=rate_hz, units=CORPUS.units, scale=CORPUS.scale,
         records=records, tasks=classes | {"age": ["years"]}, kinds={"age": "regression"},
         read=functools.partial(read_record, folder, rate_hz), stats_folds=TRAINING_FOLDS)
 
 
-def ages(column: pd.Series, path: Path) -> pd.Series:
+def parse_ages(column: pd.Series, path: Path) -> pd.Series:
     """Ages in years as texts, "" where none is known: empty, or above 89.
 
     From 1.0.2 on 300 stands for an age above 89, as HIPAA demands; 1.0.1 still gives the ages of those patients. They are
     left out of both, so that the target is the same.
     """
-    age = numbers(column, path)
+    age = parse_numbers(column, path)
     return age.mask(pd.to_numeric(age) > OLDEST, "")
 
 
-def version(folder: Path, rows: int) -> str:
+def detect_version(folder: Path, rows: int) -> str:
     """Which release the csv belongs to; a release's csv with another's checksum list is a UserError."""
     by_rows, by_sums = VERSIONS.get(rows), None
     for sums in (folder / "SHA256SUMS.txt", folder / ".download" / "listing"):
@@ -98,7 +98,7 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
     A likelihood of 0 counts as present (published benchmark, Strodthoff et al. 2021, doi 10.1109/JBHI.2020.3022989).
     """
     path = folder / "scp_statements.csv"
-    statements = published_table(path, SCP_COLUMNS, "PTB-XL")
+    statements = read_published_table(path, SCP_COLUMNS, "PTB-XL")
     statements = statements.set_index(statements.columns[0])  # it has no name
     twice = statements.index[statements.index.duplicated()]
     if len(twice):
@@ -137,7 +137,7 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
 
 
 def read_record(folder: Path, rate_hz: int, row: Any) -> Recording:
-    """One record of 10 s in mV, leads in the suite's order; Refusal where its files are not what they should be."""
+    """One record of 10 s in mV, leads in the order of LEADS; Refusal where its files are not what they should be."""
     number = int(row.record_id)
     name = f"records{rate_hz}/{number // 1000 * 1000:05d}/{number:05d}_{FILES[rate_hz][1]}"
     if row.file != name:  # never another record's samples, nor a file elsewhere

@@ -38,7 +38,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame({names[i]: column for i, column in zip(wanted, values, strict=True)}, dtype=object)
 
 
-def published_table(path: Path, columns: tuple[str, ...], corpus: str) -> pd.DataFrame:
+def read_published_table(path: Path, columns: tuple[str, ...], corpus: str) -> pd.DataFrame:
     """The table of a corpus, with at least these columns and one row; UserError where it is missing or another corpus's."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a folder")
@@ -53,7 +53,7 @@ def published_table(path: Path, columns: tuple[str, ...], corpus: str) -> pd.Dat
     return table
 
 
-def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
+def parse_whole_numbers(column: pd.Series, path: Path) -> pd.Series:
     """The column as integers, 7.0 as 7; UserError naming the first value that is no integer, is negative or has ten digits."""
     text = column.astype(str)
     wrong = ~text.str.fullmatch(r"[0-9]{1,9}(\.0*)?").to_numpy(bool)
@@ -64,7 +64,7 @@ def whole_numbers(column: pd.Series, path: Path) -> pd.Series:
     return text.astype(float).astype(int)
 
 
-def numbers(column: pd.Series, path: Path) -> pd.Series:
+def parse_numbers(column: pd.Series, path: Path) -> pd.Series:
     """The column's values as the shortest text of each number, "" where the value is empty or NaN.
 
     UserError naming the first value that is no number or does not fit into 32 bits.
