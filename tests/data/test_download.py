@@ -462,8 +462,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(web: Site, tmp_pat
     get(web, straight, corpus=CODE if kind == "code" else TOY, parallel=3)
     seconds = time.monotonic() - began
     while done < kills:
-        pid = program.start(web, folder, kind)
-        code = program.ended(draw.uniform(0, 2 * seconds / (kills + 1)))
+        requests = len(web.requests)
+        pid, code = program.start(web, folder, kind), None
+        while code is None and len(web.requests) == requests:  # it has begun to work
+            code = program.ended(0.01)
+        code = program.ended(draw.uniform(0, 2 * seconds / (kills + 1))) if code is None else code
         if code is None:
             os.kill(pid, signal.SIGKILL)
             program.ended()
