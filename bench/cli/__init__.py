@@ -10,7 +10,7 @@ from importlib import import_module
 from bench.cli.options import app
 from bench.core.errors import UserError
 
-for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports"):  # the order of `ecgssl --help`
+for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports", "demo"):  # the order of `ecgssl --help`
     import_module(f"bench.cli.{part}")
 
 

@@ -1,6 +1,5 @@
-"""Results -> tables, figures, page; and the demo, which does everything."""
+"""Results -> tables, figures, page."""
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.cli.data import synth
-from bench.cli.options import WORK, Device, Results, Threads, Work, app, where
+from bench.cli.options import Results, app
 from bench.core.errors import UserError
 
 
@@ -69,31 +67,3 @@ def repeat(first: Annotated[Path, typer.Argument(help="Results of a sweep: a fol
             print(f"{len(names):,} runs are in {folder} alone: {' '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
     if found.first_alone or found.second_alone:
         sys.exit(1)
-
-
-@app.command()
-def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads = 0) -> None:
-    """Everything at once on synthetic ECG: data, three methods and a random backbone, evaluation, table, figures, page."""
-    from bench import sweeps
-    from bench.core.files import ROOT
-    from bench.data.corpora import open_corpus
-    from bench.data.ingest import prepare as preparing
-    from bench.data.store import open_by_name
-    from bench.plot import pictures
-    from bench.runs.reading import read
-
-    corpus, results, out = work / "synthetic-ptb-xl", work / "results", work / "report"
-    if not corpus.exists():
-        synth(corpus)
-    if not (work / "stores" / "synthetic").exists():
-        preparing.prepare(open_corpus("ptb-xl", corpus, 100), work / "stores", name="synthetic",
-                          workers=len(os.sched_getaffinity(0)))
-    sweeps.run_sweep(ROOT / "slurm" / "sweeps" / "demo.yaml", where(work, results, device, threads, 10.0))
-    store, drawn = open_by_name(work / "stores", "synthetic"), out / "figures"
-    ecgs = [pictures.draw(store, [], drawn / f"{what}.png", what) for what in ("ecg", "views")]
-    trained = {r["config"]["method"]["name"]: r["run_id"] for r in read(results)[0] if r["kind"] == "pretrain"}
-    for method in ("jepa", "simclr", "mae"):
-        ecgs.append(pictures.see_run(store, None, drawn / f"see-{method}.png", work, trained[method]))
-    page = out / "page" / "index.html"
-    report(results, out, allow=True, html=page.parent, pictures=ecgs)
-    print(f"\n{(out / 'table.md').read_text()}\nTable: {out / 'table.md'}\nFigures: {drawn}\nPage: {page}")

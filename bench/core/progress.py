@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.core.outline import current
+
 EVERY = 15.0  # seconds between lines in a log; ours
 
 Update = Callable[[int, str], None]  # (done, what to show beside it)
@@ -16,6 +18,9 @@ Update = Callable[[int, str], None]  # (done, what to show beside it)
 @contextlib.contextmanager
 def bar(title: str, total: int, first: int = 0) -> Iterator[Update]:
     """Yield update(done, text); shown on standard error."""
+    if outline := current():
+        yield outline.show(title, total, first)
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
