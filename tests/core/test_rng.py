@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.core.rng import seeded
+from bench.core.rng import derive, seeded
 
 
 def test_parts_draw_what_the_whole_draws() -> None:
@@ -15,3 +15,11 @@ def test_parts_draw_what_the_whole_draws() -> None:
 
 def test_another_seed_draws_other_numbers() -> None:
     assert not torch.equal(seeded(3, 8).rand(), seeded(4, 8).rand())
+
+
+def test_derived_seeds_are_a_pure_function_and_all_different() -> None:
+    numbers = [(seed, stream, step) for seed in range(3) for stream in range(7) for step in range(50)]
+    seeds = [derive(*n) for n in numbers]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [derive(*n) for n in numbers]
+    assert all(0 <= s < 2**63 for s in seeds)

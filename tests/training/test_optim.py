@@ -1,5 +1,6 @@
 """Schedules are those of the published implementation, and only weights of linear maps decay."""
 
+import time
 from pathlib import Path
 
 import configs
@@ -52,16 +53,12 @@ def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden:
     assert made.target_encoder.norm.weight[0].item() == pytest.approx(golden["momentum"][57], abs=1e-7)
 
 
-def test_a_schedule_without_warm_up_starts_at_its_value_and_ends_at_its_last_step() -> None:
+def test_a_schedule_rises_linearly_starts_at_its_value_and_ends_at_its_last_step() -> None:
     assert cosine(0, 50, 3.0, 1.0) == 3.0
     assert cosine(49, 50, 3.0, 1.0) == pytest.approx(1.0)
     values = [cosine(i, 50, 3.0, 1.0) for i in range(50)]
     assert values == sorted(values, reverse=True)
     assert cosine(0, 1, 3.0, 1.0) == 3.0
-    assert cosine(5, 50, 1.0, 1.0) == 1.0
-
-
-def test_warm_up_is_linear() -> None:
     assert [cosine(i, 50, 1.0, 0.0, warmup=4, warmup_start=0.2) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -98,10 +95,18 @@ def test_the_optimiser_takes_its_constants_from_the_config() -> None:
     assert {(g["betas"], g["eps"]) for g in optimiser.param_groups} == {((0.8, 0.7), 1e-3)}
 
 
-def test_derived_seeds_are_a_pure_function_and_all_different() -> None:
-    numbers = [(seed, stream, step) for seed in range(3) for stream in range(7) for step in range(50)]
-    seeds = [optim.derive(*n) for n in numbers]
-    assert len(set(seeds)) == len(seeds)
-    assert seeds == [optim.derive(*n) for n in numbers]
-    assert all(0 <= s < 2**63 for s in seeds)
-    assert optim.derive(0, 1) != optim.derive(1, 0)
+def test_bfloat16_is_warned_of_with_its_measured_cost_where_a_device_emulates_it(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    device = torch.device("cpu")
+    monkeypatch.setattr(optim, "time_bfloat16", lambda _: 30.04)
+    for native, precision, words in ((True, "bfloat16", ""), (False, "auto", ""), (False, "bfloat16", "takes 30.0 times as")):
+        monkeypatch.setattr(optim, "has_bfloat16", lambda _, native=native: native)
+        optim.warn_if_slow(device, precision)
+        said = capsys.readouterr().err
+        assert words in said and bool(said) == bool(words)
+
+
+def test_the_cost_of_bfloat16_is_measured_in_an_instant() -> None:
+    began = time.monotonic()
+    assert 0 < optim.time_bfloat16(torch.device("cpu")) < 10_000
+    assert time.monotonic() - began < 5
