@@ -1,10 +1,11 @@
-"""What the methods are, where a config's values come from, and the two files of a new method."""
+"""Facts about the methods: what their yaml says, size, cost, the origin of each setting, twins; and the files of a new one."""
 
 import inspect
 import keyword
 import re
 import string
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,83 +13,112 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import method
 from bench.core.errors import UserError
 from bench.core.files import ROOT, write_text
 from bench.core.rng import seeded
 from bench.core.yaml import read_yaml
 from bench.data import views
 from bench.data.signal import LEADS
+from bench.method import Method, build_model, find_class, hyperparameters, step_at
 from bench.runs.config import PretrainConfig, find_methods, load_pretrain_config, parse_overrides
 
-HEAD = ("family", "about", "source", "differs", "cost", "expected")
-RECORDS = 2  # of the batch whose operations are counted; ours
+HEADER = ("family", "about", "source", "differs", "cost", "expected")  # keys of the comment at the top of a method's yaml
+RECORDS = 2  # of the batch whose operations are counted
 
 
-def header(path: Path) -> dict[str, str]:
-    """The keys of HEAD in the comment that a method's yaml begins with; a line without a key continues the one before."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Setting:
+    """One value of a method's config, and the file (or "--set") that it comes from."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What the comment at the top of a method's yaml says under each key of HEADER.
+
+    A line that starts with no key continues the line before it.
+    """
+    header: dict[str, str] = {}
     key = ""
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
             break
         word, _, rest = line[1:].strip().partition(" ")
-        if word in HEAD and line.startswith(f"# {word}"):
-            key, found[word] = word, rest.strip()
+        if word in HEADER and line.startswith(f"# {word}"):
+            key, header[word] = word, rest.strip()
         elif key:
-            found[key] += f" {line[1:].strip()}"
-    return found
+            header[key] += f" {line[1:].strip()}"
+    return header
 
 
-def built(made: PretrainConfig) -> method.Method:
-    """The method on shapes alone."""
+def build_shapes(config: PretrainConfig) -> Method:
+    """The method with the shapes of its parameters, but without numbers (torch's meta device): no memory is needed."""
     with torch.device("meta"):
-        return method.build_model(made)
+        return build_model(config)
 
 
-def gflop(made: PretrainConfig) -> float:
-    """GFLOP of one record in one training step, forward and backward, counted by torch (multiplications and
-    additions of matrix products)."""
-    if not made["optim"]["steps"]:
+def count_parameters(config: PretrainConfig) -> int:
+    """The number of parameters that a pre-training trains."""
+    return sum(p.numel() for p in build_shapes(config).parameters() if p.requires_grad)
+
+
+def count_gflop(config: PretrainConfig) -> float:
+    """GFLOP (billions of floating-point operations) of one record in one training step, forward and backward; 0 without steps.
+
+    torch counts the multiplications and additions of matrix products.
+    """
+    steps, rate_hz = config.optim.steps, config.data.rate_hz
+    if not steps:
         return 0.0
-    data = made["data"]
-    model = method.build_model(made).train()
-    x = torch.randn(RECORDS, len(LEADS), round(data["crop_seconds"] * data["rate_hz"]),
+    model = build_model(config).train()
+    x = torch.randn(RECORDS, len(LEADS), round(config.data.crop_seconds * rate_hz),
                     generator=torch.Generator().manual_seed(0))
-    seen = views.make(x, made["views"], data["rate_hz"], seeded(0, RECORDS))
-    now = method.step_at(0, 0, made["optim"]["steps"], torch.device("cpu"), RECORDS, patients=torch.arange(RECORDS))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention is not counted
-        model(seen, now)[0].backward()
-    return counter.get_total_flops() / RECORDS / 1e9
+    batch = views.make(x, config.views, rate_hz, seeded(0, RECORDS))
+    step = step_at(0, 0, steps, torch.device("cpu"), RECORDS, patients=torch.arange(RECORDS))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused attention would not be counted
+        loss, _ = model(batch, step)
+        loss.backward()
+    return float(counter.get_total_flops() / RECORDS / 1e9)
 
 
-def origins(name: str, overrides: Iterable[str]) -> Iterator[tuple[str, Any, str]]:
-    """(key, value, file that it comes from) of a method's config."""
+def twin_of(config: PretrainConfig) -> str | None:
+    """The method that a pre-training with this config computes as well, if its class declares one (Method.twin).
+
+    Two runs whose configs are equal but for `method.name`, one naming this method and one its twin, give the same weights:
+    a table shows them as one row. None also for a method that is not installed here.
+    """
+    name = config.method.name
+    return find_class(name).twin if name in find_methods() else None
+
+
+def list_settings(name: str, overrides: Iterable[str]) -> Iterator[Setting]:
+    """Every setting of a method's pre-training, defaults of the constructor included."""
     overrides = list(overrides)
     path = find_methods()[name]
-    own, made = read_yaml(path), load_pretrain_config(name, parse_overrides(overrides))
-    given = [item.partition("=")[0].strip() for item in overrides]
-    for key, value in _leaves(made.to_json()):
-        if any(key == g or key.startswith(f"{g}.") for g in given):
-            yield key, value, "--set"
+    own, config = read_yaml(path), load_pretrain_config(name, parse_overrides(overrides))
+    changed = [item.partition("=")[0].strip() for item in overrides]
+    for key, value in _leaves(config.to_json()):
+        if any(key == each or key.startswith(f"{each}.") for each in changed):
+            yield Setting(key, value, "--set")
         else:
-            yield key, value, _name(path) if _has(own, key) else "bench/runs/base.yaml"
-    for parameter in inspect.signature(type(built(made)).__init__).parameters.values():
-        key = f"method.{parameter.name}"
-        if parameter.default is not parameter.empty and parameter.name not in made.method.arguments:
-            yield key, parameter.default, _name(path.with_suffix(".py"))
+            yield Setting(key, value, _short(path) if _has(own, key) else "bench/runs/base.yaml")
+    for parameter in hyperparameters(find_class(name)).values():
+        if parameter.default is not inspect.Parameter.empty and parameter.name not in config.method.arguments:
+            yield Setting(f"method.{parameter.name}", parameter.default, _short(path.with_suffix(".py")))
 
 
-def _name(path: Path) -> str:
+def _short(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def _leaves(value: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: dict[str, Any], parents: str = "") -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
         if isinstance(inner, dict) and inner:
-            yield from _leaves(inner, f"{where}{key}.")
+            yield from _leaves(inner, f"{parents}{key}.")
         else:
-            yield f"{where}{key}", inner
+            yield f"{parents}{key}", inner
 
 
 def _has(own: Any, key: str) -> bool:
@@ -99,13 +129,15 @@ def _has(own: Any, key: str) -> bool:
     return True
 
 
-def new(name: str, folder: Path) -> list[Path]:
-    """Write folder/<name>.py and .yaml, a method that works; UserError where the name is taken or is none."""
+def write_new(name: str, folder: Path) -> list[Path]:
+    """Write folder/<name>.py and folder/<name>.yaml, an example that works, and give their paths.
+
+    UserError if the name is not a Python name in lower case, or if a method or file of that name exists.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UserError(f"method {name!r} must be lower-case letters, digits and underscores, a letter first")
-    known = find_methods()
     paths = [folder / f"{name}.py", folder / f"{name}.yaml"]
-    for path in (known.get(name), *paths):
+    for path in (find_methods().get(name), *paths):
         if path and path.exists():
             raise UserError(f"method {name!r} exists already: {path}; choose another name")
     text = {"name": name, "Name": "".join(part.capitalize() for part in name.split("_"))}
@@ -115,39 +147,45 @@ def new(name: str, folder: Path) -> list[Path]:
 
 
 PY = '''\
-"""$Name: remove noise that was added (denoising autoencoder, Vincent et al. 2008, doi 10.1145/1390156.1390294)."""
+"""$Name (name your paper here). The example removes noise that was added; put your objective in its place."""
 
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import Method
+from bench.encoders.vit import Encoder
+from bench.method import Method, Step
 
 
-class $Name(Method):  # one Method in the file; its keyword-only arguments are the keys of `method` in the yaml
-    def __init__(self, encoder, *, noise: float):
-        super().__init__(encoder)  # the shared ViT: (B, 12, T) -> (B, N, D) tokens
+class $Name(Method):
+    """Predict the clean signal from a noisy one.
+
+    noise: sd of the noise that is added, in sd of the lead.
+    """
+
+    def __init__(self, encoder: Encoder, *, noise: float):  # keyword-only arguments are the keys of `method` in the yaml
+        super().__init__(encoder)  # self.encoder, the shared ViT: (B, 12, T) -> (B, N, D) tokens
         self.noise = noise
-        self.head = nn.Linear(encoder.width, encoder.patch_width, bias=False)  # trained along, then left behind
+        self.head = nn.Linear(encoder.width, encoder.patch_width, bias=False)  # trained too, but not evaluated
 
-    def forward(self, views, step):
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         (x,) = views  # one (B, 12, T) tensor per entry of `views` in the yaml: normalised, on the training device
-        noisy = x + self.noise * step.rng.randn(*x.shape[1:])  # all that is random comes from step
+        noisy = x + self.noise * step.rng.randn(*x.shape[1:])  # every random number comes from step
         predicted = self.head(self.encoder(noisy))  # (B, N, patch_width)
         clean = self.encoder.patchify(x)
         loss = (predicted - clean).square().mean()
         # A loss that compares records with one another needs the whole batch: h = step.gather(h), see simclr.py.
         # A teacher that follows the encoder moves in after_step(self, step), see jepa.py.
-        return loss, {"explained": 1 - loss.detach() / clean.var()}  # logged
+        return loss, {"predicted_sd": predicted.detach().std()}  # the loss, and numbers to log
 '''
 
 YAML = '''\
 # family    generative
 # about     predict the clean signal from a noisy one
-# source    Vincent et al. 2008, doi 10.1145/1390156.1390294
-# differs   on time patches of the shared ViT
+# source    name your paper here
+# differs   say here what differs from the paper
 # cost      one encoder pass over all tokens
 # expected  not known yet
-method: {name: $name, noise: 0.5}   # noise: sd, in sd of the lead
-views:                              # what forward() receives; augmentations: bench/data/views.py
+method: {name: $name, noise: 0.5}   # noise: sd of the added noise, in sd of the lead
+views:                              # what forward() receives; bench/data/views.py lists the augmentations
   - {seconds: 10.0}
-# Any key of bench/runs/base.yaml may follow, e.g. optim: {lr: 3e-4}; all else is the same for every method.
+# Any key of bench/runs/base.yaml may follow, such as optim: {lr: 3e-4}. All others are the same for every method.
 '''

@@ -16,7 +16,7 @@ from bench.data.loader import Loader
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.method import build_model, step_at
-from bench.parts import block_split
+from bench.parts import draw_block_mask
 from bench.runs.config import PretrainConfig
 from bench.training import optim
 from methods.jepa import JEPA
@@ -78,7 +78,7 @@ def step(model: JEPA, optimiser: torch.optim.Optimizer, config: PretrainConfig, 
     at = step_at(config["seed"], taken, settings["steps"], x.device, len(x))
     optimiser.zero_grad(set_to_none=True)
     with clock("masks"):
-        kept, hidden = block_split(n, round(keep * n), model.block, at.rng)
+        kept, hidden = draw_block_mask(n, round(keep * n), model.block, at.rng)
     with optim.autocast(x.device, settings["precision"]):
         with clock("target encoder"), torch.no_grad():
             target = vit.take(model.target_encoder(x), hidden)

@@ -34,7 +34,7 @@ from bench.data.loader import PREFETCH, Loader
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.parts import block_split
+from bench.parts import draw_block_mask
 from bench.runs import results as record
 from bench.runs.config import Override, load_pretrain_config
 from bench.training import optim
@@ -111,7 +111,7 @@ def loader_rows(plan: Plan, store: Store, published: Published | None) -> list[R
         for i, _ in enumerate(itertools.islice(batches, WARM + plan.batches)):
             if i == WARM:
                 began = now(plan.device)
-            block_split(plan.tokens, round(KEEP * plan.tokens), BLOCK, rng)
+            draw_block_mask(plan.tokens, round(KEEP * plan.tokens), BLOCK, rng)
         return plan.batches * plan.batch / (now(plan.device) - began)
 
     threads = torch.get_num_threads()
@@ -134,11 +134,11 @@ def mask_rows(plan: Plan, published: Published | None) -> list[Row]:
     row = Row(f"masks, {plan.batch} x {plan.tokens}", target=plan.aim(MASKS))
     kept, repeat = round(KEEP * plan.tokens), 10
     rng = seeded(0, plan.batch, plan.device)
-    block_split(plan.tokens, kept, BLOCK, rng)
+    draw_block_mask(plan.tokens, kept, BLOCK, rng)
     for _ in range(plan.rounds):
         began = now(plan.device)
         for _ in range(repeat):
-            block_split(plan.tokens, kept, BLOCK, rng)
+            draw_block_mask(plan.tokens, kept, BLOCK, rng)
         row.ours.append(repeat * plan.batch / (now(plan.device) - began))
         if published:
             row.published.append(plan.batch / published("masks", batch=plan.batch, tokens=plan.tokens))

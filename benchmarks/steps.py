@@ -66,7 +66,7 @@ def one(name: str, size: str, batch: int, precision: str, compiled: bool, device
         model.after_step(step_at(0, taken + 1, settings["steps"], device, batch))
         seconds.append(now(device) - began)
     return {"method": name, "size": size, "precision": precision, "compiled": compiled, "batch": batch,
-            "seconds": seconds[3:], "warm_seconds": warm, "gflop_per_record": catalogue.gflop(made),
+            "seconds": seconds[3:], "warm_seconds": warm, "gflop_per_record": catalogue.count_gflop(made),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "memory_mb": pretrain.peak_memory_mb(device)}
 

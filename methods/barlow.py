@@ -1,17 +1,27 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230)."""
 
-from bench.method import Method
+from torch import Tensor
+
+from bench.encoders.vit import Encoder
+from bench.method import Method, Step
 from bench.parts import agreement, full_precision, mlp
 
 
 class BarlowTwins(Method):
-    def __init__(self, encoder, *, hidden: int, out: int, redundancy: float):
+    """Make the cross-correlation of the features of two views the identity matrix.
+
+    hidden: width of the two hidden layers of the projector (published: 8192).
+    out: features of its output (published: 8192).
+    redundancy: weight of the correlations between different features, the paper's lambda (published: 0.0051).
+    """
+
+    def __init__(self, encoder: Encoder, *, hidden: int, out: int, redundancy: float):
         super().__init__(encoder)
         self.projector = mlp(encoder.width, hidden, hidden, out)
         self.redundancy = redundancy
 
-    def forward(self, views, step):
-        a, b = (standardised(self.projector(step.gather(self.encoder(view).mean(1))).float()) for view in views)
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        a, b = (standardise(self.projector(step.gather(self.encoder(view).mean(1))).float()) for view in views)
         with full_precision(a):
             c = a.T @ b / len(a)  # (out, out), the cross-correlation
         same = c.diagonal()
@@ -21,6 +31,6 @@ class BarlowTwins(Method):
             **agreement(a, b), **{name: value.detach() for name, value in scalars.items()}}
 
 
-def standardised(z):
-    """Mean 0 and sd 1 over the records."""
+def standardise(z: Tensor) -> Tensor:
+    """Shift and scale each feature of z (B, D) to mean 0 and sd 1 over the records."""
     return (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()

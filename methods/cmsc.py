@@ -2,29 +2,38 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from bench.method import Method
+from bench.encoders.vit import Encoder
+from bench.method import Method, Step
 from bench.parts import agreement, full_precision
 
 
 class CMSC(Method):
-    def __init__(self, encoder, *, temperature: float):
+    """Make the two halves of a record, and all records of a patient, more alike than those of different patients.
+
+    temperature: what the cosines are divided by (published: 0.1).
+    """
+
+    def __init__(self, encoder: Encoder, *, temperature: float):
         super().__init__(encoder)
         self.temperature = temperature
 
-    def forward(self, views, step):
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         (x,) = views
+        assert step.patients is not None
         a, b = (step.gather(self.encoder(half).mean(1)).float() for half in x.chunk(2, dim=2))
         return contrast(a, b, step.gather(step.patients), self.temperature), agreement(a, b)
 
 
-def contrast(a, b, patients, temperature):
-    """Segments a, b (B, D) of patients (B,) -> scalar.
+def contrast(a: Tensor, b: Tensor, patients: Tensor, temperature: float) -> Tensor:
+    """The loss of segments a, b (B, D) of patients (B,), a scalar.
 
-    t_ij = -log softmax_j(s_ij) / 2 - log softmax_i(s_ij) / 2, s_ij = cos(a_i, b_j) / temperature. The loss is the mean
-    of t over i = j; where two records are of one patient it is the mean of that and of the mean of t over all such
-    i != j: the terms of equations 2 and 3 with equal weights, as the published implementation has them, which takes
-    each i != j in one direction only, and so depends on the order of the records.
+    Let t_ij = -log softmax_j(s_ij) / 2 - log softmax_i(s_ij) / 2 with s_ij = cos(a_i, b_j) / temperature. The first part is the
+    mean of t over i = j. If two records are of one patient, the second part is the mean of t over all such i != j, and the loss
+    is the mean of both parts; else the loss is the first part. These are the terms of equations 2 and 3 with equal weights, as
+    in the published implementation. That one takes each i != j in one direction only, and so depends on the order of the
+    records.
     """
     with full_precision(a):
         s = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature

@@ -1,21 +1,30 @@
-"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057): no queue; the keys are the batch's own, from a momentum encoder."""
+"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057): without a queue, the keys are those of the batch."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.method import Method
+from bench.encoders.vit import Encoder
+from bench.method import Method, Step
 from bench.parts import agreement, cosine, ema_, frozen_copy, info_nce, mlp
 
 
 class MoCo(Method):
-    def __init__(self, encoder, *, hidden: int, out: int, momentum: float, temperature: float):
+    """Find, for the query of one view, the key of the other view among the keys of the batch. An EMA encoder makes the keys.
+
+    hidden: width of the hidden layers of projector and predictor (published: 4096).
+    out: features of a query or key (published: 256).
+    momentum: of the EMA in the first step; it rises to 1 along half a cosine (published: 0.99).
+    temperature: what the cosines are divided by (published: 0.2).
+    """
+
+    def __init__(self, encoder: Encoder, *, hidden: int, out: int, momentum: float, temperature: float):
         super().__init__(encoder)
-        self.projector = normalised(mlp(encoder.width, hidden, hidden, out), out)
-        self.predictor = normalised(mlp(out, hidden, out), out)
+        self.projector = with_last_norm(mlp(encoder.width, hidden, hidden, out), out)
+        self.predictor = with_last_norm(mlp(out, hidden, out), out)
         self.key_encoder, self.key_projector = frozen_copy(encoder), frozen_copy(self.projector)
         self.momentum, self.temperature = momentum, temperature
 
-    def forward(self, views, step):
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         q1, q2 = (self.predictor(self.projector(step.gather(self.encoder(view).mean(1)))) for view in views)
         with torch.no_grad():
             k1, k2 = (self.key_projector(step.gather(self.key_encoder(view).mean(1))) for view in views)
@@ -23,12 +32,12 @@ class MoCo(Method):
         momentum = torch.tensor(cosine(self.momentum, 1.0, step.progress))
         return 2 * self.temperature * loss, {**agreement(q1, k2), "momentum": momentum}
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         momentum = cosine(self.momentum, 1.0, step.progress)
         ema_(self.key_encoder, self.encoder, momentum)
         ema_(self.key_projector, self.projector, momentum)
 
 
-def normalised(layers: nn.Sequential, out: int) -> nn.Sequential:
-    """With a batch norm after the last layer too, which has no scale of its own (published implementation)."""
+def with_last_norm(layers: nn.Sequential, out: int) -> nn.Sequential:
+    """The layers and, after the last, a batch norm without a scale of its own (published implementation)."""
     return nn.Sequential(*layers, nn.BatchNorm1d(out, affine=False))

@@ -1,9 +1,13 @@
-"""No pre-training: the row that every table needs (a random backbone is a strong baseline, arXiv 2602.17531)."""
+"""No pre-training: every table needs this row, as a random backbone is a strong baseline (arXiv 2602.17531)."""
+
+from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.method import Method
+from bench.method import Method, Step
 
 
 class Random(Method):
-    def forward(self, views, step):
+    """Leave the encoder as it is initialised. It has no hyperparameters."""
+
+    def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         raise UserError("method random has no pre-training: optim.steps must be 0")

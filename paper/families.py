@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bench.catalogue import header
+from bench.catalogue import read_header
 from bench.core.models import canonical
 from bench.encoders.config import EncoderConfig
 from bench.report.aggregate import Cell, Column, Report, spread
@@ -57,7 +57,7 @@ class Group:
 def family_of(method: str) -> str:
     """The family that the head of the method's YAML file names."""
     path = find_methods().get(method)
-    return header(path).get("family", MISSING) if path else MISSING
+    return read_header(path).get("family", MISSING) if path else MISSING
 
 
 def mixture_of(mix: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from bench.plot.drawing import COLUMN, TEXT, look, save, styled
+from bench.plot.style import COLUMN, TEXT, look, save, styled
 from bench.report.aggregate import Cell, Report, spread
 from bench.report.results import RANDOM, Pretraining
 from bench.report.rows import Row

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.catalogue import header
+from bench.catalogue import read_header
 from bench.core.errors import UserError
 from bench.core.files import ROOT, write_text
 from bench.core.models import canonical
@@ -123,7 +123,7 @@ def known() -> Iterator[Number]:
     families: Counter[str] = Counter()
     for method, path in find_methods().items():
         yield from settings((method,), read_yaml(path)["method"])
-        families[header(path).get("family", "")] += method != RANDOM
+        families[read_header(path).get("family", "")] += method != RANDOM
     yield from ((("methods", family), count(n)) for family, n in families.items())
     yield ("methods",), count(families.total())
     corpora = [corpus for corpus in known_corpora().values() if corpus.records]

@@ -43,7 +43,7 @@ def write_card(backbone: Backbone, results: Sequence[dict[str, Any]]) -> str:
     made, size = config.pretrain_config, encoder.size
     samples = round(made.data.crop_seconds * backbone.rate_hz)
     with torch.device("meta"):
-        tokens = encoder.count(torch.empty(1, len(LEADS), samples))
+        tokens = encoder.count_tokens(torch.empty(1, len(LEADS), samples))
     arguments = made.method.arguments
     imported = (f"The weights were imported from a checkpoint of the published implementation; what it saw is "
                 f"{UNSTATED[arguments['saw']]}.\n" if "imported" in arguments else "")

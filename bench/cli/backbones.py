@@ -90,9 +90,9 @@ def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `e
                 out: Picture = Path("map.png"), work: Work = WORK) -> None:
     """Draw a 2-D map of embeddings, coloured by class."""
     from bench.data.store import open_by_name
-    from bench.plot import pictures
+    from bench.plot.embeddings import draw_map
 
-    print(pictures.embedding_map(embeddings, open_by_name(work / "stores", store), task, out, by))
+    print(draw_map(embeddings, open_by_name(work / "stores", store), task, out, by))
 
 
 @app.command()

@@ -143,14 +143,14 @@ def info(store: Annotated[str, typer.Argument(help="Name of a store in the work 
          work: Work = WORK) -> None:
     """Check a store and print what it holds: statistics, labels per fold, what became of the records of the corpus."""
     from bench.data.store import open_by_name
-    from bench.plot import pictures
+    from bench.plot import labels
 
     opened = open_by_name(work / "stores", store)
     show(opened)
     show_labels(opened)
     show_report(opened)
     if out:
-        print(pictures.labels(opened, out))
+        print(labels.draw_labels(opened, out))
 
 
 def show(store: Any) -> None:
@@ -194,12 +194,20 @@ def draw_records(store: Annotated[str, typer.Argument(help="Name of a store, or 
                  work: Work = WORK) -> None:
     """Draw records on ECG paper, or one's augmented views."""
     from bench.data.store import open_by_name
-    from bench.plot import pictures
+    from bench.plot.ecg import draw_file, draw_records
+    from bench.plot.views import draw_views
 
+    records = records or []
     if store.endswith(".hea"):
         if records or views:
             raise UserError(f"{store} is one record as published: it is drawn on ECG paper; views and contact sheets are "
                             f"drawn from a store")
-        print(pictures.file(Path(store), out))
+        print(draw_file(Path(store), out))
+        return
+    opened = open_by_name(work / "stores", store)
+    if not views:
+        print(draw_records(opened, records, out))
+    elif len(records) > 1:
+        raise UserError(f"--views draws one record, not {len(records)}")
     else:
-        print(pictures.draw(open_by_name(work / "stores", store), records or [], out, "views" if views else "ecg"))
+        print(draw_views(opened, records[0] if records else None, out))

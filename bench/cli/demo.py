@@ -17,7 +17,9 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     from bench.data.store import open_by_name
     from bench.data.synthetic.ptbxl_layout import write_ptbxl
     from bench.evaluation.runner import evaluate
-    from bench.plot import pictures
+    from bench.plot.ecg import draw_records
+    from bench.plot.masks import draw_run
+    from bench.plot.views import draw_views
     from bench.training.trainer import pretrain
 
     corpus, out = work / "synthetic-ptb-xl", work / "report"
@@ -38,8 +40,8 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
             evaluate(list(run.evaluations.values()), stores["synthetic"], workspace)
         outline.begin("draw ECGs, views and masks")
         store, figures = open_by_name(work / "stores", "synthetic"), out / "figures"
-        ecgs = [pictures.draw(store, [], figures / f"{what}.png", what) for what in ("ecg", "views")]
-        ecgs += [pictures.see_run(store, None, figures / f"see-{run.config.method.name}.png", work, run.run_id)
+        ecgs = [draw_records(store, [], figures / "ecg.png"), draw_views(store, None, figures / "views.png")]
+        ecgs += [draw_run(store, None, figures / f"see-{run.config.method.name}.png", work, run.run_id)
                  for run in runs if run.config.method.name != "random"]
         outline.begin("table, figures, page")
         page = out / "page" / "index.html"

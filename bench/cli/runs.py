@@ -16,9 +16,9 @@ def runs_plot(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tra
               out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("runs.png"),
               work: Work = WORK) -> None:
     """Draw what pre-trainings have logged, side by side: loss, RankMe, feature sd, gradient norm, speed, ..."""
-    from bench.plot import pictures
+    from bench.plot import curves
 
-    print(pictures.runs(work, runs, out))
+    print(curves.draw_curves(work, runs, out))
 
 
 @runs_app.command("see")
@@ -26,9 +26,9 @@ def runs_see(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
              record_id: Record = None, out: Picture = Path("see.png"), work: Work = WORK, outside: Methods = None) -> None:
     """Draw what a pre-training's encoder sees of a record and, of masked autoencoders, how it reconstructs the rest."""
     from bench.data.store import open_by_name
-    from bench.plot import pictures
+    from bench.plot import masks
 
-    print(pictures.see_run(open_by_name(work / "stores", store), record_id, out, work, run))
+    print(masks.draw_run(open_by_name(work / "stores", store), record_id, out, work, run))
 
 
 @runs_app.command("table")

@@ -1,13 +1,16 @@
-"""The shared backbone: a plain pre-norm ViT over non-overlapping patches of a 12-lead ECG.
+"""The shared encoder: a plain pre-norm ViT (vision transformer) over non-overlapping patches of a 12-lead ECG.
 
-B records, C leads, T samples, N tokens, R registers, D width. No biases, but in imported backbones that have them. A
-token is a time patch of all leads, N = T / patch, or of one lead, N = C * T / patch, lead after lead.
-Source: arXiv 2410.13867, section 3, and the published configurations; tokens of one lead: arXiv 2402.09450.
+Shapes: B records, C leads, T samples, N tokens, K visible tokens, R registers, D width, H heads.
+A token is one patch, embedded. With tokens "time" a patch holds the samples of all leads, so N = T / patch. With tokens
+"lead-time" a patch holds the samples of one lead, so N = C * T / patch, lead after lead. No layer has a bias; only
+imported backbones set bias=True.
+Source: arXiv 2410.13867, section 3, and its published configurations; tokens of one lead: arXiv 2402.09450.
 """
 
 import math
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,53 +19,57 @@ from torch import Tensor, nn
 from bench.core.errors import UserError, unknown
 from bench.encoders.config import EncoderConfig
 
-NORM_EPS = 1e-6  # published configurations
-MLP_RATIO = 4
+NORM_EPS = 1e-6  # of every layer norm (published configurations)
+MLP_RATIO = 4  # hidden width of a block's MLP / width
 TOKENS = ("time", "lead-time")
+INITIALISATIONS = ("trunc_normal", "xavier_uniform")
 
 
 @dataclass(frozen=True)
 class Size:
+    """Width (features of a token), depth (blocks) and attention heads of a transformer."""
+
     width: int
     depth: int
     heads: int
 
     def __str__(self) -> str:
+        """The name that parse_size reads, such as 192x8x4."""
         return f"{self.width}x{self.depth}x{self.heads}"
 
 
 SIZES = {
-    "tiny": Size(128, 4, 4),  # ours: small enough for CPUs
-    "xs": Size(192, 8, 4),  # the other three: arXiv 2410.13867, published configurations
+    "tiny": Size(128, 4, 4),  # a size of this benchmark, small enough for CPUs
+    "xs": Size(192, 8, 4),  # this one and the next two: arXiv 2410.13867, published configurations
     "s": Size(384, 8, 6),
     "b": Size(768, 12, 12),
 }
 
 
 def sincos(n: int, width: int, device: torch.device | None = None, first: int = 0) -> Tensor:
-    """Fixed 1-D positions first, first + 1, ..., (n, width): sines on even, cosines on odd channels."""
+    """Fixed codes (n, width) of the positions first, first + 1, ...: sines on even, cosines on odd channels."""
     omega = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     angle = torch.arange(first, first + n, device=device)[:, None] * omega
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
 def positions(n: int, width: int, lead: Tensor | None, device: torch.device | None = None) -> Tensor:
-    """(n, width): where n tokens lie in time and, given the embedding of each lead (C, width), which lead they are."""
+    """Codes (n, width) of n tokens: their time and, if `lead` (C, width) is given, the embedding of their lead."""
     if lead is None:
         return sincos(n, width, device)
     return (sincos(n // len(lead), width, device) + lead[:, None]).flatten(0, 1)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """Tokens (B, N, D) at index (B, K) -> (B, K, D)."""
+    """Select the tokens (B, N, D) at index (B, K) -> (B, K, D)."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Softmax attention, (B, H, N, D / H) each -> (B, H, N, D / H).
+    """Softmax attention: queries, keys and values (B, H, N, D / H) each -> (B, H, N, D / H).
 
-    Fused everywhere but in bfloat16 on a CPU, where the fused backward is slower than the three plain steps
-    (benchmarks/ measures it).
+    torch's fused kernel is used except in bfloat16 on a CPU. There the fused backward pass is slower than the three
+    plain steps (measured in benchmarks/).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
@@ -71,7 +78,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
 
 
 class LayerScale(nn.Module):
-    """Learned factor per channel (Touvron et al. 2021, arXiv 2103.17239)."""
+    """Multiply each channel by a learned factor that starts at `initial` (Touvron et al. 2021, arXiv 2103.17239)."""
 
     def __init__(self, width: int, initial: float):
         super().__init__()
@@ -82,7 +89,12 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """(B, N, D) -> (B, N, D): attention and MLP, each normalised before and added."""
+    """A transformer block, (B, N, D) -> (B, N, D): x + attention(norm(x)), then x + MLP(norm(x)).
+
+    width, heads: of the attention. dropout: probability of dropping a feature of a branch. layer_scale: initial factor of
+    each branch; 0 leaves the factors out. bias, qkv_bias: whether the layers have biases, and those of queries, keys and
+    values. mlp_ratio: hidden width of the MLP / width. norm_eps: added to the variance in a layer norm.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, layer_scale: float = 0.0, *, bias: bool = False,
                  qkv_bias: bool = False, mlp_ratio: float = MLP_RATIO, norm_eps: float = NORM_EPS):
@@ -101,26 +113,39 @@ class Block(nn.Module):
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
         x = x + self.attention(x)
         return x + self.mlp(x)
 
     def attention(self, x: Tensor) -> Tensor:
+        """What the attention branch adds to x (B, N, D)."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.scale1(self._drop(self.proj(attend(q, k, v).transpose(1, 2).flatten(2))))
+        added: Tensor = self.scale1(self._dropout(self.proj(attend(q, k, v).transpose(1, 2).flatten(2))))
+        return added
 
     def mlp(self, x: Tensor) -> Tensor:
-        h = self._drop(F.gelu(self.fc1(self.norm2(x))))
-        return self.scale2(self._drop(self.fc2(h)))
+        """What the MLP branch adds to x (B, N, D)."""
+        h = self._dropout(F.gelu(self.fc1(self.norm2(x))))
+        added: Tensor = self.scale2(self._dropout(self.fc2(h)))
+        return added
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class Encoder(nn.Module):
-    """(B, C, T) normalised ECG -> (B, N, D) tokens; with registers=True the R registers come first.
+    """Turn normalised ECG (B, C, T) into tokens (B, N, D).
 
-    Tokens of one lead share one patch embedding; a learned embedding tells the leads apart, and a separator, always
-    seen and never returned, stands before and after each lead.
+    With tokens "lead-time" all leads share one patch embedding, and a learned embedding per lead tells them apart. A
+    learned separator stands before and after each lead; it is always visible and never returned.
+
+    size: width, depth and heads.
+    leads: C, the leads of a record.
+    tokens: "time" or "lead-time", what a token holds (see the top of this file).
+    patch: samples of a patch.
+    registers: R, learned tokens without a position that come first; a head may read them.
+    init: "trunc_normal" or "xavier_uniform", how the weights start (see initialise_).
+    dropout, layer_scale, bias, qkv_bias, mlp_ratio, norm_eps: of every block (see Block).
     """
 
     def __init__(self, size: Size, *, leads: int = 12, tokens: str = "time", patch: int = 25, registers: int = 1,
@@ -143,66 +168,73 @@ class Encoder(nn.Module):
         for learned in (self.registers, self.lead, self.separator):
             if learned is not None:
                 nn.init.trunc_normal_(learned, std=0.02)
-        if init == "xavier_uniform" and tokens == "time":  # published as a convolution: other fans than a linear map's
+        if init == "xavier_uniform" and tokens == "time":  # the published layer is a convolution, whose fan-out differs
             bound = math.sqrt(6 / (leads * patch + size.width * patch))
             nn.init.uniform_(self.embed.weight, -bound, bound)
 
-    def count(self, x: Tensor) -> int:
-        """N for views (B, C, T)."""
+    def count_tokens(self, x: Tensor) -> int:
+        """N, the number of tokens of a view (B, C, T)."""
         return x[0].numel() // self.patch_width
 
     def patchify(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, N, patch_width)."""
+        """Cut (B, C, T) into the samples of its patches, (B, N, patch_width). UserError if T is no multiple of patch."""
         if x.shape[-1] % self.patch:
-            raise UserError(f"a view of {x.shape[-1]} samples does not divide into patches of {self.patch}; "
+            raise UserError(f"a view of {x.shape[-1]} samples does not divide into patches of {self.patch} samples; "
                             f"change encoder.patch or the view's seconds")
-        x = x.unflatten(2, (-1, self.patch))  # (B, C, T / patch, patch)
+        x = torch.unflatten(x, 2, (-1, self.patch))  # (B, C, T / patch, patch)
         return x.flatten(1, 2) if self.tokens == "lead-time" else x.transpose(1, 2).flatten(2)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None, registers: bool = False) -> Tensor:
-        """Tokens at keep (B, K), all N when None -> (B, K, D), or (B, R + K, D) with registers."""
-        h, first = self._embedded(x, keep)
+    def forward(self, x: Tensor, visible: Tensor | None = None, registers: bool = False) -> Tensor:
+        """The tokens (B, K, D) of x (B, C, T) at the indices `visible` (B, K); all N tokens if it is None.
+
+        Hidden tokens do not enter the network. With registers=True the R registers come first: (B, R + K, D).
+        """
+        h, prefix = self._embed(x, visible)
         for block in self.blocks:
             h = block(h)
-        h = self.norm(h)
+        h = cast(Tensor, self.norm(h))
         if not registers:
-            return h[:, first:]
+            return h[:, prefix:]
         r = len(self.registers)
-        return h if first == r else torch.cat([h[:, :r], h[:, first:]], dim=1)
+        return h if prefix == r else torch.cat([h[:, :r], h[:, prefix:]], dim=1)
 
-    def layers(self, x: Tensor, last: int) -> list[Tensor]:
-        """What the MLP of each of the last blocks adds to all tokens: (B, N, D) each."""
-        h, first = self._embedded(x, None)
-        out = []
+    def mlp_outputs(self, x: Tensor, last: int) -> list[Tensor]:
+        """What the MLP of each of the `last` blocks adds to the tokens of x (B, C, T): (B, N, D) each, in their order."""
+        h, prefix = self._embed(x, None)
+        outputs = []
         for block in self.blocks:
             assert isinstance(block, Block)
             h = h + block.attention(h)
             added = block.mlp(h)
             h = h + added
-            out.append(added[:, first:])
-        return out[-last:]
+            outputs.append(added[:, prefix:])
+        return outputs[-last:]
 
-    def _embedded(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, int]:
-        """What enters the first block, and how many registers and separators come before the tokens."""
+    def _embed(self, x: Tensor, visible: Tensor | None) -> tuple[Tensor, int]:
+        """The input of the first block, and how many registers and separators come before its tokens."""
         patches = self.patchify(x)
         position = positions(patches.shape[1], self.width, self.lead, x.device)
-        if keep is None:
+        if visible is None:
             h = self.embed(patches) + position
         else:
-            h = self.embed(take(patches, keep)) + position[keep]
-        always: Tensor = self.registers
+            h = self.embed(take(patches, visible)) + position[visible]
+        prefix: Tensor = self.registers
         if self.lead is not None and self.separator is not None:
             n = patches.shape[1] // self.leads
             ends = sincos(n + 2, self.width, x.device, first=-1)[[0, -1]]  # before the first patch, after the last
-            always = torch.cat([always, (self.separator + ends[:, None] + self.lead).flatten(0, 1)])
-        return torch.cat([always.expand(len(h), -1, -1), h], dim=1), len(always)
+            prefix = torch.cat([prefix, (self.separator + ends[:, None] + self.lead).flatten(0, 1)])
+        return torch.cat([prefix.expand(len(h), -1, -1), h], dim=1), len(prefix)
 
 
 @torch.no_grad()
 def initialise_(module: nn.Module, init: str, depth: int) -> None:
-    """Set every linear weight in place, biases to 0. trunc_normal: sd 0.02, residual projections 0.02 / sqrt(2 depth)."""
-    if init not in ("trunc_normal", "xavier_uniform"):
-        raise unknown("initialisation", init, ("trunc_normal", "xavier_uniform"))
+    """Draw every linear weight of the module in place; biases become 0.
+
+    init: "trunc_normal" draws with sd 0.02, but the last layer of each residual branch with sd 0.02 / sqrt(2 depth);
+    "xavier_uniform" is torch's. UserError for another name.
+    """
+    if init not in INITIALISATIONS:
+        raise unknown("initialisation", init, INITIALISATIONS)
     for name, part in module.named_modules():
         if not isinstance(part, nn.Linear):
             continue
@@ -216,16 +248,19 @@ def initialise_(module: nn.Module, init: str, depth: int) -> None:
 
 
 def build(config: EncoderConfig) -> Encoder:
-    """The encoder that a config's `encoder` section describes; weights from torch's global generator."""
+    """The encoder that a config's `encoder` section describes; its weights are drawn from torch's global generator."""
     settings = config.to_json()
-    return Encoder(size_of(settings.pop("size")), **settings)
+    return Encoder(parse_size(settings.pop("size")), **settings)
 
 
-def size_of(name: str) -> Size:
-    """The size of a name: one of SIZES, or WIDTHxDEPTHxHEADS, as an imported or exported backbone may have."""
+def parse_size(name: str) -> Size:
+    """The size of that name: one of SIZES, or WIDTHxDEPTHxHEADS (imported and exported backbones use it).
+
+    UserError if it is neither; the width must be even.
+    """
     if name in SIZES:
         return SIZES[name]
-    match = re.fullmatch(r"((?!0)\d{0,4}[02468])x(\d{1,3})x([1-9]\d{0,2})", str(name))  # sines and cosines: an even width
+    match = re.fullmatch(r"((?!0)\d{0,4}[02468])x(\d{1,3})x([1-9]\d{0,2})", str(name))
     if not match:
         raise unknown("encoder.size", name, [*SIZES, "WIDTHxDEPTHxHEADS"])
     return Size(*map(int, match.groups()))

@@ -8,7 +8,7 @@ from examples import build_ludb, microvolts_of
 from bench.data.corpora import Refusal, ludb, open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.ingest.records import open_records
-from bench.plot import pictures
+from bench.plot.ecg import draw_file
 
 
 def test_the_integers_of_the_real_files_are_microvolts(shared) -> None:
@@ -64,7 +64,7 @@ def test_its_files_without_their_corpus_are_refused_with_the_command_that_mends_
         build_ludb(folder)
     records = open_records(str(folder / "data"), tmp_path)
     refused(lambda: records.read(rows(records)[0]), "LUDB", "`ecgssl data prepare ludb`", "lead I + lead III is not lead II")
-    refused(lambda: pictures.file(folder / "data" / "1.hea", tmp_path / "x.png"), "LUDB", "`ecgssl data prepare ludb`")
+    refused(lambda: draw_file(folder / "data" / "1.hea", tmp_path / "x.png"), "LUDB", "`ecgssl data prepare ludb`")
 
 
 def test_other_files_with_wrong_gains_are_refused_without_naming_ludb(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,18 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.rng import Rng, seeded
 from bench.encoders.vit import Encoder, Size, sincos
-from bench.parts import MaskedDecoder, block_split, columns, columns_by_rank, ema_, frozen_copy, info_nce, random_split
+from bench.parts import (
+    MaskedDecoder,
+    draw_block_mask,
+    draw_random_mask,
+    ema_,
+    frozen_copy,
+    info_nce,
+    true_columns,
+    true_columns_by_rank,
+)
 
-MASKS = 4000
+MASKS = 3000
 MANY = 20_000
 # patches, kept, shortest block, masks to compare; the last leaves short rests between two blocks
 SETTINGS = [(40, 8, 10, MASKS), (200, 40, 10, MASKS), (60, 33, 5, MASKS), (300, 271, 10, MANY)]
@@ -86,7 +96,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def drawn(n: int, kept: int, block: int, masks: int) -> np.ndarray:
-    return visible(n, block_split(n, kept, block, rng(masks))[0])
+    return visible(n, draw_block_mask(n, kept, block, rng(masks))[0])
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -107,7 +117,7 @@ def test_another_rule_has_other_statistics(wrong: dict[str, Any], setting: tuple
 @pytest.mark.parametrize(("n", "kept", "block"), [
     *(s[:3] for s in SETTINGS), (20, 19, 1), (20, 1, 3), (20, 18, 5), (12, 2, 10), (2, 1, 1)])
 def test_every_mask_keeps_the_exact_number_and_hides_blocks_of_the_minimum_length(n: int, kept: int, block: int) -> None:
-    keep, hidden = block_split(n, kept, block, rng(500))
+    keep, hidden = draw_block_mask(n, kept, block, rng(500))
     assert keep.shape == (500, kept)
     assert hidden.shape == (500, n - kept)
     both = torch.cat([keep, hidden], 1).sort(1).values
@@ -119,35 +129,35 @@ def test_every_mask_keeps_the_exact_number_and_hides_blocks_of_the_minimum_lengt
 
 @pytest.mark.parametrize(("n", "kept", "block"), [(200, 40, 10), (200, 30, 3), (30, 2, 1), (24, 3, 7)])
 def test_the_turns_suffice_for_every_mask(n: int, kept: int, block: int) -> None:
-    assert block_split(n, kept, block, rng(20_000))[0].shape == (20_000, kept)  # fewer would not be so many everywhere
+    assert draw_block_mask(n, kept, block, rng(20_000))[0].shape == (20_000, kept)  # fewer would not be so many everywhere
 
 
 def test_columns_are_found_alike_with_and_without_a_search() -> None:
     mask = torch.rand(50, 30, generator=torch.Generator().manual_seed(0)).argsort(1) < 11
-    assert torch.equal(columns(mask, 11), columns_by_rank(mask, 11))
+    assert torch.equal(true_columns(mask, 11), true_columns_by_rank(mask, 11))
 
 
 def test_masks_of_a_batch_differ_and_the_same_generator_gives_the_same() -> None:
-    first, again, other = (block_split(40, 8, 10, rng(64, s))[0] for s in (0, 0, 1))
+    first, again, other = (draw_block_mask(40, 8, 10, rng(64, s))[0] for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(set(map(tuple, first.tolist()))) > 20
 
 
-@pytest.mark.parametrize("kept", [0, 20, 21, -1])
-def test_a_mask_that_keeps_all_or_nothing_is_refused(kept: int) -> None:
-    with pytest.raises(UserError, match=f"{kept} of 20 patches would be kept"):
-        block_split(20, kept, 3, rng(2))
-
-
-@pytest.mark.parametrize("block", [0, -3])
-def test_a_block_of_no_patch_is_refused(block: int) -> None:
-    with pytest.raises(UserError, match="method.block"):
-        block_split(20, 5, block, rng(2))
+@pytest.mark.parametrize(("draw", "words"), [
+    *((lambda visible=visible: draw_block_mask(20, visible, 3, rng(2)), f"{visible} of 20 patches would be visible")
+      for visible in (0, 20, -1)),
+    (lambda: draw_block_mask(20, 5, 0, rng(2)), "method.block must be 1 patch or more, got 0"),
+    *((lambda keep=keep: draw_random_mask(20, keep, rng(2)), rf"method\.keep = {keep} of 20 patches leaves")
+      for keep in (0.0, 1.0, 0.01)),
+])
+def test_a_mask_without_visible_or_hidden_patches_is_refused(draw: Callable[[], object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        draw()
 
 
 def test_random_masks_hide_every_patch_equally_often() -> None:
-    keep, hidden = random_split(20, 0.25, rng(MASKS))
+    keep, hidden = draw_random_mask(20, 0.25, rng(MASKS))
     assert keep.shape == (MASKS, 5)
     assert torch.equal(torch.cat([keep, hidden], 1).sort(1).values, torch.arange(20).expand(MASKS, -1))
     seen = visible(20, keep)
@@ -158,16 +168,10 @@ def test_random_masks_hide_every_patch_equally_often() -> None:
 
 
 def test_random_masks_of_groups_are_drawn_apart() -> None:
-    keep, hidden = random_split(20, 0.25, rng(50), 12)
+    keep, hidden = draw_random_mask(20, 0.25, rng(50), 12)
     assert (keep.shape, hidden.shape) == ((50, 12, 5), (50, 12, 15))
     assert torch.equal(torch.cat([keep, hidden], 2).sort(2).values, torch.arange(20).expand(50, 12, -1))
     assert len({tuple(sorted(mask)) for mask in keep.view(-1, 5).tolist()}) > 500
-
-
-@pytest.mark.parametrize("keep", [0.0, 1.0, 0.01])
-def test_a_share_that_keeps_all_or_nothing_is_refused(keep: float) -> None:
-    with pytest.raises(UserError, match=rf"method\.keep = {keep} of 20 patches keeps"):
-        random_split(20, keep, rng(2))
 
 
 def test_ema_is_the_weighted_mean_and_copies_buffers() -> None:
@@ -199,37 +203,22 @@ def decoder(**size: int) -> tuple[Encoder, MaskedDecoder]:
 
 
 def test_a_decoder_of_no_given_size_has_half_the_encoders_width_its_depth_and_its_heads() -> None:
-    _, made = decoder()
-    assert (made.width, len(made.blocks), made.blocks[0].heads) == (8, 2, 2)
-    _, made = decoder(width=12, depth=3, heads=3)
-    assert (made.width, len(made.blocks), made.blocks[0].heads) == (12, 3, 3)
+    _, net = decoder()
+    assert (net.width, len(net.blocks), net.blocks[0].heads) == (8, 2, 2)
+    _, net = decoder(width=12, depth=3, heads=3)
+    assert (net.width, len(net.blocks), net.blocks[0].heads) == (12, 3, 3)
 
 
 def test_a_decoder_predicts_for_each_hidden_position_whatever_the_order() -> None:
-    _, made = decoder()
+    _, net = decoder()
     tokens = torch.randn(3, 4, 16)
-    keep, hidden = random_split(10, 0.4, rng(3))
+    keep, hidden = draw_random_mask(10, 0.4, rng(3))
     with torch.no_grad():
-        out = made(tokens, keep, hidden)
-        turned = made(tokens.flip(1), keep.flip(1), hidden.flip(1)).flip(1)
+        out = net(tokens, keep, hidden)
+        turned = net(tokens.flip(1), keep.flip(1), hidden.flip(1)).flip(1)
     assert out.shape == (3, 6, 7)
     assert (out - turned).abs().max() < 1e-5
     assert (out[:, 0] - out[:, 1]).abs().max() > 1e-6
-
-
-def test_a_decoder_knows_of_the_hidden_only_where_they_are() -> None:
-    """The prediction is what plain steps give: mask token + position beside the visible tokens, blocks, norm, map."""
-    _, made = decoder()
-    tokens, keep, hidden = torch.randn(1, 2, 16), torch.tensor([[0, 3]]), torch.tensor([[1, 2]])
-    with torch.no_grad():
-        x = torch.zeros(1, 4, 8)
-        for i, place in enumerate([0, 3]):
-            x[0, i] = made.embed.weight @ tokens[0, i] + sincos(4, 8)[place]
-        for i, place in enumerate([1, 2]):
-            x[0, 2 + i] = made.mask_token + sincos(4, 8)[place]
-        for block in made.blocks:
-            x = block(x)
-        assert (made(tokens, keep, hidden) - made.norm(x)[:, 2:] @ made.proj.weight.T).abs().max() < 1e-6
 
 
 def test_info_nce_is_not_rounded_to_bfloat16_under_autocast() -> None:
@@ -239,15 +228,19 @@ def test_info_nce_is_not_rounded_to_bfloat16_under_autocast() -> None:
     assert torch.equal(loss, info_nce(q, k, 0.1))
 
 
-def test_a_decoder_of_single_leads_knows_where_in_time_and_in_which_lead_a_token_is() -> None:
+@pytest.mark.parametrize(("tokens", "leads"), [("time", 1), ("lead-time", 3)])
+def test_a_decoder_knows_of_the_hidden_only_where_they_are(tokens: str, leads: int) -> None:
+    """The prediction is what plain steps give: mask token + position beside the visible tokens, blocks, norm, map."""
     torch.manual_seed(0)
-    made = MaskedDecoder(Encoder(Size(16, 2, 2), leads=3, tokens="lead-time"), 7, width=0, depth=0, heads=0)
-    tokens, keep, hidden = torch.randn(1, 2, 16), torch.tensor([[5, 0]]), torch.tensor([[1, 2, 3, 4]])
+    net = MaskedDecoder(Encoder(Size(16, 2, 2), leads=3, tokens=tokens), 7, width=0, depth=0, heads=0)
+    x, visible, hidden = torch.randn(1, 2, 16), torch.tensor([[5, 0]]), torch.tensor([[1, 2, 3, 4]])
+    times = 6 // leads
     with torch.no_grad():
-        x = torch.zeros(1, 6, 8)
-        for i, place in enumerate([5, 0, 1, 2, 3, 4]):  # lead place // 2, time place % 2
-            content = made.embed.weight @ tokens[0, i] if i < 2 else made.mask_token
-            x[0, i] = content + sincos(2, 8)[place % 2] + made.lead[place // 2]
-        for block in made.blocks:
-            x = block(x)
-        assert (made(tokens, keep, hidden) - made.norm(x)[:, 2:] @ made.proj.weight.T).abs().max() < 1e-6
+        h = torch.zeros(1, 6, 8)
+        for i, place in enumerate([5, 0, 1, 2, 3, 4]):
+            h[0, i] = (net.embed.weight @ x[0, i] if i < 2 else net.mask_token) + sincos(times, 8)[place % times]
+            if leads > 1:
+                h[0, i] += net.lead[place // times]
+        for block in net.blocks:
+            h = block(h)
+        assert (net(x, visible, hidden) - net.norm(h)[:, 2:] @ net.proj.weight.T).abs().max() < 1e-6

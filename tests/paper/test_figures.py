@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from results_fixture import evaluation_config
 from scipy import stats
 
-from bench.plot import drawing as plot
+from bench.plot import style as plot
 from bench.report.aggregate import Report, make_report
 from bench.report.results import Pretraining, parse_results
 from bench.report.statistics import Ranking

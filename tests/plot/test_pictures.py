@@ -1,7 +1,12 @@
+"""What is read from stores, files, configs and runs is what the pictures show."""
+
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import configs
 import corpora
 import matplotlib.image
 import numpy as np
@@ -12,15 +17,17 @@ from corpora import noise
 from bench import cli
 from bench.core.errors import UserError
 from bench.data import views
-from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.method import Method, build_model
-from bench.plot import drawing as plot
-from bench.plot import pictures
-from bench.plot.drawing import Sight
-from bench.runs.config import Config, find_methods
+from bench.plot import curves, ecg, embeddings, labels, masks
+from bench.plot import views as view_pictures
+from bench.plot.masks import Panel
+from bench.plot.records import read_normalised
+from bench.runs.config import find_methods
 from bench.training import checkpoint
 from bench.training import trainer as pretrain
+
+TRAINED = sorted(set(find_methods()) - {"random"})
 
 
 @pytest.fixture(scope="module")
@@ -31,200 +38,144 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What is handed to bench.plot.drawing, by name of the figure; nothing is rendered."""
-    seen: dict = {}
-    for name in ("ecg", "views"):
-        monkeypatch.setattr(plot, name, lambda *args, name=name: seen.update({name: args}))
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
-    return seen
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """The arguments of each figure, by the name of its function; nothing is rendered."""
+    calls: dict[str, list[Any]] = {}
+    for module, name in ((ecg, "plot_ecg"), (view_pictures, "plot_views"), (labels, "plot_labels"), (masks, "plot_masks"),
+                         (embeddings, "plot_map")):
+        calls[name] = []
+        monkeypatch.setattr(module, name, lambda *args, to=calls[name], **kwargs: to.append((*args, *kwargs.values())))
+        monkeypatch.setattr(module, "save_as", lambda figure, out: out)
+    return calls
 
 
-@pytest.mark.parametrize("what", ["ecg", "views"])
+DRAW: dict[str, Callable[[Store, Path], Path]] = {
+    "ecg": lambda store, out: ecg.draw_records(store, [], out),
+    "sheet": lambda store, out: ecg.draw_records(store, ["r1", "r0", "r2"], out),
+    "views": lambda store, out: view_pictures.draw_views(store, None, out),
+    "labels": labels.draw_labels,
+}
+
+
+@pytest.mark.parametrize("what", DRAW)
 def test_each_picture_is_a_file_with_something_on_it(store, tmp_path, what) -> None:
-    out = pictures.draw(store, [], tmp_path / "new" / "a.b.png", what)
+    out = DRAW[what](store, tmp_path / "new" / "a.b.png")
     assert out == tmp_path / "new" / "a.b.png" and [p.name for p in out.parent.iterdir()] == ["a.b.png"]
     assert matplotlib.image.imread(out).std() > 0.01
 
 
-@pytest.mark.parametrize(("suffix", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_vector_formats_are_written_too_and_the_same_bytes_again(store, tmp_path, suffix, head) -> None:
-    first, again = (pictures.draw(store, ["r1"], tmp_path / f"{i}.{suffix}", "ecg").read_bytes() for i in "ab")
+@pytest.mark.parametrize(("ending", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_vector_formats_are_written_too_and_the_same_bytes_again(store, tmp_path, ending, head) -> None:
+    first, again = (ecg.draw_records(store, ["r1"], tmp_path / f"{i}.{ending}").read_bytes() for i in "ab")
     assert first.startswith(head) and first == again
 
 
-def test_the_paper_shows_the_record_that_was_asked_for_in_its_units(store, drawn) -> None:
-    pictures.draw(store, ["r1"], Path("x.png"), "ecg")
-    signal, rate_hz, _, unit, title = drawn["ecg"]
+def test_the_paper_shows_the_named_record_in_its_units(store, drawn) -> None:
+    ecg.draw_records(store, ["r1"], Path("x.png"))
+    ecg.draw_records(store, [], Path("x.png"))
+    (signal, rate_hz, unit, title), (first, *_) = drawn["plot_ecg"]
     np.testing.assert_array_equal(signal, store.signal(1))
     assert (rate_hz, unit) == (100, "mV") and "r1" in title
-    pictures.draw(store, [], Path("x.png"), "ecg")
-    np.testing.assert_array_equal(drawn["ecg"][0], store.signal(0)[:, :1000])
+    np.testing.assert_array_equal(first, store.signal(0)[:, :1000])
 
 
 def test_every_augmentation_is_shown_beside_the_original(store, drawn) -> None:
-    pictures.draw(store, ["r0"], Path("x.png"), "views")
-    panels, _ = drawn["views"]
-    assert set(pictures.SHOWN) == set(views.VIEWS) == {name.split()[0] for name, _ in panels[2:]}
+    view_pictures.draw_views(store, "r0", Path("x.png"))
+    [(panels, _)] = drawn["plot_views"]
+    assert set(view_pictures.SETTINGS) == set(views.VIEWS) == {name.split()[0] for name, _ in panels[2:]}
     original = panels[0][1]
     normalised = ((store.signal(0).T - store.mean) / store.sd).T.clip(-5, 5)
     np.testing.assert_allclose(original, normalised[:, :1000], atol=1e-4)
     assert all(x.shape != original.shape or not np.array_equal(x, original) for _, x in panels[1:])
 
 
-@pytest.mark.parametrize(("records", "out", "what", "message"), [
-    (["r9"], "x.png", "ecg", "store mine has no record 'r9'; its ids look like r0, r1, r2"),
-    ([], "x.jpeg", "ecg", r"x\.jpeg must end in \.png, \.svg or \.pdf"),
-    ([], "x", "ecg", r"x must end in"),
-    ([], "x.png", "view", "did you mean 'views'"),
-    ([], "x.png", "masks", "unknown picture 'masks'"),
-    (["r2"], "x.png", "views", "record r2 lasts 2 s; 2.5 s are needed"),
-    (["r0", "r1"], "x.png", "views", "views are drawn of one record, not of 2"),
-])
-def test_what_cannot_be_drawn_is_said_and_no_file_made(store, tmp_path, records, out, what, message) -> None:
-    with pytest.raises(UserError, match=message):
-        pictures.draw(store, records, tmp_path / out, what)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_several_records_make_a_contact_sheet_with_a_title_and_twelve_leads_each(store, tmp_path, monkeypatch) -> None:
-    sheets = []
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: sheets.append(figure) or [path])
-    pictures.draw(store, ["r1", "r0", "r2"], tmp_path / "x.png", "ecg")
-    [sheet] = sheets
-    assert [text.get_text().split()[1] for text in sheet.texts[:3]] == ["r1", "r0", "r2"]
-    for axes in sheet.axes:
-        assert {text.get_text() for text in axes.texts} == set(LEADS)
-    boxes = [axes.get_position() for axes in sheet.axes]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    page = plot.ecg(store.signal(1)[:, :1000], 100)
-    inches = boxes[0].width * sheet.get_figwidth()
-    assert inches == pytest.approx(0.5 * page.axes[0].get_position().width * page.get_figwidth())
-
-
-def test_label_counts_show_every_class_fold_by_fold(tmp_path, monkeypatch) -> None:
-    shown: dict = {}
-    monkeypatch.setattr(plot, "label_counts", lambda *args: shown.update(tables=args[0], folds=args[1]))
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
-    store = corpora.store(tmp_path, noise(4, 12, 50), [1, 1, 9, 10], labels=["a;b", "a", "", "c"])
-    pictures.labels(store, tmp_path / "x.png")
-    [(task, counts)] = shown["tables"]
-    assert task == "kind" and shown["folds"] == [1, 9, 10]
+def test_label_counts_show_every_class_fold_by_fold(tmp_path, drawn) -> None:
+    labels.draw_labels(corpora.store(tmp_path, noise(4, 12, 50), [1, 1, 9, 10], labels=["a;b", "a", "", "c"]), tmp_path / "x.png")
+    [([(task, counts)], folds, _)] = drawn["plot_labels"]
+    assert task == "kind" and folds == [1, 9, 10]
     assert {name: n.tolist() for name, n in counts.items()} == {"a": [2, 0, 0], "b": [1, 0, 0], "c": [0, 0, 1]}
-
-
-def test_label_counts_are_a_file_and_an_unlabelled_store_is_said(store, tmp_path) -> None:
-    out = pictures.labels(store, tmp_path / "counts.png")
-    assert matplotlib.image.imread(out).std() > 0.01
-    unlabelled = corpora.store(tmp_path, noise(2, 12, 50), name="plain")
-    with pytest.raises(UserError, match="store plain is unlabelled"):
-        pictures.labels(unlabelled, tmp_path / "plain.png")
 
 
 def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
     for name, steps in (("aaaaaaaaaaaa", 3), ("bbbbbbbbbbbb", 1)):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text('{"method": {"name": "jepa"}, "seed": 0}')
+        (folder / "config.json").write_text(json.dumps(configs.load("jepa").to_json()))
         (folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}, "rankme": {i}}}\n'
                                                       for i in range(1, steps + 1)) + '{"step": 9, "lo')
-    out = pictures.runs(tmp_path, ["aaaaaaaaaaaa", "bbbbbbbbbbbb"], tmp_path / "runs.svg")
-    text = out.read_text()
+    text = curves.draw_curves(tmp_path, ["aaaaaaaaaaaa", "bbbbbbbbbbbb"], tmp_path / "runs.svg").read_text()
     assert all(f"({name})" in text for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"))
     assert ">RankMe<" in text and "learning rate" not in text
     with pytest.raises(UserError, match="unknown run 'aaaaaaaaaaab'; did you mean 'aaaaaaaaaaaa'"):
-        pictures.runs(tmp_path, ["aaaaaaaaaaab"], tmp_path / "runs.svg")
+        curves.draw_curves(tmp_path, ["aaaaaaaaaaab"], tmp_path / "runs.svg")
 
 
-TRAINED = sorted(set(find_methods()) - {"random"})
-
-
-def sights(made: Config, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Sight]:
-    """What the method sees of the store's first record; `change` is done to the method before."""
+def inputs(made: Any, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Panel]:
+    """The inputs of the method's encoder for the store's first record; `change` is applied to the method before."""
     model = build_model(made)
     if change:
         change(model)
-    return pictures.sights(model, made, pictures.normalised(store, 0, 10.0), rebuild)
+    return masks.record_inputs(model, made, read_normalised(store, 0, 10.0), rebuild)
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_method_draws_what_it_sees_itself(name, configure, tiny) -> None:
-    """The signal of each panel is what the encoder was given, and changing the rest changes nothing that it computes."""
+def test_the_panels_of_every_method_are_the_inputs_of_its_encoder(name, configure, tiny) -> None:
+    """Changing the samples that a panel calls hidden changes nothing that the encoder computes."""
     made, outputs = configure(name), []
 
     def listen(model: Method) -> None:
         model.encoder.register_forward_hook(lambda _, args, out: outputs.append((args, out)))
 
-    panels = sights(made, tiny, listen)
-    assert panels and all(panel.seen.shape == panel.signal.shape and panel.seen.any() for panel in panels)
+    panels = inputs(made, tiny, listen)
+    assert panels and all(panel.visible.shape == panel.signal.shape and panel.visible.any() for panel in panels)
     own, encoder = panels[-len(outputs):], build_model(made).encoder.eval()
     for panel, (args, out) in zip(own, outputs, strict=True):
-        hidden = torch.from_numpy(~panel.seen)
-        changed = torch.from_numpy(panel.signal.copy()).masked_fill(hidden, 99.0)[None]
+        changed = torch.from_numpy(panel.signal.copy()).masked_fill(torch.from_numpy(~panel.visible), 99.0)[None]
         with torch.no_grad():
-            again = encoder(changed, *(keep[:1] for keep in args[1:]))
+            again = encoder(changed, *(visible[:1] for visible in args[1:]))
         torch.testing.assert_close(again[0], out[0])
 
 
 def test_masks_are_of_the_methods_kind(configure, tiny) -> None:
-    [jepa] = sights(configure("jepa"), tiny)
-    assert 0.15 <= jepa.seen[0].mean() <= 0.25 + 1 / 40 and (jepa.seen == jepa.seen[0]).all()
-    [st_mem] = sights(configure("st_mem"), tiny)
-    assert (st_mem.seen.mean(1) == 0.25).all() and not (st_mem.seen == st_mem.seen[0]).all()
-    [mlae] = sights(configure("mlae"), tiny)
-    assert sorted(mlae.seen.mean(1)) == [0] * 9 + [1] * 3
-    record, first, second = sights(configure("cmsc"), tiny)
+    [jepa] = inputs(configure("jepa"), tiny)
+    assert 0.15 <= jepa.visible[0].mean() <= 0.25 + 1 / 40 and (jepa.visible == jepa.visible[0]).all()
+    [st_mem] = inputs(configure("st_mem"), tiny)
+    assert (st_mem.visible.mean(1) == 0.25).all() and not (st_mem.visible == st_mem.visible[0]).all()
+    [mlae] = inputs(configure("mlae"), tiny)
+    assert sorted(mlae.visible.mean(1)) == [0] * 9 + [1] * 3
+    record, first, second = inputs(configure("cmsc"), tiny)
     np.testing.assert_array_equal(np.concatenate([first.signal, second.signal], 1), record.signal)
-    assert [panel.signal.shape[1] for panel in sights(configure("simclr"), tiny)] == [1000, 250, 250]
+    simclr = inputs(configure("simclr"), tiny)
+    assert [(panel.name, panel.signal.shape[1]) for panel in simclr] == [("the record", 1000), ("view 1", 250), ("view 2", 250)]
 
 
-@pytest.mark.parametrize("name", ["mae", "st_mem", "mtae", "mlae"])
+@pytest.mark.parametrize("name", ["mae", "st_mem"])
 def test_a_decoder_that_is_right_rebuilds_every_hidden_sample(name, configure, tiny) -> None:
     made = configure(name)
-    x = pictures.normalised(tiny, 0, 10.0)
+    x = read_normalised(tiny, 0, 10.0)
 
     class Right(torch.nn.Module):
-        def forward(self, tokens, keep, hidden):
+        def forward(self, tokens, visible, hidden):
             patches = build_model(made).encoder.patchify(x.expand(2, -1, -1))
             target = patches.gather(1, hidden[..., None].expand(-1, -1, patches.shape[2]))
             return (target - target.mean(2, keepdim=True)) / target.std(2, keepdim=True)
 
-    [panel] = sights(made, tiny, lambda model: setattr(model, "decoder", Right()), rebuild=True)
-    np.testing.assert_allclose(panel.rebuilt[~panel.seen], panel.signal[~panel.seen], atol=1e-5)
-    assert np.isnan(panel.rebuilt[panel.seen]).all() and not panel.seen.all()
+    [panel] = inputs(made, tiny, lambda model: setattr(model, "decoder", Right()), rebuild=True)
+    np.testing.assert_allclose(panel.rebuilt[~panel.visible], panel.signal[~panel.visible], atol=1e-5)
+    assert np.isnan(panel.rebuilt[panel.visible]).all() and not panel.visible.all()
 
 
-def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, where, tmp_path, monkeypatch) -> None:
-    made, shown = configure("mae"), []
+def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, where, tmp_path, drawn) -> None:
+    made = configure("mae")
     run = pretrain.pretrain(made, [tiny], where).run_id
-    monkeypatch.setattr(plot, "sights", lambda panels, rate_hz, title: shown.append((panels, title)))
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
-    pictures.see_run(tiny, "r03", tmp_path / "x.png", where.work, run)
+    masks.draw_run(tiny, "r03", tmp_path / "x.png", where.work, run)
     saved = checkpoint.load(where.work / "runs" / run / "final.pt").tensors
     weights = {k.removeprefix("model/"): v for k, v in saved.items() if k.startswith("model/")}
-    pictures.see(tiny, "r03", tmp_path / "x.png", made, weights)
-    pictures.see(tiny, "r03", tmp_path / "x.png", made)
-    ([trained], title), ([same], _), ([untrained], plain) = shown
+    masks.draw_method(tiny, "r03", tmp_path / "x.png", made, weights)
+    masks.draw_method(tiny, "r03", tmp_path / "x.png", made)
+    ([trained], _, title), ([same], *_), ([untrained], _, plain) = drawn["plot_masks"]
     np.testing.assert_array_equal(trained.rebuilt, same.rebuilt)
     assert untrained.rebuilt is None and "r03" in title and "reconstructed" in title and "reconstructed" not in plain
-    with pytest.raises(UserError, match="unknown finished run 'aaaaaaaaaaaa'"):
-        pictures.see_run(tiny, None, tmp_path / "x.png", where.work, "aaaaaaaaaaaa")
-
-
-@pytest.mark.parametrize(("name", "overrides", "record_id", "message"), [
-    ("random", [], None, "random takes no step: there is nothing that it sees"),
-    ("jepa", ["encoder.patch=33"], None, "does not divide into patches of 33"),
-    ("jepa", ["data.crop_seconds=20", "views=[{seconds: 20}]"], None, "record r00 lasts 10 s; 20 s are needed"),
-    ("jepa", [], "r99", "store tiny has no record 'r99'"),
-])
-def test_what_cannot_be_seen_is_said(name, overrides, record_id, message, configure, tiny, tmp_path) -> None:
-    with pytest.raises(UserError, match=message):
-        pictures.see(tiny, record_id, tmp_path / "x.png", configure(name, *overrides))
-    other = configure("jepa")
-    other["data"]["rate_hz"] = 500
-    with pytest.raises(UserError, match="store tiny has 100 Hz, jepa is configured for 500 Hz"):
-        pictures.see(tiny, None, tmp_path / "x.png", other)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -237,46 +188,62 @@ def embedded(tmp_path) -> Path:
     return tmp_path / "e.npz"
 
 
-def test_a_map_holds_the_labelled_records_by_their_principal_components(embedded, tiny, tmp_path, monkeypatch) -> None:
-    shown: list = []
-    monkeypatch.setattr(plot, "scatter", lambda *args: shown.append(args))
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
-    pictures.embedding_map(embedded, tiny, "pitch", tmp_path / "map.png")
-    [(points, names, title, axis)] = shown
+def test_a_map_holds_the_labelled_records_by_their_principal_components(embedded, tiny, tmp_path, drawn) -> None:
+    embeddings.draw_map(embedded, tiny, "pitch", tmp_path / "map.png")
+    [(points, names, title, axes_names)] = drawn["plot_map"]
     values = np.load(embedded)["embedding"][:29].astype(float)
     values -= values.mean(0)
     assert abs(np.corrcoef(points[:, 0], values[:, :2] @ [0.6, 0.8])[0, 1]) > 0.999
     largest = np.linalg.eigvalsh(values.T @ values)[[2, 1]]
     np.testing.assert_allclose(points.T @ points, np.diag(largest), atol=1e-6 * largest[0])
-    assert names == (["low", "high", "", "odd"] * 8)[:29] and "29 records" in title and axis[0].startswith("component 1 (99%")
+    assert names == (["low", "high", "", "odd"] * 8)[:29] and "29 records" in title
+    assert axes_names[0].startswith("component 1 (99%")
     assert (points[np.abs(points).argmax(0), [0, 1]] > 0).all()
 
 
-def test_a_map_that_cannot_be_drawn_says_why(embedded, tiny, store, tmp_path, monkeypatch) -> None:
+def test_what_cannot_be_drawn_is_said_and_no_file_made(embedded, configure, store, tiny, where, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    for task, given, by, message in (
-            ("tone", tiny, "pca", "unknown task with classes 'tone'"),
-            ("kind", store, "pca", "3 records or more; 0 of .* have a label of kind"),
-            ("pitch", tiny, "tsne", "unknown --by 'tsne'"), ("pitch", tiny, "umap", r"pip install 'ecg-ssl-bench\[umap\]'")):
+    out = tmp_path / "x.png"
+    unlabelled = corpora.store(tmp_path / "unlabelled", noise(2, 12, 50), name="plain")
+    long = ["data.crop_seconds=20", "views=[{seconds: 20}]"]
+    attempts: list[tuple[str, Callable[[], object]]] = [
+        ("store mine has no record 'r9'; its ids look like r0, r1, r2", lambda: ecg.draw_records(store, ["r9"], out)),
+        (r"x\.jpeg must end in \.png", lambda: ecg.draw_records(store, [], out.with_suffix(".jpeg"))),
+        ("record r2 lasts 2 s; 2.5 s are needed", lambda: view_pictures.draw_views(store, "r2", out)),
+        ("store plain is unlabelled", lambda: labels.draw_labels(unlabelled, out)),
+        ("random takes no step: there is nothing to draw", lambda: masks.draw_method(tiny, None, out, configure("random"))),
+        ("does not divide into patches of 33", lambda: masks.draw_method(tiny, None, out, configure("jepa", "encoder.patch=33"))),
+        ("r00 lasts 10 s; 20 s are needed", lambda: masks.draw_method(tiny, None, out, configure("jepa", *long))),
+        ("store tiny has 100 Hz, jepa is configured for 500", lambda: masks.draw_method(tiny, None, out, configs.load("jepa"))),
+        ("unknown finished run 'aaaaaaaaaaaa'", lambda: masks.draw_run(tiny, None, out, where.work, "aaaaaaaaaaaa")),
+        ("unknown task with classes 'tone'", lambda: embeddings.draw_map(embedded, tiny, "tone", out)),
+        ("3 records or more; 0 of .* have a label of kind", lambda: embeddings.draw_map(embedded, store, "kind", out)),
+        ("unknown --by 'tsne'", lambda: embeddings.draw_map(embedded, tiny, "pitch", out, "tsne")),
+        (r"pip install 'ecg-ssl-bench\[umap\]'", lambda: embeddings.draw_map(embedded, tiny, "pitch", out, "umap")),
+    ]
+    for message, attempt in attempts:
         with pytest.raises(UserError, match=message):
-            pictures.embedding_map(embedded, given, task, tmp_path / "map.png", by)
-    assert [path.name for path in tmp_path.iterdir()] == ["e.npz"]
+            attempt()
+    assert not out.exists()
 
 
-def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, tmp_path, monkeypatch, capsys) -> None:
+def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, tmp_path, ptbxl, monkeypatch, capsys) -> None:
     run = pretrain.pretrain(configure("mae"), [tiny], where).run_id
     (where.work / "stores").symlink_to(stores)
-    monkeypatch.setattr(plot, "save", lambda figure, path, formats: [path])
-    for command in (f"methods see jepa --store tiny --record r07 --out {tmp_path}/a.png --set encoder.size=nano",
-                    f"runs see {run} --store tiny --out {tmp_path}/b.svg",
-                    f"map {embedded} --store tiny --task pitch --out {tmp_path}/c.pdf"):
+    published = next(ptbxl.rglob("*_hr.hea"))
+    commands = [f"methods see jepa --store tiny --record r07 --out {tmp_path}/a.png --set encoder.size=nano",
+                f"runs see {run} --store tiny --out {tmp_path}/b.svg",
+                f"map {embedded} --store tiny --task pitch --out {tmp_path}/c.pdf",
+                f"data plot {published} --out {tmp_path}/d.png", f"data plot tiny r01 r02 --out {tmp_path}/e.png",
+                f"data plot tiny r01 --views --out {tmp_path}/f.png", f"runs plot {run} --out {tmp_path}/g.png",
+                f"data info tiny --out {tmp_path}/h.png"]
+    files = [command.split("--out ")[1].split()[0] for command in commands]
+    for command in [*commands, "data plot tiny r01 r02 --views", f"data plot {published} r01"]:
         monkeypatch.setattr(sys, "argv", ["ecgssl", *command.split(), "--work", str(where.work)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        assert not stop.value.code
-    assert capsys.readouterr().out == f"{tmp_path}/a\n{tmp_path}/b\n{tmp_path}/c\n"
-
-
-def test_a_published_record_is_drawn_as_it_is(ptbxl, tmp_path) -> None:
-    out = pictures.file(next(ptbxl.rglob("*_hr.hea")), tmp_path / "file.png")
-    assert matplotlib.image.imread(out).std() > 0.01
+        assert (stop.value.code or 0) == (0 if command in commands else 2)
+    output = capsys.readouterr()
+    assert [line for line in output.out.splitlines() if line in files] == files
+    assert all(Path(file).stat().st_size > 1000 for file in files)
+    assert "--views draws one record, not 2" in output.err and "is one record as published" in output.err

@@ -5,6 +5,7 @@ Run as a program this file is the driver: it imports everything once and forks t
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +23,6 @@ from corpora import noise, store
 
 from bench.core import processes as distributed
 from bench.core.errors import UserError
-from bench.core.files import ROOT
 from bench.core.processes import ALONE, World
 from bench.data.store import open_store
 from bench.encoders import vit
@@ -35,7 +35,11 @@ from bench.training.inputs import fill_fingerprints
 TRAINED = [name for name in find_methods() if configs.load(name).optim.steps]
 STEPS, KILLED, BATCH = 5, 3, 8
 LIMIT = 120  # seconds that one set of processes may take
-GATHER = [name for name in TRAINED if "step.gather" in (ROOT / "methods" / f"{name}.py").read_text()]
+
+
+def gathers(name: str) -> bool:
+    """Whether the code of the method, comments apart, needs the whole batch."""
+    return "step.gather" in re.sub(r"#.*", "", find_methods()[name].with_suffix(".py").read_text())
 
 
 def configure(name: str, folder: Path, *overrides: str) -> PretrainConfig:
@@ -94,11 +98,16 @@ def _nano(nano: vit.Size) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the work folders 1, 2, 4 (by that many processes) and 2-1, 2-4 (killed under 2, continued under 1, 4)."""
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Folder of the work folders 1, 2, 4 (by that many processes) and 2-1, 2-4 (killed under 2, continued under 1, 4).
+
+    They hold a run of each method that a selected test names.
+    """
     folder = tmp_path_factory.mktemp("runs")
+    tests = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = sorted({item.callspec.params["name"] for item in tests})
     store(folder / "stores", noise(12, 12, 1000))  # so few that a batch holds some of them twice
-    (folder / "configs.json").write_text(json.dumps([configure(name, folder).to_json() for name in TRAINED]))
+    (folder / "configs.json").write_text(json.dumps([configure(name, folder).to_json() for name in names]))
     path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
     done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
@@ -146,7 +155,7 @@ def test_a_killed_run_continues_under_another_number_of_processes(runs: Path, na
 def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, where: Workspace) -> None:
     made = configure(name, runs, "optim.accumulate=2")
     found = open_store(runs / "stores" / "mine")
-    if name in GATHER:
+    if gathers(name):
         with pytest.raises(UserError, match="optim.accumulate must be 1"):
             pretrain.pretrain(made, [found], where)
         return

@@ -41,10 +41,10 @@ def test_the_loop_sets_these_schedules(golden: dict[str, np.ndarray]) -> None:
 
 
 def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden: dict[str, np.ndarray]) -> None:
-    from bench.method import build, step_at
+    from bench.method import build_method, step_at
 
     settings = configs.load("jepa", ["method.predictor={width: 8, depth: 1, heads: 2}"]).method
-    made = build(settings, vit.Encoder(vit.Size(16, 1, 2)))
+    made = build_method(settings, vit.Encoder(vit.Size(16, 1, 2)))
     with torch.no_grad():
         for p, q in zip(made.target_encoder.parameters(), made.encoder.parameters(), strict=True):
             p.fill_(1.0)

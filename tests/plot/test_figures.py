@@ -1,0 +1,178 @@
+"""Figures show what they are given, and the same figure is the same bytes every time."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bench.core.errors import UserError
+from bench.core.files import ROOT
+from bench.data.signal import LEADS
+from bench.plot.curves import plot_curves
+from bench.plot.ecg import plot_contact_sheet, plot_ecg
+from bench.plot.embeddings import plot_map
+from bench.plot.masks import Panel, plot_masks
+from bench.plot.style import image_format, look, save
+from bench.plot.views import plot_views
+
+RNG = np.random.default_rng(0)
+SIGNAL = RNG.normal(0, 0.3, (12, 1000))
+VISIBLE = np.repeat(RNG.random((12, 100)) < 0.5, 10, axis=1)
+LINES = [{"step": 0, "rankme": 3.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: plot_curves([("one", LINES)]),
+    "ecg": lambda: plot_ecg(SIGNAL, 100, title="record"),
+    "views": lambda: plot_views([("original", SIGNAL), ("crop", SIGNAL[:, :250])], 100),
+    "masks": lambda: plot_masks([Panel("record", SIGNAL, VISIBLE), Panel("crop", SIGNAL[:, :250], VISIBLE[:, :250])], 100),
+    "map": lambda: plot_map(RNG.normal(size=(50, 2)), ["a", "b", "", "a", "b"] * 10, "embeddings", ("first", "second")),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_not_blank_and_leaves_no_global_state(name: str) -> None:
+    before, buffer = dict(matplotlib.rcParams), io.BytesIO()
+    FIGURES[name]().savefig(buffer, format="rgba", dpi=40)
+    pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, 4)
+    assert (pixels[:, :3].min(axis=1) < 128).sum() > 100
+    assert dict(matplotlib.rcParams) == before
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_the_same_figure_is_the_same_bytes_without_a_date_whatever_the_users_style(tmp_path: Path) -> None:
+    def figure() -> Figure:
+        return plot_curves([("a$b_c$", LINES), ("$%", [])])
+
+    first = save(figure(), tmp_path / "one" / "figure")
+    with matplotlib.rc_context({"lines.linewidth": 9, "svg.hashsalt": "other", "font.size": 20, "savefig.dpi": 50}):
+        second = save(figure(), tmp_path / "two" / "figure")
+    assert [path.name for path in first] == ["figure.png", "figure.svg", "figure.pdf"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert len(list((tmp_path / "one").iterdir())) == 3
+    svg = first[1].read_text()
+    assert b"CreationDate" not in first[2].read_bytes() and "<dc:date>" not in svg
+    assert ">RankMe<" in svg.replace("\n", "") and ">a$b_c$<" in svg and ">$%<" in svg  # text stays text, a dollar a dollar
+
+
+@pytest.mark.parametrize("name", ["x.jpeg", "x"])
+def test_a_picture_of_another_format_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} must end in \.png, \.svg or \.pdf"):
+        image_format(Path(name))
+
+
+def test_every_known_method_has_a_look_that_grey_keeps_and_an_unknown_one_has_none_of_theirs() -> None:
+    def grey(method: str) -> tuple[str, bool]:
+        return look(method)["marker"], look(method)["markerfacecolor"] == look(method)["color"]
+
+    known = [path.stem for path in (ROOT / "methods").glob("*.yaml")]
+    assert len({grey(name) for name in known}) == len(known) == 16
+    assert look("mine") == look("mine")
+    assert not {grey(f"mine{i}") for i in range(30)} & {grey(name) for name in known}
+
+
+# ECG
+
+
+def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt() -> None:
+    signal = np.zeros((12, 1000))
+    signal[1, 500:] = 1.0
+    figure = plot_ecg(signal, 100)
+    axes = figure.axes[0]
+    strip = next(line for line in axes.lines if np.size(line.get_xdata()) == 1000)
+    x, y = (np.asarray(data, float) for data in strip.get_data())
+    assert x[400] - x[0] == pytest.approx(100)
+    assert y[500] - y[499] == pytest.approx(10)
+    box = axes.get_position()
+    size_mm = figure.get_size_inches() * 25.4 * [box.width, box.height]
+    assert size_mm == pytest.approx([axes.get_xlim()[1], axes.get_ylim()[1]])
+
+
+def test_columns_of_an_ecg_follow_each_other_in_time_and_leads_are_matched_by_name() -> None:
+    order = [name.upper() for name in reversed(LEADS)]
+    signal = np.arange(12 * 1000, dtype=float).reshape(12, 1000)
+    drawn = [np.asarray(line.get_ydata(), float) for line in plot_ecg(signal * 1e-4, 100, order).axes[0].lines]
+    pieces = [y for y in drawn if len(y) == 250]
+    assert len(pieces) == 12
+    baseline = drawn[0][0]  # where the calibration pulse of the first row begins
+    assert pieces[3][0] - baseline == pytest.approx(signal[order.index("V4"), 750] * 1e-3)
+
+
+@pytest.mark.parametrize(("samples", "strips"), [(1000, 1), (999, 0), (100, 0)])
+def test_rhythm_strip_needs_ten_seconds(samples: int, strips: int) -> None:
+    names = [text.get_text() for text in plot_ecg(SIGNAL[:, :samples], 100).axes[0].texts]
+    assert names.count("II") == 1 + strips
+
+
+def test_ecg_in_standard_deviations_says_so_and_a_gap_is_left_open() -> None:
+    assert any("sd, not mV" in text.get_text() for text in plot_ecg(SIGNAL, 100, unit="sd").texts)
+    signal = SIGNAL.copy()
+    signal[1] = np.nan
+    assert np.isfinite(plot_ecg(signal, 100).axes[0].get_ylim()).all()
+
+
+def test_a_contact_sheet_has_a_title_and_twelve_leads_per_record_at_half_the_scale() -> None:
+    sheet = plot_contact_sheet([SIGNAL, SIGNAL[:, :300], 3 * SIGNAL], ["a", "b", "c"], 100)
+    assert [text.get_text() for text in sheet.texts[:3]] == ["a", "b", "c"]
+    assert all({text.get_text() for text in axes.texts} == set(LEADS) for axes in sheet.axes)
+    boxes = [axes.get_position() for axes in sheet.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    page = plot_ecg(SIGNAL, 100)
+    inches = boxes[0].width * sheet.get_figwidth()
+    assert inches == pytest.approx(0.5 * page.axes[0].get_position().width * page.get_figwidth())
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown unit 'volts'; write one of mV, sd"):
+        plot_ecg(SIGNAL, 100, unit="volts")
+    with pytest.raises(UserError, match=r"\(8, 1000\)"):
+        plot_ecg(SIGNAL[:8], 100)
+    with pytest.raises(UserError, match="7 classes; 6 can be told apart"):
+        plot_map(np.zeros((7, 2)), list("abcdefg"))
+
+
+# Masks and maps
+
+
+def test_visible_samples_are_black_hidden_ones_on_grey_and_rebuilt_ones_between() -> None:
+    visible = np.ones((12, 1000), bool)
+    visible[1, 200:300] = visible[1, 400:450] = False
+    rebuilt = np.where(visible, np.nan, 0.5)
+    [axes] = plot_masks([Panel("record", SIGNAL, visible, rebuilt)], 100).axes
+    boxes = [tuple(np.round(path.get_extents().bounds, 6)[[0, 2]]) for bars in axes.collections for path in bars.get_paths()]
+    assert boxes == [(2.0, 1.0), (4.0, 0.5)]
+    black = [line for line in axes.lines if line.get_color() == "black"]
+    hidden = [np.flatnonzero(np.isnan(np.asarray(line.get_ydata(), float))) for line in black]
+    assert [len(h) for h in hidden] == [0, 150, *[0] * 10]
+    base = axes.get_yticks()
+    np.testing.assert_allclose(np.asarray(black[2].get_ydata(), float), base[2] + SIGNAL[2])
+    drawn = np.asarray(axes.lines[25].get_ydata(), float)
+    assert np.nanmax(drawn) == np.nanmin(drawn) == base[1] + 0.5
+
+
+def test_a_map_shows_its_bulk_and_puts_outliers_on_the_edge_and_counts_all() -> None:
+    points = np.concatenate([RNG.uniform(-2, 2, (500, 2)), [[1000.0, 0.0]]])
+    figure = plot_map(points, ["a", "b", "", "a", "b"] * 100 + ["b"], "map")
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    assert -4 < low < -2 and 2 < high < 4
+    drawn = np.concatenate([line.get_xydata() for line in axes.lines])
+    assert len(drawn) == 501 and drawn[:, 0].max() == high
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "a (200)", "b (201)", "other (100)", "outside the axes (1)"]
+    few = plot_map(np.arange(10.0).reshape(5, 2), ["a", "b", "", "a", ""]).axes[0]  # without an outlier all lie inside
+    inside = np.concatenate([line.get_xydata() for line in few.lines])
+    assert sorted(inside[:, 0].tolist()) == [0, 2, 4, 6, 8] and few.get_xlim()[0] < 0 and few.get_xlim()[1] > 8
+
+
+@pytest.mark.parametrize("length", [1, 20, 60])
+def test_the_legend_of_a_map_lies_in_the_figure_below_the_axes(length: int) -> None:
+    figure = plot_map(RNG.normal(size=(50, 2)), [f"{letter * length}" for letter in "abcdef"] * 8 + ["", ""], "map", ("x", "y"))
+    figure.draw_without_rendering()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert legend.x0 >= page.x0 and legend.x1 <= page.x1 and legend.y0 >= page.y0
+    assert legend.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
