@@ -40,9 +40,10 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
             source = headers[name].get("source", "-").split(";")[0]
             table.add_row(name, Text(headers[name].get("about", "-")), Text(source),
                           f"{catalogue.count_parameters(config) / 1e6:.1f} M", f"{catalogue.count_gflop(config) / jepa:.2f}")
-    Console().print(table)
-    print(f"\nweights: trained in pre-training. cost: floating-point operations of a step, jepa = 1 ({jepa:.2f} GFLOP per "
-          f"record).\n`ecgssl methods show NAME` prints the settings of a method.")
+    console = Console()
+    console.print(table)
+    console.print(Text(f"\nweights: trained in pre-training. cost: floating-point operations of a step, jepa = 1 ({jepa:.2f} GFLOP "
+                       f"per record). `ecgssl methods show NAME` prints the settings of a method."))
 
 
 @methods_app.command("show")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from bench.catalogue import twin_of
 from bench.core.models import canonical
 from bench.report.names import Name, distinguish
 from bench.report.results import RANDOM, PretrainRecipe, Results
@@ -90,11 +91,3 @@ def _merge_twins(pretrained: dict[PretrainRecipe, dict[str, int]]
                 pretrained[other][run] = seed
         out[other] = pairs, (*methods, key.method)
     return out
-
-
-def twin_of(config: PretrainConfig) -> str | None:
-    """The method that computes the same from the same settings, as the method's class declares it; None where none does."""
-    from bench import catalogue
-
-    declared = getattr(catalogue, "twin_of", None)
-    return declared(config) if declared else None
