@@ -42,8 +42,8 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
                           f"{catalogue.count_parameters(config) / 1e6:.1f} M", f"{catalogue.count_gflop(config) / jepa:.2f}")
     console = Console()
     console.print(table)
-    console.print(Text(f"\nweights: trained in pre-training. cost: floating-point operations of a step, jepa = 1 ({jepa:.2f} GFLOP "
-                       f"per record). `ecgssl methods show NAME` prints the settings of a method."))
+    console.print(Text(f"\nweights: trained in pre-training. cost: floating-point operations of a step, jepa = 1 ({jepa:.2f} "
+                       f"GFLOP per record). `ecgssl methods show NAME` prints the settings of a method."))
 
 
 @methods_app.command("show")

@@ -273,7 +273,7 @@ def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> 
 def test_an_imported_backbone_is_not_pre_trained_here() -> None:
     made = method.build_method(MethodConfig.model_validate({"name": "theirs", "imported": "0" * 64}), vit.Encoder(vit.Size(16, 1, 2)))
     assert made.backbone() is made.encoder
-    with pytest.raises(UserError, match="an imported backbone is not pre-trained"):
+    with pytest.raises(UserError, match="an imported backbone cannot be pre-trained"):
         made([], None)  # type: ignore[arg-type]
 
 
