@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 
 from bench.core.files import write_text
+from bench.evaluation.protocols import load_defaults
 from bench.report import checks
 from bench.report.aggregate import make_report
 from bench.report.results import RANDOM, load_results
@@ -51,6 +52,8 @@ def evaluations(run: str, learns: bool, seeds: int) -> Iterator[dict[str, Any]]:
     for name, at, fraction in RECIPES if learns else [r for r in RECIPES if r[1] == 1 and r[0] != "finetune-after-linear"]:
         made = load_defaults(name if learns or name != "finetune" else "scratch").value
         made |= {"pretrain": run, "at": at, "fraction": fraction, "data": {"store": "ptb-xl", "fingerprint": f"{2:016x}"}}
+        if not made["after"]:
+            del made["after"]
         for task in CLASSES:
             for seed in range(1 if learns else seeds):
                 yield made | {"task": task, "seed": seed}
@@ -95,7 +98,7 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
 
     def write(kind: str, made: dict[str, Any], result: dict[str, Any], **more: Any) -> str:
         nonlocal count, size
-        name = run_id(parse_config(made))
+        name = run_id(made)
         text = orjson.dumps({"schema": 1, "kind": kind, "run_id": name, "config": made, "result": result,
                              "provenance": about | {"slurm_job": str(count // 30)}, **more}, option=orjson.OPT_SORT_KEYS)
         (folder / f"{name}.json").write_bytes(text)
