@@ -4,15 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from conftest import reported
-from matplotlib.figure import Figure
-from PIL import Image
 from results_fixture import Runs, two_methods
 
 from bench.core.errors import UserError
@@ -25,7 +21,6 @@ LATEX = shutil.which("latexmk") and shutil.which("kpsewhich")
 # Arguments that hold names and lengths instead of text.
 NAMES = re.compile(r"\\(?:cite|ref|label|tableref|tablefromresults|bibliography\w*)\{[^}]*\}"
                    r"|\\figurefromresults(?:\[[^]]*\])?\{[^}]*\}")
-FLOAT = re.compile(rb"-?\d+(?:\.\d*)?(?:e-?\d+)?")
 TYPED = re.compile(r"\d*\.\d+|\d{3,}|\d{1,3}(?:,|\{,\})\d{3}")  # a decimal, or an integer of three digits or more
 
 
@@ -187,56 +182,3 @@ def test_the_paper_builds_and_nothing_runs_over_the_margin(runs: Runs, tmp_path:
     assert (tmp_path / "build" / "paper.pdf").read_bytes().startswith(b"%PDF")
     log = (tmp_path / "build" / "paper.log").read_text(errors="replace")
     assert re.findall(r"Overfull \\hbox.*|LaTeX Warning.*|Package \w+ Warning.*", log) == []
-
-
-def same(one: Path, other: Path) -> bool:
-    """Are two files the same bytes or, where a CPU or a zlib may leave traces, the same but for these?
-
-    Sums in another order (BLAS, SIMD) move the last digits of floats, which a CSV prints in full and a drawing as
-    coordinates; another zlib packs the same pixels and lines into other bytes. Tables and macros are rounded: bytes.
-    """
-    a, b = one.read_bytes(), other.read_bytes() if other.is_file() else b""
-    if a == b or not b or one.suffix not in (".csv", ".svg", ".pdf", ".png"):
-        return a == b
-    if one.suffix == ".png":
-        x, y = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (one, other))
-        return x.shape == y.shape and bool(np.abs(x - y).mean() < 0.1)  # of 255
-    parts = [unpacked(each) if one.suffix == ".pdf" else [each] for each in (a, b)]
-    near = 0.0 if one.suffix == ".csv" else 0.01  # of a point
-    return len(parts[0]) == len(parts[1]) and all(x == y or (
-        FLOAT.split(x) == FLOAT.split(y)
-        and np.allclose(*([float(number) for number in FLOAT.findall(part)] for part in (x, y)), rtol=1e-9, atol=near)
-    ) for x, y in zip(*parts, strict=True))
-
-
-def unpacked(pdf: bytes) -> list[bytes]:
-    return [zlib.decompress(stream) for stream in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)]
-
-
-def test_files_are_the_same_but_for_what_another_cpu_leaves(runs: Runs, tmp_path: Path) -> None:
-    for name, one, other, expected in (
-        ("a.csv", "jepa,0.12345678901234567\n", "jepa,0.12345678901234599\n", True), ("a.csv", "jepa,0.123", "jepa,0.124", False),
-        ("a.csv", "jepa,0.1", "mae,0.1", False), ("a.tex", "0.12345678901234567", "0.12345678901234599", False),
-        ("a.svg", '<path d="M 1.2345678 2"/>', '<path d="M 1.2345679 2"/>', True), ("a.svg", "<path/>", "<g/>", False),
-    ):  # fmt: skip
-        for folder, text in (("one", one), ("other", other)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / name).write_text(text)
-        assert same(tmp_path / "one" / name, tmp_path / "other" / name) is expected
-    assert not same(tmp_path / "one" / "a.csv", tmp_path / "other" / "b.csv")
-
-
-@pytest.mark.parametrize("kind", ["png", "pdf"])
-def test_drawings_are_the_same_however_they_are_packed_and_not_with_another_line(kind: str, tmp_path: Path) -> None:
-    def drawn(name: str, y: float, **packed: int) -> Path:
-        with matplotlib.rc_context({"pdf.compression": packed.get("level", 6)}):
-            figure = Figure(figsize=(2, 2))
-            figure.subplots().plot((0, 1), (0, y))
-            options = {"pil_kwargs": {"compress_level": packed.get("level", 6)}} if kind == "png" else {}
-            figure.savefig(tmp_path / f"{name}.{kind}", **options)
-        return tmp_path / f"{name}.{kind}"
-
-    first, repacked, moved = drawn("first", 0.5), drawn("repacked", 0.5 + 1e-13, level=1), drawn("moved", 0.51)
-    assert first.read_bytes() != repacked.read_bytes()
-    assert same(first, repacked)
-    assert not same(first, moved)

@@ -1,7 +1,6 @@
 """Tables from records: which records count, what is printed, and how."""
 
 import csv
-import html.parser
 import re
 import shutil
 import subprocess
@@ -11,14 +10,14 @@ from typing import Any
 import configs
 import numpy as np
 import pytest
-from conftest import SHARED, reported
+from conftest import SHARED
 from results_fixture import Record, Runs, evaluation_config, two_methods
 from scipy import stats
 
 from bench.report.names import MISSING
 from bench.report.statistics import compare, holm
 from bench.runs.config import Layers, Override, load_mixture
-from paper import columns, inventory, published, reproduction, training, typeset
+from paper import columns, inventory, published, reproduction, tables, training, typeset
 from paper.families import families
 from paper.published import TESTED
 from paper.typeset import Entry, Sheet, Table
@@ -63,13 +62,6 @@ def sheets(runs: Runs) -> dict[str, Sheet]:
     return {sheet.name: sheet for sheet in made}
 
 
-def tables(runs: Runs, folder: Path) -> tuple[str, list[dict[str, str]]]:
-    """(table.md, the lines of table.csv) of these results."""
-    reported(runs.write(folder / "results"), folder / "out")
-    with (folder / "out" / "table.csv").open() as f:
-        return (folder / "out" / "table.md").read_text(), list(csv.DictReader(f))
-
-
 def line(table: Table, *names: str) -> list[str]:
     """The printed line that begins with these names, bold in stars, marks after ^."""
     for _, block in table.blocks:
@@ -79,83 +71,65 @@ def line(table: Table, *names: str) -> list[str]:
     raise AssertionError(names)
 
 
-def test_csv_keeps_floats_in_full_and_names_the_runs(runs: Runs, tmp_path: Path, fast: None) -> None:
-    third = 1 / 3
-    record = runs.evaluate(runs.pretrain("random"), [third], auroc=third)
-    _, [cell] = tables(runs, tmp_path)
-    assert (float(cell["mean"]), cell["sd"], cell["run_ids"]) == (third, "--", record["run_id"])
+def lines_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
 
 
-def test_texts_are_rounded_half_to_even(runs: Runs) -> None:
-    runs.evaluate(runs.pretrain("random"), [0.0625], auroc=0.0625)
-    [cell] = runs.report().cells.values()
-    assert columns.score(cell, True) == "0.062 (--), n=1"
+def test_text_is_rounded_half_to_even_and_csv_has_every_float_in_full(runs: Runs) -> None:
+    for task, value in (("a", 1 / 3), ("b", 0.0625)):
+        runs.evaluate(runs.pretrain("random"), [value], auroc=value, task=task)
+    report = runs.report()
+    one, other = lines_of(tables.table(report))
+    assert (float(one["mean"]), one["sd"], one["run_ids"]) == (1 / 3, "--", runs.made[1]["run_id"])
+    assert columns.score(report.columns[1].cells[0], True) == "0.062 (--), n=1" and other["mean"] == "0.0625"
 
 
-def test_per_class_table_holds_each_class_of_each_cell(runs: Runs, tmp_path: Path, fast: None) -> None:
-    tables(two_methods(runs), tmp_path)
-    assert "| MI | 7 | 0.200 | 0.700 |" in (tmp_path / "out" / "per_class.md").read_text()
-    lines = (tmp_path / "out" / "per_class.csv").read_text().splitlines()
+def test_per_class_table_holds_each_class_of_each_cell(runs: Runs) -> None:
+    report = two_methods(runs).report()
+    assert "| MI | 7 | 0.200 | 0.700 |" in tables.markdown_classes(report)
+    lines = tables.classes(report).splitlines()
     assert lines[1] == "a,superdiagnostic,random,random / from scratch,linear,MI,7,0.2,--,1"
     assert len(lines) == 3
 
 
-def test_missing_cell_prints_dashes_and_the_command_that_fills_it(runs: Runs, tmp_path: Path, fast: None) -> None:
-    runs.evaluate(runs.pretrain("random"), [0.1], seed=3)
-    mae = runs.pretrain("mae", seed=1)
-    markdown, cells = tables(runs, tmp_path)
-    command = f"ecgssl evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed 3"
-    assert "| mae | -- | -- |" in markdown
-    assert f"To fill:\n\n- mae: linear: `{command}`\n" in markdown
-    assert [(c["mean"], c["n"], c["command"]) for c in cells if c["method"] == "mae"] == [("--", "0", command)]
-
-
-def test_a_page_lists_a_few_commands_and_counts_the_others(runs: Runs, tmp_path: Path, fast: None) -> None:
-    first, *_ = [runs.pretrain("jepa", seed) for seed in range(5)]
-    for seed in range(3):
+def test_a_missing_cell_prints_dashes_and_a_page_lists_the_first_commands_and_counts_the_others(runs: Runs) -> None:
+    for seed in range(typeset.FILL + 3):
         runs.evaluate(runs.pretrain("random"), [0.1], seed=seed)
-    runs.made.remove(first)
-    markdown, cells = tables(runs, tmp_path)
-    commands = [c for cell in cells for c in cell["command"].split("; ") if cell["method"] == "jepa"]
-    assert len(commands) == 12 == typeset.FILL and " more: column" not in markdown
-    runs.add("pretrain", {key: first[key] for key in ("config", "result", "provenance")})
-    (tmp_path / "more").mkdir()
-    assert "- and 3 more: column `command` of [table.csv](table.csv)" in tables(runs, tmp_path / "more")[0]
+    mae = runs.pretrain("mae", seed=1)
+    report = runs.report()
+    markdown = tables.markdown(report, [])
+    command = f"ecgssl evaluate {mae['run_id']} --protocol linear --task superdiagnostic --store a --seed"
+    assert "| mae | -- | -- |" in markdown
+    assert f"To fill:\n\n- mae: linear: `{command} 0`\n" in markdown
+    assert "- and 3 more: column `command` of [table.csv](table.csv)" in markdown
+    missing = lines_of(tables.table(report))[1]
+    assert (missing["mean"], missing["n"], len(missing["command"].split("; "))) == ("--", "0", typeset.FILL + 3)
 
 
-def test_settings_state_the_budget_of_each_row(runs: Runs, tmp_path: Path, fast: None) -> None:
+def test_settings_state_the_budget_of_each_row(runs: Runs) -> None:
     runs.pretrain("jepa")
-    markdown, _ = tables(runs, tmp_path)
-    assert '| jepa | tiny | 100 | 10 | 4 | 2 | 0.75 a + 0.25 b | 1 | 4.0 | 2.0 | -- |' in markdown
+    line = tables.settings(runs.report())[-1]
+    assert line == ["jepa", "tiny", "100", "10", "4", "2", "0.75 a + 0.25 b", "1", "4.0", "2.0", "--"]
 
 
-def test_scores_per_class_and_beside_auroc_count_pretrainings_as_the_tables_do(runs: Runs, tmp_path: Path, fast: None) -> None:
+def test_other_scores_and_classes_count_pretrainings_as_the_tables_do_those_that_have_the_score(runs: Runs) -> None:
     first, second = runs.pretrain("jepa", 0), runs.pretrain("jepa", 1)
     for run, auroc, seed in ((first, 0.5, 0), (first, 0.7, 1), (second, 0.8, 0)):
-        runs.evaluate(run, [0.4, 0.6], seed, auroc=auroc)["result"]["f_max"] = auroc
-    tables(runs, tmp_path)
-    for name, line in (("per_class", -1), ("scores", -3)):
-        *_, mean, _, n = (tmp_path / "out" / f"{name}.csv").read_text().splitlines()[line].split(",")
-        assert (float(mean), n) == (pytest.approx(0.7), "2")
+        runs.evaluate(run, [0.4, 0.6], seed, auroc=auroc)["result"] |= {"f_max": auroc} | ({"macro_f1": 0.3} if seed else {})
+    report = runs.report()
+    [per_class] = lines_of(tables.classes(report))
+    scores = {line["score"]: line for line in lines_of(tables.scores(report)) if line["method"] == "jepa"}
+    for line in (per_class, scores["f_max"]):
+        assert (float(line["mean"]), line["n"]) == (pytest.approx(0.7), "2")
+    assert (scores["macro_f1"]["mean"], scores["macro_f1"]["n"]) == ("0.3", "1")
+    assert (scores["macro_ece"]["mean"], scores["macro_ece"]["n"]) == ("--", "0")
 
 
-def test_scores_beside_auroc_are_means_over_the_runs_that_have_them(runs: Runs, tmp_path: Path, fast: None) -> None:
-    two_methods(runs)
-    for record, value in zip(runs.made[-3::2], (0.2, 0.4), strict=True):  # the evaluations of jepa
-        record["result"]["macro_f1"] = value
-    tables(runs, tmp_path)
-    with (tmp_path / "out" / "scores.csv").open() as f:
-        found = {(c["method"], c["score"]): (c["mean"], c["n"]) for c in csv.DictReader(f)}
-    assert float(found["jepa", "macro_f1"][0]) == pytest.approx(0.3)
-    assert found["jepa", "macro_f1"][1] == "2"
-    assert found["random", "macro_f1"] == ("--", "0")
-
-
-def test_checkpoints_and_label_fractions_do_not_widen_the_tables_of_protocols(runs: Runs, tmp_path: Path, fast: None) -> None:
+def test_checkpoints_and_label_fractions_do_not_widen_the_tables_of_protocols(runs: Runs) -> None:
     run = pretrained(runs)
     for at, fraction in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.1)):
         evaluated(runs, run, at * fraction, "all", "linear", ("at", at), ("fraction", fraction))
-    text = tables(runs, tmp_path)[0]
+    text = tables.markdown(runs.report(), [])
     assert "### linear\n\n| pre-training | macro AUROC | vs random |\n" in text
     assert "### linear, after a share of the pre-training's steps\n\n| pre-training | 50 % | 100 % |\n" in text
     assert "| jepa | 0.500 (--) | 1.000 (--) |" in text and "[families](tables/families.md)" in text
@@ -385,13 +359,12 @@ def test_families_show_the_last_checkpoint_and_label_fractions_in_a_table_of_the
     (5, "20 test records"),
     (4, "20 test records (1 of 2 classes with fewer than 5 positives: intervals too narrow, p too small)")])
 def test_tables_say_on_how_many_records_and_on_how_few_positives_they_rest(
-        runs: Runs, tmp_path: Path, fast: None, positives: int, said: str) -> None:
+        runs: Runs, positives: int, said: str) -> None:
     made = evaluated(runs, pretrained(runs), 0.9, tested=20)
     made["result"]["per_class"] = {"rare": {"auroc": 0.9, "positives": positives}, "common": {"auroc": 0.9, "positives": 9}}
     caption = sheets(runs)["families"].tables[1].caption
     assert f" all: {said}. " in caption
-    markdown, _ = tables(runs, tmp_path)
-    assert f"\n\n{said}.\n\n" in markdown
+    assert f"\n\n{said}.\n\n" in tables.markdown(runs.report(), [])
 
 
 SPECIAL = Table("a & b", r"50 % of $x_1 #2 {y} ~ ^ \z <a> | 'q' " '"r"', [("", "m_1"), ("a|b", "x"), ("a|b", "y")],
@@ -415,34 +388,15 @@ def test_markdown_and_html_escape_theirs() -> None:
     assert "p &lt; .05" in text and "&lt;a&gt;" in text and "<a>" not in text
 
 
-class Shape(html.parser.HTMLParser):
-    """Columns of each row of a table, and header cells without a scope."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.widths: list[int] = []
-        self.unscoped = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        given = dict(attrs)
-        self.tags.append(tag)
-        if tag == "tr":
-            self.widths.append(0)
-        if tag in ("th", "td"):
-            self.widths[-1] += int(given.get("colspan", 1))
-            self.unscoped += tag == "th" and "scope" not in given
-
-
 def test_html_tables_have_a_caption_scoped_headers_and_rows_of_one_width(runs: Runs) -> None:
     evaluated(runs, pretrained(runs), 0.9)
-    for sheet in sheets(runs).values():
-        for table in sheet.tables:
-            shape = Shape()
-            shape.feed(typeset.as_html(table))
-            top = sum(1 for group, _ in table.head if group)  # the second row of a head holds the columns of groups alone
-            assert set(shape.widths) <= {len(table.head), *([top] if top else [])}
-            assert shape.unscoped == 0 and {"caption", "thead", "tbody"} <= set(shape.tags)
+    for table in (table for sheet in sheets(runs).values() for table in sheet.tables):
+        text = typeset.as_html(table)
+        spans = [sum(int(span or 1) for span in re.findall(r'<t[hd][^>]*?(?:colspan="(\d+)")?>', row))
+                 for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)]
+        groups = sum(1 for group, _ in table.head if group)  # the second row of a head holds the columns of groups alone
+        assert set(spans) <= {len(table.head), *([groups] if groups else [])}
+        assert all("scope=" in head for head in re.findall(r"<th[^>e]*>", text)) and "<caption>" in text
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
