@@ -1,16 +1,13 @@
 """What the runs that are left will cost, from what like runs cost."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
-from bench.core.files import read_json
 from bench.core.models import canonical
-from bench.runs import results as record
 from bench.runs.config import Config, EvaluationConfig, PretrainConfig, parse_config
+from bench.runs.results import load_result, newest_results
 from slurm.cluster import Cluster
 from slurm.plan import Run
 
@@ -59,7 +56,7 @@ def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str,
         if run.state == "done":
             key = like(run.config, pretrain(run))
             if key in wanted and len(found.get(key, ())) < LIKE:
-                found.setdefault(key, []).append(read_json(record.path(results, run.name), "record"))
+                found.setdefault(key, []).append(load_result(results, run.name))
     for made in others(results, runs) if wanted - found.keys() else ():
         key = like(parse_config(made["config"]), parse_config(made.get("pretrain_config", made["config"])))
         if key in wanted and len(found.get(key, ())) < LIKE:
@@ -80,14 +77,7 @@ def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str,
 
 
 def others(results: Path, runs: dict[str, Run]) -> Iterable[dict[str, Any]]:
-    """Records of runs outside the sweep, the newest; what is no record is left to `ecgssl report`."""
-    if not results.is_dir():
-        return
-    files = [f for f in os.scandir(results) if f.name.endswith(".json") and f.name.removesuffix(".json") not in runs]
-    for file in sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)[:OTHERS]:
-        try:
-            made = read_json(Path(file.path), "record")
-            if made["kind"] in ("pretrain", "evaluate") and made["result"]["seconds"] is not None:
-                yield made
-        except (UserError, KeyError, TypeError):
-            continue
+    """Results of runs outside the sweep, the newest; what is no result is left to `ecgssl report`."""
+    for result in newest_results(results, OTHERS, frozenset(runs)):
+        if result["result"].get("seconds") is not None:
+            yield result

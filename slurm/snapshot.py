@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from bench.core.files import ROOT, write_text
-from bench.runs import results as record
+from bench.runs import provenance
 from bench.runs.config import find_methods
 
 PARTS = ("bench", "methods", "slurm")
@@ -28,7 +28,7 @@ def take(folder: Path) -> Path:
         for path in find_methods().values():
             for each in (path, path.with_suffix(".py")):
                 copy(each, made / "methods" / each.name)
-        write_text(made / record.SNAPSHOT, json.dumps(record.code()))
+        write_text(made / provenance.SNAPSHOT, json.dumps(provenance.code()))
         os.chmod(made, 0o755)
         target = folder / digest(made)
         with contextlib.suppress(OSError):  # another was faster, or it is there: the same content

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.backbones.backbone import Backbone
 from bench.backbones.embed import Applied, Reading, average_over_crops
 from bench.core.errors import UserError
-from bench.core.files import read_json, write_text
+from bench.core.files import write_text
 from bench.data.corpora import CorpusFolder
 from bench.data.signal import LEADS
 from bench.encoders import vit
@@ -96,9 +96,9 @@ def load_classifier(work: Path, results: Path, run: str) -> Classifier:
 
 def load_thresholds(results: Path, run: str) -> dict[str, float]:
     """class -> the threshold that the evaluation's result holds; {} where there is no result."""
-    if not record.exists(results, run):
+    if not record.result_exists(results, run):
         return {}
-    per_class = read_json(record.path(results, run), "result")["result"].get("per_class", {})
+    per_class = record.load_result(results, run)["result"].get("per_class", {})
     return {name: each["threshold"] for name, each in per_class.items() if each.get("threshold") is not None}
 
 

@@ -10,7 +10,9 @@ from importlib import import_module
 from bench.cli.options import app
 from bench.core.errors import UserError
 
-for part in ("methods", "data", "train", "backbones", "runs", "sweeps", "reports", "demo"):  # the order of `ecgssl --help`
+PARTS = ("methods", "data", "train", "backbones", "runs", "sweeps", "results", "reports", "demo")  # the order of `ecgssl --help`
+
+for part in PARTS:
     import_module(f"bench.cli.{part}")
 
 

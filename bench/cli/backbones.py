@@ -43,9 +43,12 @@ def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-tra
     """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
     from bench.backbones.backbone import load_run
     from bench.backbones.export import export_backbone
-    from bench.runs.reading import read
+    from bench.runs.results import NoResultsError, read_results
 
-    known = read(results)[0] if results.is_dir() and any(results.glob("*.json")) else []
+    try:
+        known = read_results(results)[0]
+    except NoResultsError:
+        known = []
     export_backbone(load_run(work, run), folder, known)
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 

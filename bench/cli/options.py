@@ -22,7 +22,8 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(sweep_app, name="sweep")
 
 Work = Annotated[Path, typer.Option(help="Folder for stores, checkpoints, predictions, logs [env: ECGSSL_WORK].")]
-Results = Annotated[Path, typer.Option(help="Folder of the results: one small JSON file per finished run.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results: one small JSON file per finished run. A "
+                                         "command that only reads them takes the file of `ecgssl results pack`, too.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
                                                "optim.steps=1000. May be repeated.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda where there is one.")]

@@ -1,81 +1,69 @@
-"""One JSON file per finished run; written once, whole, never edited. results/README.md states the schema."""
+"""Results: one JSON file per finished run, written once, whole, never edited; and the one reader of them all.
+
+Whatever reads results takes a folder of JSON files or the Parquet file of a finished study (bench/runs/packing.py).
+results/README.md states what a result holds.
+"""
 
 import contextlib
+import functools
 import json
 import os
-import platform
-import subprocess
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.core.files import ROOT, read_json, replace_file, write_text
+from bench.core.files import replace_file, write_text
+from bench.runs.values import METRICS as METRICS
+from bench.runs.values import RUN_ID, SCHEMA, LazyValues, Pool, Result, bulky_keys, parse, plain, to_columns
+from bench.runs.values import metric_of as metric_of
 
-if TYPE_CHECKING:  # whoever only asks which runs have a record need not wait for torch
-    import torch
+if TYPE_CHECKING:
+    from bench.runs.parquet import PackedStudy
 
-SCHEMA = 1
-SNAPSHOT = "snapshot.json"  # in a copy of the code: its code()
-CODE = ("bench", "methods", "slurm", "paper", "pyproject.toml")
-
-
-def provenance(device: "torch.device") -> dict[str, Any]:
-    """What a run ran on; no part of its identity."""
-    import torch
-
-    return {
-        **code(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({cpu_name()})",
-        "threads": torch.get_num_threads(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
+NOT_RESULTS = ("README.md", ".gitignore")  # what may lie beside results
+PACKED = ".parquet"  # of a finished study's file
+LISTED = 3  # of a folder without results: how many of its other files a message names
 
 
-def code() -> dict[str, Any]:
-    """The commit of the code that runs, None where it is no git checkout, and whether it has uncommitted changes.
-
-    A copy of the code (slurm/snapshot.py) says what it is a copy of: it may lie in a checkout of something else.
-    """
-    if (ROOT / SNAPSHOT).is_file():
-        return read_json(ROOT / SNAPSHOT, "the copy of the code")
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", *CODE))}
+class NoResultsError(UserError):
+    """There is no folder, or no result in it."""
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+def is_packed(results: Path) -> bool:
+    """Whether the path names a Parquet file rather than a folder of JSON files."""
+    return results.suffix == PACKED and not results.is_dir()
 
 
-def _git(*arguments: str) -> str | None:
-    """git's answer about the code, or None where the code is not a git checkout."""
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+def open_packed(path: Path) -> "PackedStudy":
+    """The Parquet file, open; UserError where it is no file of results."""
+    from bench.runs.parquet import PackedStudy  # who reads a folder need not wait for pyarrow
+
+    return PackedStudy(path)
 
 
-def path(results: Path, run_id: str) -> Path:
+def result_path(results: Path, run_id: str) -> Path:
+    """The JSON file of a run in a folder of results."""
     return results / f"{run_id}.json"
 
 
-def exists(results: Path, run_id: str) -> bool:
-    return path(results, run_id).is_file()
+def result_exists(results: Path, run_id: str) -> bool:
+    """Whether the folder, or the Parquet file, holds the run's result."""
+    if is_packed(results):
+        return run_id in _packed_run_ids(results, os.stat(results).st_mtime_ns) if results.is_file() else False
+    return result_path(results, run_id).is_file()
 
 
-def load(results: Path, run_id: str) -> dict[str, Any]:
-    """The result of a run; UserError where there is none."""
-    return read_json(path(results, run_id), "result")
+@functools.lru_cache(8)
+def _packed_run_ids(path: Path, changed_ns: int) -> frozenset[str]:
+    return open_packed(path).run_ids
 
 
 def check_writable(results: Path) -> None:
-    """UserError before hours of work when the record could not be written after them."""
+    """UserError before hours of work when a result could not be written after them."""
+    if is_packed(results):
+        raise UserError(f"{results} is a packed study, which is only read; name a folder, or `ecgssl results unpack` it first")
     try:
         with replace_file(results / ".probe"):
             pass
@@ -84,19 +72,132 @@ def check_writable(results: Path) -> None:
         raise UserError(f"cannot write into {results} ({error.strerror}); choose another folder") from None
 
 
-def write(results: Path, record: dict[str, Any]) -> Path:
-    """Atomic: a reader sees the whole record or none. Refuses to overwrite."""
-    target = path(results, record["run_id"])
+def write_result(results: Path, result: Result) -> Path:
+    """Write a run's result into the folder, and give its path; UserError where the run has one already.
+
+    Another process sees the whole file or none.
+    """
+    target = result_path(results, result["run_id"])
     if target.exists():
         raise UserError(f"{target} already holds this run; delete it to run again")
     with replace_file(target) as f:
-        f.write(dumps({"schema": SCHEMA, **record}).encode())
+        f.write(dumps({"schema": SCHEMA, **result}).encode())
     return target
 
 
+def dumps(value: Any, indent: str = "") -> str:
+    """JSON, keys sorted, one per line, lists of numbers on one line. No NaN, no rounding."""
+    if not isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    inner = ",\n".join(f"{indent} {json.dumps(k)}: {dumps(v, indent + ' ')}" for k, v in sorted(value.items()))
+    return f"{{\n{inner}\n{indent}}}" + ("" if indent else "\n") if value else "{}"
+
+
+def load_result(results: Path, run_id: str) -> Result:
+    """The result of one run, as JSON has it; UserError where there is none or it is damaged."""
+    check_packed_beside(results)
+    if is_packed(results):
+        for name, result in open_packed(results).results(run_id):
+            if isinstance(result, str):
+                raise UserError(f"{results}, run {name} {result}")
+            return plain(result)  # type: ignore[no-any-return]
+        raise UserError(f"{results} holds no result of run {run_id}")
+    path = result_path(results, run_id)
+    try:
+        return parse(run_id, path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"there is no result of run {run_id}: {path} does not exist") from None
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+
+
+def read_results(results: Path) -> tuple[list[Result], list[str]]:
+    """(the results in a folder or a Parquet file, sorted by run_id; a line per file, or row, that was skipped, and why).
+
+    A result has the shape of its JSON and is not to be changed: what is alike in several is one object. Its key `result`
+    is a LazyValues. NoResultsError where there is no result. Folders and Parquet files in a folder are not looked into.
+    """
+    check_packed_beside(results)
+    good, skipped = dict[str, Result](), dict[str, str]()
+    if is_packed(results):
+        for name, result in open_packed(results).results():
+            if isinstance(result, str):
+                skipped[f", run {name}"] = result
+            else:
+                good[name] = result
+    else:
+        paths, others = list_results(results)
+        skipped, pool = {f"/{name}": why for name, why in others.items()}, Pool()
+        for path in paths:
+            try:
+                good[path.stem] = with_columns(parse(path.stem, path.read_bytes()), pool)
+            except UserError as error:
+                skipped[f"/{path.name}"] = str(error)
+            except OSError as error:
+                skipped[f"/{path.name}"] = f"cannot be read ({error.strerror})"
+    lines = [f"{results}{name} {why}" for name, why in sorted(skipped.items())]
+    if not good:
+        more = [f"and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+        raise NoResultsError("; ".join([f"{results} holds no result (<run_id>.json); `ecgssl pretrain random --store STORE` "
+                                        f"makes one", *lines[:LISTED], *more]))
+    return [good[name] for name in sorted(good)], lines
+
+
+def with_columns(result: Result, pool: Pool) -> Result:
+    """The same result with LazyValues under `result`; what it has in common with others of the pool is shared."""
+    small, columns = to_columns(result["result"])
+    values = LazyValues(pool.share_parts(small), pool.share(bulky_keys(columns)), columns)
+    return pool.share_result({**result, "result": values})
+
+
+def check_packed_beside(results: Path) -> None:
+    """UserError where there is no such folder but the Parquet file of that study."""
+    packed = results.with_name(results.name + PACKED) if results.name else results
+    if not results.exists() and packed.is_file():
+        raise UserError(f"{results} is packed: write {packed}, or `ecgssl results unpack {packed}` first")
+
+
+def list_results(results: Path) -> tuple[list[Path], dict[str, str]]:
+    """(paths that may be results, sorted; {name of another file: why it is none}) of a folder."""
+    paths, others = [], {}
+    for entry in os.scandir(results) if results.is_dir() else ():
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:  # a link to nothing, or to itself
+            others[entry.name] = f"cannot be read ({error.strerror})"
+            continue
+        if stat.S_ISDIR(mode) or entry.name in NOT_RESULTS or (stat.S_ISREG(mode) and entry.name.endswith(PACKED)):
+            continue
+        stem, _, suffix = entry.name.partition(".")
+        if not stat.S_ISREG(mode):
+            others[entry.name] = "is no file; move it elsewhere"
+        elif suffix == "json" and RUN_ID.fullmatch(stem):
+            paths.append(Path(entry.path))
+        elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
+            others[entry.name] = "is half of a file, left where a run was killed; remove it unless that still runs"
+        else:
+            others[entry.name] = "is not named like a result, <run_id>.json; move it elsewhere"
+    return sorted(paths), others
+
+
+def newest_results(results: Path, limit: int, skip: frozenset[str] = frozenset()) -> Iterator[Result]:
+    """The results whose files are the newest, at most `limit`, without those runs; what is damaged is left out.
+
+    Of a Parquet file, which has no times, the first ones. As JSON has them.
+    """
+    if is_packed(results) and results.is_file():
+        names = sorted(open_packed(results).run_ids - skip)
+    else:
+        paths = [path for path in list_results(results)[0] if path.stem not in skip]
+        names = [path.stem for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
+    for name in names[:limit]:
+        with contextlib.suppress(UserError, OSError):
+            yield load_result(results, name)
+
+
 @contextlib.contextmanager
-def reason_kept(folder: Path) -> Iterator[None]:
-    """A failure of the block leaves its reason in folder/error.txt; a success removes it."""
+def save_error(folder: Path) -> Iterator[None]:
+    """A failure of the block leaves its reason in folder/error.txt; a success removes that file."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -106,9 +207,10 @@ def reason_kept(folder: Path) -> Iterator[None]:
     (folder / "error.txt").unlink(missing_ok=True)
 
 
-def dumps(value: Any, indent: str = "") -> str:
-    """JSON, keys sorted, one per line, lists of numbers on one line. No NaN, no rounding."""
-    if not isinstance(value, dict):
-        return json.dumps(value, sort_keys=True, allow_nan=False)
-    inner = ",\n".join(f"{indent} {json.dumps(k)}: {dumps(v, indent + ' ')}" for k, v in sorted(value.items()))
-    return f"{{\n{inner}\n{indent}}}" + ("" if indent else "\n") if value else "{}"
+# Old names, until every caller writes the new ones.
+from bench.runs.provenance import SNAPSHOT as SNAPSHOT  # noqa: E402
+from bench.runs.provenance import code as code  # noqa: E402
+from bench.runs.provenance import cpu_name as cpu_name  # noqa: E402
+from bench.runs.provenance import provenance as provenance  # noqa: E402
+
+path, exists, write, load, reason_kept = result_path, result_exists, write_result, load_result, save_error

@@ -63,5 +63,5 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
 def test_the_table_needs_records(tmp_path: Path) -> None:
     from bench.core.errors import UserError
 
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="holds no result"):
         reported(tmp_path, tmp_path / "out")

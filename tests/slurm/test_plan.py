@@ -19,7 +19,7 @@ from test_sweeps import SPEC, changed
 
 from bench import sweeps as sweep
 from bench.core.errors import UserError
-from bench.runs import config
+from bench.runs import config, provenance
 from bench.runs import results as record
 from bench.runs.config import ROOT
 from bench.runs.workspace import Workspace
@@ -280,8 +280,8 @@ def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in
 def test_the_cost_is_what_like_runs_took_or_is_unknown(shared: Shared) -> None:
     runs = graph(shared)
     jepa = [run for run in runs.values() if not run.pretrain and run.method == "jepa"]
-    record.write(shared.results, {"kind": "pretrain", "run_id": jepa[0].name, "config": jepa[0].config,
-                                  "result": {"seconds": 3600.0, "records": 16}})
+    record.write(shared.results, {"kind": "pretrain", "run_id": jepa[0].name, "config": jepa[0].config, "provenance": {},
+                                  "result": {"seconds": 3600.0, "records": 16, "curves": {}, "monitor": {}}})
     plan.look(runs, shared, [])
     found = cost.estimate(runs, shared.results, asked(shared.work, "pretrain: {gpus: 2, nodes: 3, cpus: 5}"))
     assert found["pretrain"].gpu_hours == pytest.approx(6)  # the other jepa
@@ -363,9 +363,9 @@ def test_a_copy_of_the_code_is_whole_and_named_by_what_is_in_it(tmp_path: Path, 
     for part in snapshot.PARTS:
         assert {p.relative_to(ROOT) for p in (ROOT / part).rglob("*") if p.suffix in snapshot.SUFFIXES} == {
             p.relative_to(a) for p in (a / part).rglob("*") if p.is_file()}
-    assert json.loads((a / record.SNAPSHOT).read_text()) == record.code()
+    assert json.loads((a / provenance.SNAPSHOT).read_text()) == provenance.code()
     monkeypatch.setattr(config, "ROOT", a)
-    monkeypatch.setattr(record, "ROOT", a)
+    monkeypatch.setattr(provenance, "ROOT", a)
     (a / "bench" / "vit.py").write_text("changed")
     b = snapshot.take(tmp_path / "code")
     assert b.name != a.name and (b / "bench" / "vit.py").read_text() == "changed"

@@ -1,0 +1,211 @@
+"""What a result holds, what every result must hold, and its numbers in a form that 100,000 results fit into memory in.
+
+A result is the content of one JSON file (results/README.md). Its key `result` becomes a LazyValues: small values are at
+hand; bulky ones are columns, each read when someone asks for it.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bench.core.errors import UserError
+from bench.runs.config import run_id
+
+Result = dict[str, Any]
+
+SCHEMA = 1
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a result's result.metric; a table holds one of them
+TEXTS = ("calibration", "curve", "curves", "diagnostics", "grid", "monitor")  # keys of `result` that are a column of JSON
+DIGITS = 6  # of replicates: as they are written, and what float32 holds of a number near 1
+
+# What the tables read of a result, by kind; anything else in it may change freely.
+CONFIG = ["protocol", "seed", "method.name", "data.mix", "data.rate_hz", "encoder"]
+EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name", "folds.test"]
+NEEDED = {
+    "pretrain": ["result.curves", "result.monitor", *(f"config.{k}" for k in CONFIG)],
+    "evaluate": ["result.records.test", "result.bootstrap",
+                 *(f"config.{k}" for k in EVALUATION), *(f"pretrain_config.{k}" for k in CONFIG)],
+}
+
+
+def metric_of(result: Result) -> str:
+    """The metric of an evaluation: a key of METRICS, and of the result's `result`."""
+    name: str = result["result"].get("metric", "macro_auroc")
+    return name
+
+
+def parse(name: str, data: bytes) -> Result:
+    """The result of run `name` in a file's bytes, as JSON has it; UserError where check_result finds a fault."""
+    try:
+        result = orjson.loads(data)
+        true_name = run_id(result["config"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _fault(error) from None
+    check_result(name, true_name, result)
+    return result  # type: ignore[no-any-return]
+
+
+def check_result(name: str, true_name: str, result: Result) -> None:
+    """UserError, what is wrong, where it is not the result of run `name`, lacks a key or holds a number that is not finite.
+
+    true_name: the hash of the config.
+    """
+    try:
+        if result["schema"] != SCHEMA or result["kind"] not in NEEDED or result["run_id"] != name:
+            raise ValueError(f"schema must be {SCHEMA}, kind pretrain or evaluate, and run_id the file's name")
+        if true_name != name:
+            raise ValueError(f"its config was edited: the config's hash is {true_name}")
+        for key in ["provenance", *NEEDED[result["kind"]]]:
+            reduce(getitem, key.split("."), result)
+        if result["kind"] == "evaluate":
+            _check_numbers(result["result"], metric_of(result))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _fault(error) from None
+
+
+def _check_numbers(values: Mapping[str, Any], metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"its metric {metric!r} is not {' or '.join(METRICS)}")
+    numbers: list[Any] = [[values[metric]], values["replicates"]]
+    if metric == "macro_auroc":
+        classes = values["per_class"]
+        numbers += [classes.scores["auroc"]] if isinstance(classes, Classes) else [
+            [each["positives"], each["auroc"]] for each in classes.values()]
+    arrays = [np.asarray(each) for each in numbers]
+    if not len(arrays[1]) or any(a.dtype.kind not in "if" or not np.isfinite(a).all() for a in arrays if a.size):
+        raise ValueError("a number is not finite or there are no replicates")
+
+
+def _fault(error: Exception) -> UserError:
+    what = f"lacks {error}" if isinstance(error, KeyError) else f"is no result ({error})"
+    return UserError(f"{what}; remove it and run that run again")
+
+
+class Classes(Mapping[str, dict[str, Any]]):
+    """A result's per_class: class -> its scores, classes sorted; `scores[key]` is that score of every class, (C,) float64."""
+
+    def __init__(self, positives: dict[str, int], keys: list[str], table: np.ndarray) -> None:
+        self.positives = positives
+        self.scores = dict(zip(keys, table.reshape(len(keys), len(positives)), strict=True))
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        positives, i = self.positives[name], list(self.positives).index(name)
+        return {key: v[i].item() for key, v in self.scores.items() if not np.isnan(v[i])} | {"positives": positives}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.positives)
+
+    def __len__(self) -> int:
+        return len(self.positives)
+
+
+class LazyValues(Mapping[str, Any]):
+    """A result's `result`. Bulky values are read each time that they are asked for: hold what you use twice.
+
+    Lists and dicts as in the JSON, but for `replicates`, (R,) float64, and `per_class`, which is Classes where it can be.
+    """
+
+    __slots__ = ("bulky", "columns", "small")
+
+    def __init__(self, small: dict[str, Any], bulky: Sequence[str], columns: Mapping[str, Any]) -> None:
+        self.small, self.bulky, self.columns = small, bulky, columns
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self.small:
+            return self.small[key]
+        if key not in self.bulky:
+            raise KeyError(key)
+        if key == "replicates":
+            single = self.columns["replicates"]
+            return self.columns["replicates_float64"] if single is None else np.round(single.astype(np.float64), DIGITS)
+        if key == "per_class":
+            return Classes(*_class_names(self.columns["classes"]), self.columns["class_scores"])
+        return orjson.loads(self.columns[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.small or key in self.bulky
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.small
+        yield from self.bulky
+
+    def __len__(self) -> int:
+        return len(self.small) + len(self.bulky)
+
+
+@functools.lru_cache(1000)
+def _class_names(text: str) -> tuple[dict[str, int], list[str]]:
+    positives, keys = orjson.loads(text)
+    return positives, keys
+
+
+def to_columns(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A result's `result` -> (what is small, {column: value} of the bulky keys); LazyValues reads both."""
+    small, columns = {}, dict[str, Any]()
+    for key, value in values.items():
+        if key in TEXTS:
+            columns[key] = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        elif key == "replicates" and (numbers := np.asarray(value)).dtype.kind in "if" and numbers.ndim == 1:
+            numbers = numbers.astype(np.float64)
+            single = numbers.astype(np.float32)
+            if np.array_equal(np.round(single.astype(np.float64), DIGITS), numbers):
+                columns |= {"replicates": single, "replicates_float64": None}
+            else:
+                columns |= {"replicates": None, "replicates_float64": numbers}
+        elif key == "per_class" and (found := _class_columns(value)):
+            columns |= found
+        else:
+            small[key] = value
+    return small, columns
+
+
+def _class_columns(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a per_class; none where a score is no number: then it stays as it is."""
+    names, keys = sorted(value), sorted({score for each in value.values() for score in each} - {"positives"})
+    table = np.array([[value[name].get(score, np.nan) for name in names] for score in keys])
+    if not table.size or table.dtype.kind not in "if" or any(type(value[n].get("positives")) is not int for n in names):
+        return {}
+    classes = [{name: value[name]["positives"] for name in names}, keys]
+    return {"classes": orjson.dumps(classes).decode(), "class_scores": table.astype(np.float64).ravel()}
+
+
+def bulky_keys(columns: Mapping[str, Any]) -> list[str]:
+    """The keys of `result` that the columns of to_columns hold, sorted."""
+    keys = {*TEXTS, "replicates"} & columns.keys() | ({"per_class"} if "classes" in columns else set())
+    return sorted(keys)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: dicts, lists, numbers."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+class Pool:
+    """Equal lists and dicts of many results become one object, so that they take the memory of one."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Any] = {}
+
+    def share(self, value: Any) -> Any:
+        """The object that equals value; nothing may change it from now on."""
+        return self.known.setdefault(orjson.dumps(value), value) if isinstance(value, dict | list) else value
+
+    def share_parts(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The same dict with each of its values shared."""
+        return {key: self.share(value) for key, value in values.items()}
+
+    def share_result(self, result: Result) -> Result:
+        """The same result; what is alike in many is shared."""
+        known = self.share_parts({key: value for key, value in result.items() if key not in ("config", "result")})
+        return known | {"config": self.share_parts(result["config"]), "result": result["result"]}
