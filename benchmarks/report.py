@@ -1,4 +1,4 @@
-"""Prints seconds and memory of a report of 100,000 records: read for the first time, read from the cache, made into tables.
+"""Prints seconds and memory of 100,000 results: packing them, reading their folder, making tables of their Parquet file.
 
 Their numbers are drawn at random; their configs, sizes and counts are those of a benchmark of all methods.
 """
@@ -10,22 +10,22 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from bench.core.files import write_text
-from bench.evaluation.protocols import load_defaults
 from bench.report import checks
 from bench.report.aggregate import make_report
 from bench.report.results import RANDOM, load_results
 from bench.runs.config import find_methods, load_mixture, load_pretrain_config, overrides_of, run_id
+from bench.runs.packing import pack
+from bench.runs.results import dumps, read_results
 from paper import tables
 
-TARGETS = {"seconds": 30.0, "memory_mb": 2048.0}  # of reading and tables together, of 100,000 records
+TARGETS = {"seconds": 30.0, "memory_mb": 2048.0}  # of reading and tables together, of 100,000 results
 CLASSES = {"all": 71, "diagnostic": 44, "subdiagnostic": 23, "superdiagnostic": 5, "form": 19, "rhythm": 12,
            "superdiagnostic-single": 5}  # of PTB-XL's tasks
 SIZES, MIXES = ("xs", "s", "b"), ("ptb-xl", "all")
@@ -52,8 +52,6 @@ def evaluations(run: str, learns: bool, seeds: int) -> Iterator[dict[str, Any]]:
     for name, at, fraction in RECIPES if learns else [r for r in RECIPES if r[1] == 1 and r[0] != "finetune-after-linear"]:
         made = load_defaults(name if learns or name != "finetune" else "scratch").value
         made |= {"pretrain": run, "at": at, "fraction": fraction, "data": {"store": "ptb-xl", "fingerprint": f"{2:016x}"}}
-        if not made["after"]:
-            del made["after"]
         for task in CLASSES:
             for seed in range(1 if learns else seeds):
                 yield made | {"task": task, "seed": seed}
@@ -92,15 +90,15 @@ def evaluated(task: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def generate(folder: Path, seeds: int) -> tuple[int, int]:
-    """(records written, their bytes)"""
+    """(results written, their bytes)"""
     rng, count, size = np.random.default_rng(0), 0, 0
     about = {"commit": "0" * 40, "dirty": False, "python": "3.11", "torch": "2.13", "device": "a GPU", "threads": 1}
 
     def write(kind: str, made: dict[str, Any], result: dict[str, Any], **more: Any) -> str:
         nonlocal count, size
         name = run_id(made)
-        text = orjson.dumps({"schema": 1, "kind": kind, "run_id": name, "config": made, "result": result,
-                             "provenance": about | {"slurm_job": str(count // 30)}, **more}, option=orjson.OPT_SORT_KEYS)
+        text = dumps({"schema": 1, "kind": kind, "run_id": name, "config": made, "result": result,
+                      "provenance": about | {"slurm_job": str(count // 30)}, **more}).encode()
         (folder / f"{name}.json").write_bytes(text)
         count, size = count + 1, size + len(text)
         return name
@@ -112,57 +110,78 @@ def generate(folder: Path, seeds: int) -> tuple[int, int]:
     return count, size
 
 
-def measured(results: Path, out: Path, end: Any) -> None:
-    """Sends the seconds and the memory (of the larger process) of a report in a process of its own."""
+def pack_study(results: Path) -> Any:
+    """Packs; gives nothing to measure but time and memory."""
+    pack(results)
+    return {}
+
+
+def read_only(results: Path) -> Any:
+    """Reads every result."""
+    results_, skipped = read_results(results)
+    assert not skipped
+    return {"results": len(results_)}
+
+
+def read_and_tabulate(results: Path) -> Any:
+    """Reads every result and makes the tables of `ecgssl report`."""
     began = time.perf_counter()
     loaded, skipped = load_results(results)
     read = time.perf_counter()
     notes = checks.footnotes(loaded)
     report = make_report(loaded)
     grouped = time.perf_counter()
-    tables.write(report, out)
-    over = time.perf_counter()
+    tables.write(report, results.parent / "tables")
     assert not notes and not skipped
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    end.send({"reading": read - began, "tables": over - read, "of which cells": grouped - read, "seconds": over - began,
-              "CPU seconds": sum(each.ru_utime + each.ru_stime for each in used),
-              "memory_mb": max(each.ru_maxrss for each in used) / 1024, "cells": len(report.cells)})
+    return {"reading": read - began, "cells": grouped - read, "tables": time.perf_counter() - grouped,
+            "number of cells": len(report.cells)}
 
 
-def measure(results: Path, out: Path) -> dict[str, float]:
+def run_measured(work: Callable[[Path], Any], results: Path, end: Any) -> None:
+    """Sends what the work gives, and the seconds and peak memory of this process."""
+    began = time.perf_counter()
+    numbers = work(results)
+    over = time.perf_counter()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    end.send({**numbers, "seconds": over - began, "CPU seconds": used.ru_utime + used.ru_stime,
+              "memory_mb": used.ru_maxrss / 1024})
+
+
+def measure(work: Callable[[Path], Any], results: Path) -> dict[str, float]:
+    """The numbers of the work in a new process."""
     context = multiprocessing.get_context("spawn")
     end, other = context.Pipe()
-    process = context.Process(target=measured, args=(results, out, other))
+    process = context.Process(target=run_measured, args=(work, results, other))
     process.start()
     other.close()
-    found: dict[str, float] = end.recv()
+    numbers: dict[str, float] = end.recv()
     process.join()
-    return found
+    return numbers
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=100_000, help="about how many")
-    parser.add_argument("--folder", type=Path, help="where they lie meanwhile, 3 GB; else the system's temporary folder")
+    parser.add_argument("--results", type=int, default=100_000, help="about how many")
+    parser.add_argument("--folder", type=Path, help="where they lie meanwhile, 4 GB; else the system's temporary folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        results = Path(name) / "results"
-        results.mkdir()
+        folder, packed = Path(name) / "study", Path(name) / "study.parquet"
+        folder.mkdir()
         each = len(RECIPES) * len(CLASSES) + 1
-        count, size = generate(results, max(1, round(given.records / (each * len(find_methods()) * len(SIZES) * len(MIXES)))))
-        print(f"{count:,} records, {size / 2**20:,.0f} MB")
-        time.sleep(2.1)  # what has changed just now is not kept in the cache
-        found: dict[str, Any] = {"records": count, "megabytes": size / 2**20}
-        for which in ("first", "second"):
-            found[which] = measure(results, Path(name) / which)
-            for key, value in found[which].items():
-                target = f"  (target {TARGETS[key]:,.0f})" if key in TARGETS and count >= 100_000 else ""
-                print(f"{which:>7} {key:<14} {value:10,.1f}{target}")
-        found["cache_mb"] = sum(path.stat().st_size for path in (results / ".cache").iterdir()) / 2**20
-        print(f"  cache MB {found['cache_mb']:23,.1f}")
+        count, size = generate(folder, max(1, round(given.results / (each * len(find_methods()) * len(SIZES) * len(MIXES)))))
+        print(f"{count:,} results, {size / 2**20:,.0f} MB")
+        numbers: dict[str, Any] = {"results": count, "megabytes": size / 2**20}
+        for what, work, place in (("pack", pack_study, folder), ("read folder", read_only, folder),
+                                  ("tables of Parquet", read_and_tabulate, packed)):
+            numbers[what] = measure(work, place)
+            for key, value in numbers[what].items():
+                limited = key in TARGETS and work is read_and_tabulate and count >= 90_000
+                print(f"{what:>17} {key:<15} {value:10,.1f}" + (f"  (target {TARGETS[key]:,.0f})" if limited else ""))
+        numbers["packed_mb"] = packed.stat().st_size / 2**20
+        print(f"{'packed':>17} MB {numbers['packed_mb']:23,.1f}")
     if given.json:
-        write_text(given.json, json.dumps(found))
+        write_text(given.json, json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from bench.runs.values import LazyValues, Pool, parse, plain
 
 GROUP = 1000  # rows that are written, and read, at once
 ALIKE = ["kind", "schema", "provenance", "pretrain_config", "others", "result_bulky", "classes"]  # few values in many rows
-FLOATS = [f"{name}.list.element" for name, kind in zip(LARGE, LARGE.values(), strict=True) if pa.types.is_list(kind)]
+FLOATS = [f"{name}.list.element" for name, kind in LARGE.items() if pa.types.is_list(kind)]
+WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 9, "use_dictionary": ALIKE, "use_byte_stream_split": FLOATS,
+                           "write_statistics": False, "write_page_checksum": True}
 
 
 def pack(study: Path) -> Path:
@@ -44,9 +46,7 @@ def pack(study: Path) -> Path:
                         f"folder and copy what is missing, or remove it")
     for left in target.parent.glob(f".{target.name}.*.tmp"):  # where packing was killed
         left.unlink(missing_ok=True)
-    with replace_file(target) as f, pq.ParquetWriter(
-            f, COLUMNS, compression="zstd", compression_level=9, use_dictionary=ALIKE, use_byte_stream_split=FLOATS,
-            write_statistics=False, write_page_checksum=True) as writer:
+    with replace_file(target) as f, pq.ParquetWriter(f, COLUMNS, **WRITING) as writer:
         for rows in _groups(paths):
             writer.write_table(pa.Table.from_pylist(rows, COLUMNS), row_group_size=GROUP)
     return target

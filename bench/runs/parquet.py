@@ -13,17 +13,19 @@ import pyarrow.parquet as pq
 from bench.core.errors import UserError
 from bench.runs.values import RUN_ID, TEXTS, LazyValues, Pool, Result, check_result, metric_of
 
-LARGE = {**dict.fromkeys(TEXTS, pa.string()), "replicates": pa.list_(pa.float32()), "replicates_float64": pa.list_(pa.float64()),
-         "classes": pa.string(), "class_scores": pa.list_(pa.float64())}  # read when someone asks for them
-COLUMNS = pa.schema({
+LARGE: dict[str, pa.DataType] = {  # read when someone asks for them
+    **dict.fromkeys(TEXTS, pa.string()), "replicates": pa.list_(pa.float32()), "replicates_float64": pa.list_(pa.float64()),
+    "classes": pa.string(), "class_scores": pa.list_(pa.float64())}
+TYPES: dict[str, pa.DataType] = {
     "run_id": pa.string(), "kind": pa.string(), "schema": pa.int64(),
     "config": pa.string(),  # canonical JSON: its hash is run_id
     "provenance": pa.string(), "pretrain_config": pa.string(),
     "others": pa.string(),  # keys of the file that have no column
     "result": pa.string(), "result_bulky": pa.string(),  # small values; names of the values that have columns of their own
     **LARGE,
-    "text": pa.string()})  # the whole file, where it is not what write_result would have written
-SMALL = [name for name in COLUMNS.names if name not in {*LARGE, "text"}]
+    "text": pa.string()}  # the whole file, where it is not what write_result would have written
+COLUMNS = pa.schema(TYPES)
+SMALL = [name for name in TYPES if name not in {*LARGE, "text"}]
 
 
 class Row(Mapping[str, Any]):

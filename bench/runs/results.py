@@ -22,6 +22,7 @@ from bench.runs.values import metric_of as metric_of
 if TYPE_CHECKING:
     from bench.runs.parquet import PackedStudy
 
+ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 NOT_RESULTS = ("README.md", ".gitignore")  # what may lie beside results
 PACKED = ".parquet"  # of a finished study's file
 LISTED = 3  # of a folder without results: how many of its other files a message names
@@ -88,8 +89,8 @@ def write_result(results: Path, result: Result) -> Path:
 def dumps(value: Any, indent: str = "") -> str:
     """JSON, keys sorted, one per line, lists of numbers on one line. No NaN, no rounding."""
     if not isinstance(value, dict):
-        return json.dumps(value, sort_keys=True, allow_nan=False)
-    inner = ",\n".join(f"{indent} {json.dumps(k)}: {dumps(v, indent + ' ')}" for k, v in sorted(value.items()))
+        return ENCODER.encode(value)
+    inner = ",\n".join(f"{indent} {ENCODER.encode(k)}: {dumps(v, indent + ' ')}" for k, v in sorted(value.items()))
     return f"{{\n{inner}\n{indent}}}" + ("" if indent else "\n") if value else "{}"
 
 
@@ -100,7 +101,7 @@ def load_result(results: Path, run_id: str) -> Result:
         for name, result in open_packed(results).results(run_id):
             if isinstance(result, str):
                 raise UserError(f"{results}, run {name} {result}")
-            return plain(result)  # type: ignore[no-any-return]
+            return plain(result)
         raise UserError(f"{results} holds no result of run {run_id}")
     path = result_path(results, run_id)
     try:

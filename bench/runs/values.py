@@ -182,13 +182,11 @@ def bulky_keys(columns: Mapping[str, Any]) -> list[str]:
     return sorted(keys)
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON has it: dicts, lists, numbers."""
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return [plain(each) for each in value] if isinstance(value, list) else value
+def plain(result: Result) -> Result:
+    """The same result with dicts and lists alone, as JSON has it; not to be changed either."""
+    values = {key: dict(value) if isinstance(value, Classes) else value.tolist() if isinstance(value, np.ndarray) else value
+              for key, value in result["result"].items()}
+    return {**result, "result": values}
 
 
 class Pool:
