@@ -21,8 +21,8 @@ from bench.runs.values import LazyValues, Pool, parse, plain
 GROUP = 1000  # rows that are written, and read, at once
 ALIKE = ["kind", "schema", "provenance", "pretrain_config", "others", "result_bulky", "classes"]  # few values in many rows
 FLOATS = [f"{name}.list.element" for name, kind in LARGE.items() if pa.types.is_list(kind)]
-WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 9, "use_dictionary": ALIKE, "use_byte_stream_split": FLOATS,
-                           "write_statistics": False, "write_page_checksum": True}
+WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 9, "use_dictionary": ALIKE,
+                           "use_byte_stream_split": FLOATS, "write_statistics": False, "write_page_checksum": True}
 
 
 def pack(study: Path) -> Path:
