@@ -28,6 +28,10 @@ COLUMNS = pa.schema(TYPES)
 SMALL = [name for name in TYPES if name not in {*LARGE, "text"}]
 
 
+class DamagedError(UserError):
+    """The file cannot be read as what it is."""
+
+
 class Row(Mapping[str, Any]):
     """The large columns of one row: column -> str, (n,) array, or None."""
 
@@ -79,8 +83,11 @@ class PackedStudy:
         except PermissionError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror})") from None
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{self.path} is no Parquet file, or is damaged ({str(error).splitlines()[0]:.120}); "
-                            f"pack the study again, or fetch the file again") from None
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, why: str) -> DamagedError:
+        return DamagedError(f"{self.path} is no Parquet file, or is damaged ({''.join(why.splitlines()[:1]):.120}); pack the study "
+                            f"again, or fetch the file again")
 
     def _table(self, group: int, columns: list[str]) -> dict[str, list[Any]]:
         read = self._read(lambda: self.file.read_row_group(group, columns=columns, use_threads=False))
@@ -90,6 +97,8 @@ class PackedStudy:
         """One large column of a row group, as an Arrow array; it is read once."""
         if (group, name) not in self.columns:
             table = self._read(lambda: self.file.read_row_group(group, columns=[name], use_threads=False))
+            if len(table) != self.file.metadata.row_group(group).num_rows:
+                raise self._damaged(f"{name} has {len(table)} rows")
             self.columns[group, name] = table[name].combine_chunks()
         return self.columns[group, name]
 
@@ -108,6 +117,8 @@ class PackedStudy:
                         small = {key: values[at] for key, values in columns.items()}
                         try:
                             yield name, result_of_row(small, Row(self, group, at), pool)
+                        except DamagedError:
+                            raise
                         except UserError as error:
                             yield name, str(error)
 

@@ -66,6 +66,8 @@ def check_result(name: str, true_name: str, result: Result) -> None:
             reduce(getitem, key.split("."), result)
         if result["kind"] == "evaluate":
             _check_numbers(result["result"], metric_of(result))
+    except UserError:  # the file that holds the numbers is damaged
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _fault(error) from None
 
