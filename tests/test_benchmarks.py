@@ -125,7 +125,7 @@ def test_the_benchmark_of_sweeps_submits_every_size_in_as_many_calls(monkeypatch
     assert "status" in capsys.readouterr().out
 
 
-def test_the_report_of_generated_records_is_measured_twice(monkeypatch, capsys, tmp_path):
+def test_packing_reading_and_reporting_generated_results_are_measured(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import report
 
@@ -133,8 +133,10 @@ def test_the_report_of_generated_records_is_measured_twice(monkeypatch, capsys, 
     monkeypatch.setattr(report, "MIXES", ("ptb-xl",))
     monkeypatch.setattr(report, "RECIPES", [("linear", 1.0, 1.0)])
     monkeypatch.setattr(report, "CLASSES", {"form": 3})
-    report.main(["--records", "60", "--folder", str(tmp_path), "--json", str(tmp_path / "numbers.json")])
+    report.main(["--results", "60", "--folder", str(tmp_path), "--json", str(tmp_path / "numbers.json")])
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert numbers["first"]["cells"] == numbers["second"]["cells"] > 10
-    assert "second seconds" in capsys.readouterr().out
+    assert numbers["read folder"]["results"] == numbers["results"] > 10
+    assert numbers["tables of Parquet"]["number of cells"] > 10
+    assert 0 < numbers["packed_mb"] < numbers["megabytes"]
+    assert "tables of Parquet seconds" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]

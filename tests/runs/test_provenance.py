@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 
 
 def git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True)
+    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def write(path: Path, text: str) -> Path:
