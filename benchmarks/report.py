@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.files import write_text
+from bench.evaluation.protocols import load_defaults
 from bench.report import checks
 from bench.report.aggregate import make_report
 from bench.report.results import RANDOM, load_results
@@ -50,7 +51,8 @@ def pretrainings(seeds: int) -> Iterator[dict[str, Any]]:
 
 def evaluations(run: str, learns: bool, seeds: int) -> Iterator[dict[str, Any]]:
     for name, at, fraction in RECIPES if learns else [r for r in RECIPES if r[1] == 1 and r[0] != "finetune-after-linear"]:
-        made = load_defaults(name if learns or name != "finetune" else "scratch").value
+        defaults = load_defaults(name if learns or name != "finetune" else "scratch").value
+        made = {key: value for key, value in (defaults | {"after": defaults["after"] or None}).items() if value is not None}
         made |= {"pretrain": run, "at": at, "fraction": fraction, "data": {"store": "ptb-xl", "fingerprint": f"{2:016x}"}}
         for task in CLASSES:
             for seed in range(1 if learns else seeds):
