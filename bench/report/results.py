@@ -11,8 +11,8 @@ import orjson
 from bench.core.errors import UserError
 from bench.core.models import canonical, validate
 from bench.runs.config import EvaluationConfig, PretrainConfig
-from bench.runs.reading import METRICS as METRICS
-from bench.runs.reading import read
+from bench.runs.results import METRICS as METRICS
+from bench.runs.results import read_results
 
 RANDOM = "random"  # the method that trains nothing
 SCRATCH, FINETUNE, AFTER_LINEAR = "scratch", "finetune", "finetune-after-linear"  # protocols that train the encoder
@@ -179,7 +179,7 @@ def load_results(path: Path, *, controls: bool = False) -> tuple[Results, list[s
 
     controls: with evaluations whose labels were shuffled. UserError where there is no result.
     """
-    records, skipped = read(path)
+    records, skipped = read_results(path)
     results, bad = parse_results(records)
     return results if controls else results.without_controls(), skipped + [f"{path / name}.json {why}" for name, why in bad]
 

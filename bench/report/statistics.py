@@ -10,7 +10,7 @@ from scipy import stats
 from bench.core.errors import UserError
 from bench.core.models import Model
 from bench.report.results import Evaluation
-from bench.runs.reading import Classes
+from bench.runs.values import Classes
 
 LEVEL = 0.05  # of every test and interval
 

@@ -86,8 +86,9 @@ class PackedStudy:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, why: str) -> DamagedError:
-        return DamagedError(f"{self.path} is no Parquet file, or is damaged ({''.join(why.splitlines()[:1]):.120}); pack the study "
-                            f"again, or fetch the file again")
+        first = "".join(why.splitlines()[:1])
+        return DamagedError(f"{self.path} is no Parquet file, or is damaged ({first:.120}); pack the study again, or fetch the "
+                            f"file again")
 
     def _table(self, group: int, columns: list[str]) -> dict[str, list[Any]]:
         read = self._read(lambda: self.file.read_row_group(group, columns=columns, use_threads=False))
