@@ -1,4 +1,4 @@
-"""What arXiv 2410.13867 lacks: all methods on the same backbone, data, budget and evaluation, quality beside cost."""
+"""All methods on the same backbone, data, budget and evaluation, quality beside cost: what arXiv 2410.13867 lacks."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

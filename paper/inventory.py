@@ -1,4 +1,4 @@
-"""What there is: sizes of the backbones, records of the corpora; beside what was published."""
+"""The sizes of the backbones and the records of the corpora, beside the published numbers."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.1
 
 
 def sizes() -> Sheet:
-    """Parameters of the backbones, counted on this code's, beside the published counts."""
+    """The parameters of this code's backbones beside the published counts."""
     base = EncoderConfig.model_validate(read_yaml(BASE)["encoder"])
     data, lines = [], []
     for name, size in vit.SIZES.items():
@@ -31,13 +31,13 @@ def sizes() -> Sheet:
         data.append(line)
         lines.append([Entry("" if x is None else f"{x:,}" if isinstance(x, int) else str(x)) for x in line.values()])
     caption = (f"The backbones: a ViT over patches of {base.patch} samples of all leads. Parameters are counted on this "
-               "code's encoder; published: arXiv 2410.13867 and its configurations. Predictor: JEPA's width / depth / heads. The "
-               "one without a published count is ours, for CPUs.")
+               "code's encoder; the published counts are those of arXiv 2410.13867 and its configurations. Predictor: width / "
+               "depth / heads of JEPA's. The size without a published count is for work on CPUs.")
     return Sheet("sizes", [Table("Backbones", caption, [("", name) for name in data[0]], [("", lines)])], data)
 
 
 def corpora(results: Results) -> Sheet:
-    """What the pre-trainings drew from, beside the paper's counts."""
+    """What the pre-trainings drew from, beside the counts of the paper."""
     used: dict[str, set[tuple[str, str, int]]] = {}  # corpus -> (store, version, records)
     for seen in [*(each.result.get("saw") or {} for each in results.pretrainings), *(each.saw for each in results.evaluations)]:
         for store, each in seen.items():
@@ -55,8 +55,8 @@ def corpora(results: Results) -> Sheet:
             command = f"ecgssl data prepare {corpus.name} --from data/{corpus.name}"
             data.append({"corpus": corpus.name, **paper, "command": command})
             fill.append((corpus.name, "records", command))
-    own = {line["corpus"]: line["records"] for line in data if line.get("store") == line["corpus"]}
-    data.append({"corpus": "all ten", "records": sum(own.values()) if len(own) == len(known) else None,
+    whole = {line["corpus"]: line["records"] for line in data if line.get("store") == line["corpus"]}
+    data.append({"corpus": "all ten", "records": sum(whole.values()) if len(whole) == len(known) else None,
                  **{key: sum(line[key] for line in {line["corpus"]: line for line in data}.values())
                     for key in ("paper", "paper_seconds")}})
     lines = []

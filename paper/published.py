@@ -1,4 +1,4 @@
-"""Published numbers, of published.csv, and the rule which of our results are a cell of the tables of arXiv 2410.13867."""
+"""The published numbers in published.csv, and the rule which of our results belong beside those of arXiv 2410.13867."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ TESTED = {"all": 2198, "diagnostic": 2158, "subdiagnostic": 2158, "superdiagnost
           SINGLE: 1650}  # records of fold 10, PTB-XL 1.0.3
 NEAR = 0.01  # versions differ by 0.2 %, duplicates may be dropped; a part of PTB-XL under its name is none
 FREE = ("seed", "data.resampling", "encoder.init", "optim.precision", "optim.compile", "optim.accumulate",
-        "checkpoints.at")  # of a pre-training: what may differ from the published recipe
+        "checkpoints.at")  # settings of a pre-training that may differ from the published recipe
 AS_PUBLISHED = {"encoder.init": "xavier_uniform", "data.resampling": "periodic", "optim.precision": "float32"}
 RUNS = 10  # behind a published mean
 BATCH = {"xs": 2048, "s": 2048, "b": 1024}  # published configurations
@@ -54,12 +54,12 @@ class Fact:
 
     @property
     def of(self) -> str:
-        """Our task; "" of others."""
+        """The name of the task here; "" where it is not one of ours."""
         return next((ours for ours, theirs in TASKS.items() if self.task.split("/")[0] == theirs), "")
 
     @property
     def place(self) -> Place | None:
-        """Of a row of the paper's own on a backbone that is here, too."""
+        """The pre-training, if it is one of the paper's own on a backbone that this benchmark has; else None."""
         if not self.source.startswith(PAPER) or "quoting" in self.source:
             return None
         size = {v: k for k, v in SIZES.items()}[self.model]
@@ -69,7 +69,7 @@ class Fact:
 
     @property
     def ours(self) -> str:
-        """The protocol of ours that this number is of; "" of other systems'."""
+        """The name of the protocol here; "" where the number is of another system."""
         if self.place is None:
             return ""
         if self.protocol.startswith(LINEAR):
@@ -87,7 +87,7 @@ def facts() -> tuple[Fact, ...]:
 
 
 def place_of(config: PretrainConfig) -> Place | None:
-    """Which pre-training of the paper a config is; None: none of them. FREE may differ, keys that it lacks are as published."""
+    """Which pre-training of the paper a config is, or None. The settings in FREE may differ."""
     method, size, name = config.method.name, config.encoder.size, name_mixture(config.data.mix) or ""
     if method not in (RANDOM, "jepa") or size not in SIZES or (name not in DATA and method != RANDOM):
         return None
@@ -111,7 +111,7 @@ def _differs(given: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
 
 
 def task_of(column: Column) -> tuple[str, str] | None:
-    """(task, protocol) of the paper that a column is: PTB-XL whole, last checkpoint, all labels, default settings; or None."""
+    """(task, protocol) of the paper that a column is, or None: all of PTB-XL, last checkpoint, all labels, default settings."""
     key = column.key
     first = next((c.runs[0] for c in column.cells if c.runs), None)
     if first is None or key.store != STORE or key.external or key.task not in TASKS:
@@ -129,17 +129,17 @@ def task_of(column: Column) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Ours:
-    """Our side of the paper's tables."""
+    """Our rows and cells in the tables of the paper."""
 
     cells: Mapping[tuple[Place, str, str], Cell]  # (pre-training, task, protocol); from scratch is fine-tuning of random
     rows: Mapping[Place, Row]
-    others: Mapping[Place, Sequence[str]]  # labels of further rows of ours that are this pre-training, too
+    others: Mapping[Place, Sequence[str]]  # labels of other rows of ours that are the same pre-training
 
     def cell(self, place: Place, task: str, protocol: str) -> Cell | None:
         return self.cells.get((place, task, FINETUNE if protocol == SCRATCH else protocol))
 
     def command(self, place: Place, task: str, protocols: Sequence[str]) -> str:
-        """What fills a pre-training's missing cells of a task, or is the first step to it."""
+        """The command that fills a pre-training's missing cells of a task or, where it has not run, that runs it."""
         method, size, mix = place
         row = self.rows.get(place)
         if row is None or not row.pretrained:
@@ -152,7 +152,7 @@ class Ours:
 
 
 def ours_of(report: Report) -> Ours:
-    """Which of our rows and cells are the paper's; of several rows the one that is the closest to what was published."""
+    """Our rows and cells that are the paper's; of several rows the one that is closest to the published settings."""
     places: dict[Place, list[Row]] = {}
     for row in report.rows:
         place = place_of(row.config)

@@ -1,5 +1,6 @@
 """Results -> tables, figures, page."""
 
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.table import Column, Table
 from bench.cli.options import Results, app
 from bench.core.errors import UserError
 
+INDEX = "index.html"  # of the page
+
 
 @app.command()
 def report(results: Results = Path("results"),
@@ -19,7 +22,7 @@ def report(results: Results = Path("results"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
            allow: Annotated[bool, typer.Option("--allow", help="Let results of different protocols, data or code, or of "
-                                               "uncommitted code, meet: a footnote says so.")] = False,
+                                               "uncommitted code, meet; a footnote says so.")] = False,
            controls: Annotated[bool, typer.Option("--controls", help="With the evaluations whose labels were shuffled, in "
                                                   "tables of their own.")] = False,
            table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
@@ -27,7 +30,7 @@ def report(results: Results = Path("results"),
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
                                                                "`ecgssl data plot` makes it; again for more.")] = None) -> None:
-    """Make tables, figures and a page from results alone. What is no result is named and skipped; the exit code then is 1."""
+    """Write tables, figures and a page of results. Files that are no result are named and skipped; the exit code then is 1."""
     from bench.api import write_report
 
     if pictures and not html:
@@ -40,8 +43,10 @@ def report(results: Results = Path("results"),
                                pictures=pictures or [])
     for line in skipped:
         print(f"ecgssl: {line.message}", file=sys.stderr)
-    for path in written:
-        print(path)
+    for folder, paths in itertools.groupby(written, key=lambda path: path.parent):
+        names = [path.name for path in paths]
+        print(folder / names[0] if len(names) == 1 else f"{folder}/ ({len(names)} files)")
+    print(f"Read {out / 'table.md'}{f', or open {html / INDEX} in a browser' if html else ''}.")
     if skipped:
         sys.exit(1)
 
