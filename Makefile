@@ -11,10 +11,10 @@ LATEX := latexmk texlive-latex-recommended lmodern
 
 .PHONY: demo test coverage test-slurm lint benchmark generated paper latex clean
 
-demo: $(STAMP)  ## data, three methods and a random backbone, evaluation, table and figures on synthetic ECG
+demo: $(STAMP)  ## data, four backbones, evaluation, table, figures and page on synthetic ECG
 	$(VENV)/bin/ecgssl demo
 
-test: $(STAMP)  ## the tests, in under 5 minutes
+test: $(STAMP)  ## the tests, in about 3 minutes on two cores
 	$(VENV)/bin/python -m pytest -m "not slow and not slurm" -n 2
 
 coverage: $(STAMP)  ## which lines of bench/, slurm/ and paper/ the tests run
@@ -32,10 +32,10 @@ benchmark: $(STAMP)  ## add ARGS="--published PATH" to measure beside the publis
 	$(VENV)/bin/python benchmarks/run.py $(ARGS)
 
 generated: $(STAMP)  ## tables, figures and the text's numbers, from the results in RESULTS (results) into GENERATED
-	@if ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgssl report --results $(RESULTS) --out $(GENERATED); \
-		else echo "$(RESULTS) holds no record: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
+	@if [ -f $(RESULTS) ] || ls $(RESULTS)/*.json > /dev/null 2>&1; then $(VENV)/bin/ecgssl report --results $(RESULTS) --out $(GENERATED); \
+		else echo "$(RESULTS) holds no result: every number is --"; $(VENV)/bin/python -m paper.macros $(GENERATED); fi
 
-paper: latex generated  ## paper/build/paper.pdf; with other records: RESULTS=results/NAME
+paper: latex generated  ## paper/build/paper.pdf; with other results: RESULTS=results/NAME
 	cd paper && latexmk -g -pdf -silent -interaction=nonstopmode -halt-on-error \
 		-outdir="$$(realpath -m --relative-to=. "$(abspath $(BUILD))")" \
 		-usepretex="\\def\\generated{$$(realpath -m --relative-to=. "$(abspath $(GENERATED))")}" paper.tex \
