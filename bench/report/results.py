@@ -181,7 +181,10 @@ def load_results(path: Path, *, controls: bool = False) -> tuple[Results, list[s
     """
     records, skipped = read_results(path)
     results, bad = parse_results(records)
-    return results if controls else results.without_controls(), skipped + [f"{path / name}.json {why}" for name, why in bad]
+    skipped += [f"{path}, run {name} {why}" if path.is_file() else f"{path / name}.json {why}" for name, why in bad]
+    if not results.all:
+        raise UserError(f"{path} holds no result of this version; {skipped[0]}")
+    return results if controls else results.without_controls(), skipped
 
 
 def parse_results(records: Iterable[Mapping[str, Any]]) -> tuple[Results, list[tuple[str, str]]]:

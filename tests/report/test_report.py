@@ -270,6 +270,12 @@ def test_a_result_that_lacks_a_value_or_holds_a_wrong_one_is_named(
     assert broken["run_id"] in why and not results.evaluations
 
 
+def test_a_folder_of_other_versions_alone_is_said_to_hold_no_result_of_this_one(runs: Runs, tmp_path: Path) -> None:
+    runs.pretrain("mae")["config"]["optim"]["unknown"] = 1
+    with pytest.raises(UserError, match=r"holds no result of this version; .*unknown key 'optim\.unknown'"):
+        load_results(runs.write(tmp_path / "results"))
+
+
 def test_the_command_reports_what_it_can_and_exits_with_1_where_it_skipped_a_file(
         runs: Runs, tmp_path: Path, fast: None, capsys: pytest.CaptureFixture[str]) -> None:
     folder = two_methods(runs).write(tmp_path / "results")

@@ -10,7 +10,11 @@ from results_fixture import Runs, two_methods
 
 from bench import cli
 from bench.core.errors import UserError
+from bench.report.aggregate import make_report
 from bench.report.reproduction import Agreement, compare_studies
+from bench.report.results import load_results
+from bench.runs.packing import pack
+from paper.tables import table
 
 
 def agreements(first: Path, second: Path) -> dict[str, Agreement]:
@@ -54,6 +58,14 @@ def test_a_score_that_moved_is_counted_and_measured_and_anything_else_that_moved
     after = agreements(*twice)["linear"]
     assert (after.both, after.equal) == (before.both, before.both - 2)
     assert (after.largest, after.mean) == (pytest.approx(0.25), pytest.approx(0.25 / before.both))
+
+
+def test_a_folder_and_the_parquet_file_of_it_are_equal_and_give_the_same_tables(twice: tuple[Path, Path]) -> None:
+    packed = pack(twice[0])
+    found = compare_studies(packed, twice[1])
+    assert [(each.both, each.equal) for each in found.agreements] == [(each.both, each.both) for each in found.agreements]
+    one, other = (make_report(load_results(path)[0]) for path in (packed, twice[1]))
+    assert table(one) == table(other)
 
 
 def test_two_sweeps_are_no_repetition(twice: tuple[Path, Path], tmp_path: Path) -> None:
