@@ -128,9 +128,9 @@ def known() -> Iterator[Number]:
     yield ("methods",), count(families.total())
     corpora = [corpus for corpus in known_corpora().values() if corpus.records]
     for corpus in corpora:
-        yield ("corpus", corpus.name, "records"), count(corpus.records)
-        yield ("corpus", corpus.name, "seconds"), count(corpus.seconds)
-    yield ("corpus", "records"), count(sum(corpus.records for corpus in corpora))
+        yield ("corpus", corpus.name, "records"), count(corpus.records or 0)
+        yield ("corpus", corpus.name, "seconds"), count(corpus.seconds or 0)
+    yield ("corpus", "records"), count(sum(corpus.records or 0 for corpus in corpora))
     yield ("corpora",), count(len(corpora))
     for size, each in SIZES.items():
         yield from ((("size", size, key), str(value)) for key, value in vars(each).items())
