@@ -148,7 +148,8 @@ def markdown(report: Report, sheets: Sequence[Sheet]) -> str:
     for i, name in enumerate(rankings(report), 1):
         parts += [f"## Mean ranks over tasks: {name}", f"![ranks](figures/ranks-{i}.png)",
                   "Both tests assume that the tasks are independent. Tasks on the same records are not."]
-    curves = ["![pre-training](figures/pretraining.png)"] if report.results.pretrainings else []
+    trained = any(report.pretrainings(row) for row in report.rows if not row.untrained)
+    curves = ["![pre-training](figures/pretraining.png)"] if trained else []
     parts += ["## Pre-training", *curves, as_markdown(settings(report)), *notes_of(report)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -1,12 +1,12 @@
 "use strict";
-// All pre-trainings, or the one that the address names after its #, with what was evaluated of it.
+// All pre-trainings, or the one that the address names after its #, with its evaluations.
 
 (() => {
   const { el, fixed, share, within } = page;
   const { rows } = page.data.board;
   const recipes = page.data.recipes;
   const box = document.getElementById("run");
-  const TITLES = {
+  const CURVES = {
     loss: "loss",
     rankme: "RankMe",
     feature_sd: "feature sd",
@@ -42,7 +42,7 @@
     ece: "calibration error",
   };
 
-  const list = () => {
+  const drawList = () => {
     document.title = "Runs | ecgssl";
     const lines = rows.flatMap((row) => row.runs.map(([id, seed]) => ({ id, seed, row })));
     const table = el("div");
@@ -56,29 +56,21 @@
         { label: "run", value: (line) => line.id, cell: (line) => el("a", { href: `#${line.id}` }, line.id) },
         { label: "size", value: (line) => line.row.size },
         { label: "rate (Hz)", value: (line) => line.row.rate, number: true },
-        { label: "data", value: (line) => line.row.mix, className: "wrap" },
+        { label: "data", value: (line) => line.row.mix, className: "wrap data" },
       ],
     });
   };
 
-  const curve = (parent, title, steps, values) => {
+  /** A chart of one quantity against the step, with its numbers below. */
+  const drawCurve = (parent, title, steps, values) => {
     const points = steps.map((step, i) => ({ x: step, y: values[i] })).filter((point) => typeof point.y === "number");
     if (!points.length) return;
     const [start, end] = [points[0], points.at(-1)].map((point) => `${page.number(point.y)} at step ${point.x}`);
+    const radius = points.length === 1 ? 4 : points.length < 30 ? 2 : 0;
+    const line = { data: points, borderWidth: 1.5, pointRadius: radius, pointHitRadius: 8 };
     const figure = page.chart(parent, title, `From ${start} to ${end}.`, (colours) => ({
       type: "line",
-      data: {
-        datasets: [
-          {
-            data: points,
-            borderColor: colours.accent,
-            backgroundColor: colours.accent,
-            borderWidth: 1.5,
-            pointRadius: points.length > 1 && points.length < 30 ? 2 : points.length > 1 ? 0 : 4,
-            pointHitRadius: 8,
-          },
-        ],
-      },
+      data: { datasets: [{ ...line, borderColor: colours.accent, backgroundColor: colours.accent }] },
       options: {
         parsing: false,
         interaction: { mode: "nearest", axis: "x", intersect: false },
@@ -92,93 +84,95 @@
       },
     }));
     const numbers = el("details", {}, el("summary", {}, `Numbers of ${title}`));
+    const pairs = points.map((point) => [String(point.x), page.number(point.y)]);
     numbers.addEventListener("toggle", () => {
-      if (numbers.children.length === 1)
-        numbers.append(
-          page.pairs(
-            `step and ${title}`,
-            points.map((point) => [String(point.x), page.number(point.y)]),
-          ),
-        );
+      if (numbers.children.length === 1) numbers.append(page.pairs(`step and ${title}`, pairs));
     });
     figure.append(numbers);
   };
 
-  const run = async (id, evaluation) => {
-    let found;
+  /** The charts of a run; a sentence where it has none. */
+  const drawCurves = (parent, run) => {
+    const parts = [run.curves || {}, run.monitor || {}];
+    const keys = [...new Set([CURVES, ...parts].flatMap(Object.keys))].filter((key) => key !== "step");
+    for (const key of keys) {
+      const part = parts.find((each) => key in each);
+      if (part) drawCurve(parent, CURVES[key] || key, part.step, part[key]);
+    }
+    if (!parent.children.length)
+      parent.replaceWith(el("p", {}, run.provenance ? "It trained nothing." : "Its own result is not among these results."));
+  };
+
+  const drawMissing = (id) =>
+    box.replaceChildren(
+      el("h1", {}, "Runs"),
+      el("p", {}, `There is no run ${id} among these results. `, el("a", { href: "#" }, "All runs")),
+    );
+
+  const costOf = (run) => {
+    const pairs = Object.entries(COST)
+      .filter(([key]) => key in (run.cost || {}))
+      .map(([key, label]) => [label, page.number(run.cost[key])]);
+    return pairs.length ? [el("h2", {}, "Cost"), page.pairs("Of the pre-training", pairs)] : [];
+  };
+
+  const drawRun = async (id, evaluation) => {
+    let run;
     try {
-      found = await page.load(`runs/${id}`);
+      run = await page.load(`runs/${id}`);
     } catch {
-      box.replaceChildren(
-        el("h1", {}, "Runs"),
-        el("p", {}, `There is no run ${id} among these records. `, el("a", { href: "#" }, "All runs")),
-      );
+      drawMissing(id);
       return;
     }
     page.clearCharts();
-    document.title = `${found.label}, seed ${found.seed} | ecgssl`;
+    const title = `${run.label}, seed ${run.seed}`;
+    document.title = `${title} | ecgssl`;
     const curves = el("div", { class: "curves" });
-    const drawn = { ...found.monitor, ...found.curves };
-    const own = (part, key) => found[part] && key in found[part] && key !== "step";
-    const keys = [...new Set([...Object.keys(TITLES), ...Object.keys(drawn)])].filter(
-      (key) => own("curves", key) || own("monitor", key),
-    );
-    const evaluations = el("div"),
-      detail = el("div");
+    const evaluations = el("div");
+    const details = el("div");
     box.replaceChildren(
       el("p", { class: "quiet" }, el("a", { href: "#" }, "All runs")),
-      el("h1", {}, `${found.label}, seed ${found.seed}`),
+      el("h1", {}, title),
       el("p", { class: "quiet" }, "Pre-training ", el("code", {}, id)),
       el("h2", {}, "Run it again"),
-      page.command(found.command),
+      page.command(run.command),
       el("h2", {}, "Curves"),
       curves,
       el("h2", {}, "Evaluations"),
       evaluations,
-      detail,
+      details,
       el("h2", {}, "Configuration"),
-      page.pairs("Of the pre-training", found.config),
+      page.pairs("Of the pre-training", run.config),
       el("h2", {}, "Provenance"),
-      found.provenance
-        ? page.pairs("What it ran on", found.provenance)
-        : el("p", {}, "These records hold no record of the pre-training itself."),
-      ...(Object.keys(found.cost || {}).length
-        ? [
-            el("h2", {}, "Cost"),
-            page.pairs(
-              "Of the pre-training",
-              Object.entries(COST)
-                .filter(([key]) => key in found.cost)
-                .map(([key, label]) => [label, page.number(found.cost[key])]),
-            ),
-          ]
-        : []),
+      run.provenance
+        ? page.pairs("What it ran on", run.provenance)
+        : el("p", {}, "The result of the pre-training itself is not among these results."),
+      ...costOf(run),
     );
-    for (const key of keys) curve(curves, TITLES[key] || key, found[own("curves", key) ? "curves" : "monitor"].step, drawn[key]);
-    if (!curves.children.length)
-      curves.replaceWith(el("p", {}, found.provenance ? "It trained nothing." : "Its record is not among these."));
-    if (!found.evaluations.length) {
-      evaluations.append(el("p", {}, "None yet."));
+    drawCurves(curves, run);
+    drawEvaluations(evaluations, details, run, id, evaluation);
+  };
+
+  /** The table of a run's evaluations, and the chosen one, or the first, in detail. */
+  const drawEvaluations = (parent, details, run, id, evaluation) => {
+    if (!run.evaluations.length) {
+      parent.append(el("p", {}, "None yet."));
       return;
     }
-    const lines = found.evaluations.map((each) => ({ ...each, of: recipes[each.recipe] }));
+    const lines = run.evaluations.map((each) => ({ ...each, of: recipes[each.recipe] }));
     const scores = Object.keys(SCORES).filter((key) => lines.some((line) => key in line.scores));
-    page.table(evaluations, {
+    const interval = (line) => within([line.scores.score, ...line.interval]);
+    page.table(parent, {
       caption: "Evaluations of this backbone; a click on one shows it below",
       rows: lines,
       limit: 50,
       columns: [
-        { label: "Task", value: (line) => `${line.of.task} on ${line.of.store}`, head: true },
+        { label: "Task", value: (line) => page.taskOf(line.of), head: true },
         { label: "protocol", value: (line) => line.of.protocol },
         { label: "checkpoint", value: (line) => line.of.at, cell: (line) => share(line.of.at), number: true },
         { label: "labels", value: (line) => line.of.fraction, cell: (line) => share(line.of.fraction), number: true },
         { label: "seed", value: (line) => line.seed, number: true },
-        {
-          label: "score",
-          value: (line) => line.scores.score,
-          cell: (line) => within([line.scores.score, ...line.interval]),
-          number: true,
-        },
+        { label: "score", value: (line) => line.scores.score, cell: interval, number: true },
         ...scores.map((key) => ({
           label: SCORES[key],
           value: (line) => line.scores[key] ?? null,
@@ -189,101 +183,98 @@
       ],
     });
     const chosen = lines.find((line) => line.id === evaluation) || lines[0];
-    one(detail, chosen, found, id);
-    if (chosen.id === evaluation) detail.querySelector("h2").scrollIntoView();
+    drawEvaluation(details, chosen, run, id);
+    if (chosen.id === evaluation) details.querySelector("h2").scrollIntoView();
   };
 
-  const one = (parent, line, found, id) => {
-    const { of } = line;
-    const labels = Object.keys(CLASSES).filter((key) => key in line.per_class);
-    const name = `${of.task} on ${of.store}, ${of.protocol}, seed ${line.seed}`;
+  const drawEvaluation = (parent, line, run, id) => {
+    const recipe = line.of;
+    const name = `${page.taskOf(recipe)}, ${recipe.protocol}, seed ${line.seed}`;
+    const score = `${recipe.metric} ${within([line.scores.score, ...line.interval], 4)} on ${line.records} test records.`;
     parent.replaceChildren(
       el("h2", {}, name),
-      el(
-        "p",
-        {},
-        `${of.metric} ${within([line.scores.score, ...line.interval], 4)} on ${line.records} test records. Evaluation `,
-        el("code", {}, line.id),
-      ),
-      page.command(`ecgssl evaluate ${id} ${of.options} --seed ${line.seed}`),
+      el("p", {}, `${score} Evaluation `, el("code", {}, line.id)),
+      page.command(`ecgssl evaluate ${id} ${recipe.options} --seed ${line.seed}`),
     );
-    if (of.classes.length) {
-      const classes = of.classes.map((each, i) => ({
-        name: each,
-        ...Object.fromEntries(labels.map((key) => [key, line.per_class[key][i]])),
-      }));
-      const order = [...classes].sort((x, y) => y.auroc - x.auroc);
-      const shown = (each) => within([each.auroc, each.lower, each.upper]);
-      const said = (each) => `${each.name}, ${fixed(each.auroc)}`;
-      const bars = order.map((each) => (typeof each.lower === "number" ? [each.lower, each.upper] : null));
-      page.chart(
-        parent,
-        "AUROC per class with interval",
-        `Highest: ${said(order[0])}. Lowest: ${said(order.at(-1))}. The table below holds the numbers.`,
-        (colours) => ({
-          type: "bar",
-          data: {
-            labels: order.map((each) => each.name),
-            datasets: [
-              {
-                type: "line",
-                data: order.map((each) => each.auroc),
-                showLine: false,
-                pointRadius: 4,
-                pointBackgroundColor: colours.accent,
-                pointBorderColor: colours.accent,
-              },
-              { data: bars, barThickness: 3, backgroundColor: colours.accent },
-            ],
-          },
-          options: {
-            indexAxis: "y",
-            scales: {
-              y: { grid: { display: false }, ticks: { autoSkip: false, color: colours.ink } },
-              x: { beginAtZero: false, ticks: { maxTicksLimit: 7 } },
-            },
-            plugins: {
-              tooltip: {
-                callbacks: {
-                  label: (item) => shown(order[item.dataIndex]),
-                },
-              },
-            },
-          },
-        }),
-        `${3 + 1.35 * order.length}rem`,
-      );
-      const table = el("div");
-      parent.append(table);
-      page.table(table, {
-        caption: `Per class: ${name}`,
-        rows: classes,
-        columns: [
-          { label: "Class", value: (each) => each.name, head: true },
-          ...labels.map((key) => ({
-            label: CLASSES[key],
-            value: (each) => each[key],
-            number: true,
-            cell: (each) => (key === "positives" ? String(each[key]) : fixed(each[key])),
-          })),
-        ],
-      });
-    }
+    if (recipe.classes.length) drawClasses(parent, line, name);
     parent.append(
       el(
         "details",
         {},
         el("summary", {}, "Configuration and provenance of this evaluation"),
-        page.pairs("Configuration", of.config),
-        page.pairs("Provenance", found.provenances[line.provenance]),
+        page.pairs("Configuration", recipe.config),
+        page.pairs("Provenance", run.provenances[line.provenance]),
       ),
     );
   };
 
+  const drawClasses = (parent, line, name) => {
+    const keys = Object.keys(CLASSES).filter((key) => key in line.per_class);
+    const classes = line.of.classes.map((each, i) => ({
+      name: each,
+      ...Object.fromEntries(keys.map((key) => [key, line.per_class[key][i]])),
+    }));
+    drawIntervals(parent, classes);
+    const table = el("div");
+    parent.append(table);
+    page.table(table, {
+      caption: `Per class: ${name}`,
+      rows: classes,
+      columns: [
+        { label: "Class", value: (each) => each.name, head: true },
+        ...keys.map((key) => ({
+          label: CLASSES[key],
+          value: (each) => each[key],
+          number: true,
+          cell: (each) => (key === "positives" ? String(each[key]) : fixed(each[key])),
+        })),
+      ],
+    });
+  };
+
+  /** A chart of AUROC per class, the highest first, with intervals. */
+  const drawIntervals = (parent, classes) => {
+    const order = [...classes].sort((x, y) => y.auroc - x.auroc);
+    const words = (each) => `${each.name}, ${fixed(each.auroc)}`;
+    const intervals = order.map((each) => (typeof each.lower === "number" ? [each.lower, each.upper] : null));
+    const label = (item) => within([order[item.dataIndex].auroc, order[item.dataIndex].lower, order[item.dataIndex].upper]);
+    page.chart(
+      parent,
+      "AUROC per class with interval",
+      `Highest: ${words(order[0])}. Lowest: ${words(order.at(-1))}. The table below holds the numbers.`,
+      (colours) => ({
+        type: "bar",
+        data: {
+          labels: order.map((each) => each.name),
+          datasets: [
+            {
+              type: "line",
+              data: order.map((each) => each.auroc),
+              showLine: false,
+              pointRadius: 4,
+              pointBackgroundColor: colours.accent,
+              pointBorderColor: colours.accent,
+            },
+            { data: intervals, barThickness: 3, backgroundColor: colours.accent },
+          ],
+        },
+        options: {
+          indexAxis: "y",
+          scales: {
+            y: { grid: { display: false }, ticks: { autoSkip: false, color: colours.ink } },
+            x: { beginAtZero: false, ticks: { maxTicksLimit: 7 } },
+          },
+          plugins: { tooltip: { callbacks: { label } } },
+        },
+      }),
+      `${3 + 1.35 * order.length}rem`,
+    );
+  };
+
   const route = () => {
-    const named = /^#([0-9a-f]{12})(?:\/([0-9a-f]{12}))?$/.exec(location.hash);
-    if (named) run(named[1], named[2]);
-    else if (location.hash !== "#main") list();
+    const match = /^#([0-9a-f]{12})(?:\/([0-9a-f]{12}))?$/.exec(location.hash);
+    if (match) drawRun(match[1], match[2]);
+    else if (location.hash !== "#main") drawList();
   };
   addEventListener("hashchange", route);
   route();

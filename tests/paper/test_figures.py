@@ -1,9 +1,10 @@
-"""Figures of records show what they are given, where it is, and nothing where there is nothing."""
+"""Figures show what they are given, where it is, and nothing where there is nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import configs
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -11,13 +12,18 @@ from matplotlib.figure import Figure
 from results_fixture import evaluation_config
 from scipy import stats
 
-from bench.plot import style as plot
+from bench.plot import style
 from bench.report.aggregate import Report, make_report
-from bench.report.results import Pretraining, parse_results
+from bench.report.names import Name
+from bench.report.results import PretrainRecipe, parse_results
+from bench.report.rows import Row
 from bench.report.statistics import Ranking
-from bench.runs.config import load_pretrain_config, overrides_of
+from bench.runs.config import MethodConfig, find_methods, load_pretrain_config, overrides_of
 from paper import figures
-from paper.labels import row_label
+from paper.figures.curves import pages_of_curves
+from paper.figures.panels import DASHES, FEW, Styles
+from paper.figures.points import Point, Runs, points_of
+from paper.looks import NAMES, looks_of
 
 RUN = {"curves": {"step": [1, 2, 4], "loss": [3.0, 2.0, 1.0]}, "seconds": 7200.0,
        "monitor": {"step": [0, 4], "rankme": [3.0, 5.0], "feature_sd": [1.0, None]}}  # fmt: skip
@@ -26,11 +32,11 @@ RANKING = Ranking(("jepa", "mae (mask=0.75)", "simclr", "random"), (1.2, 1.8, 3.
 SKILL = {"random": 0.6, "jepa": 0.8, "mae": 0.7}
 
 
-class Records:
-    """Records in the making; AUROC is a method's SKILL +- 0.01 for two seeds, its interval +- 0.05."""
+class Study:
+    """A study in the making; AUROC is a method's SKILL +- 0.01 for two seeds, its interval +- 0.05."""
 
     def __init__(self, seeds: Sequence[int] = (0, 1), **provenance: Any) -> None:
-        self.made: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
         self.trained: dict[tuple[str, int], dict[str, Any]] = {}
         for method in SKILL:
             for seed in seeds:
@@ -40,8 +46,8 @@ class Records:
                                                       result=UNTRAINED if method == "random" else RUN)
 
     def add(self, kind: str, **parts: Any) -> dict[str, Any]:
-        self.made.append({"kind": kind, "run_id": f"{len(self.made):012x}", **parts})
-        return self.made[-1]
+        self.results.append({"kind": kind, "run_id": f"{len(self.results):012x}", **parts})
+        return self.results[-1]
 
     def evaluate(self, method: str, protocol: str = "linear", task: str = "t", better: float = 0.0, **shares: float) -> None:
         for (name, seed), run in self.trained.items():
@@ -57,26 +63,34 @@ class Records:
                     "calibration": calibration, "records": {"test": 20}, "bootstrap": {}})
 
     def report(self) -> Report:
-        return make_report(parse_results(self.made)[0])
+        return make_report(parse_results(self.results)[0])
 
-    def points(self) -> list[figures.Point]:
-        return figures.placed(self.report())
+    def points(self) -> list[Point]:
+        return points_of(self.report())
 
-    def runs(self) -> dict[str, list[Pretraining]]:
+    def styles(self) -> Styles:
+        return Styles(self.report().rows)
+
+    def runs(self) -> Runs:
         report = self.report()
-        return {row_label(row): report.pretrainings(row) for row in report.rows}
+        return {row.key: report.pretrainings(row) for row in report.rows}
 
 
-def some(**provenance: Any) -> Records:
-    records = Records(**provenance)
+def some(**provenance: Any) -> Study:
+    study = Study(**provenance)
     for method in SKILL:
-        records.evaluate(method)
-    return records
+        study.evaluate(method)
+    return study
+
+
+def row_of(method: str, *overrides: str) -> Row:
+    config = configs.load("mae", overrides).replace(method=MethodConfig(name=method))
+    return Row(PretrainRecipe.of(config), Name(method), ())
 
 
 def lines(axes: Axes, method: str, length: int) -> list[list[list[float]]]:
     """[x, y] of a method's lines of this many points, in the order of drawing."""
-    found = [line for line in axes.lines if line.get_color() == plot.look(method)["color"]]
+    found = [line for line in axes.lines if line.get_color() == looks_of([method])[method].colour]
     drawn = [[np.asarray(data, float).tolist() for data in line.get_data()] for line in found]
     return [xy for xy in drawn if len(xy[0]) == length]
 
@@ -86,7 +100,8 @@ def title(axes: Axes) -> str:
 
 
 def test_auroc_draws_each_interval_and_each_run_at_its_value_the_best_on_top() -> None:
-    [axes] = figures.auroc(some().points()).axes
+    study = some()
+    [axes] = figures.auroc(study.points(), study.styles()).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["jepa", "mae", "random / from scratch"]
     interval, runs = lines(axes, "jepa", 2)
     assert interval == [pytest.approx([0.7525, 0.8475]), [0.0, 0.0]]
@@ -94,22 +109,20 @@ def test_auroc_draws_each_interval_and_each_run_at_its_value_the_best_on_top() -
     assert [0.8] in [pytest.approx(x) for x, _ in lines(axes, "jepa", 1)]
 
 
-def test_a_method_without_runs_is_dashes_and_a_figure_of_no_run_is_not_made(tmp_path: Path) -> None:
-    records = Records()
-    records.evaluate("jepa")
-    axes = figures.auroc(records.points()).axes[0]
+def test_a_method_without_runs_is_dashes_and_a_figure_of_no_run_is_not_drawn(tmp_path: Path) -> None:
+    study = Study()
+    study.evaluate("jepa")
+    axes = figures.auroc(study.points(), study.styles()).axes[0]
     assert [text.get_text() for text in axes.texts] == ["--", "--"]
-    nothing = Records(seeds=())
-    assert figures.write([], [], nothing.made, tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert {path.stem for path in figures.write(Study().report(), tmp_path)} == {"pretraining"}
 
 
 def test_labels_draws_the_means_at_the_shares_of_patients_and_the_intervals_as_bands() -> None:
-    records = Records()
+    study = Study()
     for fraction, gain in ((0.1, -0.2), (1.0, 0.0)):
         for method in SKILL:
-            records.evaluate(method, fraction=fraction, better=gain)
-    [axes] = figures.labels(records.points()).axes
+            study.evaluate(method, fraction=fraction, better=gain)
+    [axes] = figures.labels(study.points(), study.styles()).axes
     assert lines(axes, "jepa", 2) == [[[0.1, 1.0], pytest.approx([0.6, 0.8])]]
     assert axes.get_xscale() == "log"
     bands = [np.asarray(band.get_datalim(axes.transData).get_points()) for band in axes.collections]
@@ -118,26 +131,26 @@ def test_labels_draws_the_means_at_the_shares_of_patients_and_the_intervals_as_b
 
 
 def test_along_draws_auroc_at_each_checkpoint_beside_loss_and_rankme_of_the_same_runs() -> None:
-    records = Records()
+    study = Study()
     for at, gain in ((0.5, -0.1), (1.0, 0.0)):
-        records.evaluate("jepa", at=at, better=gain)
-    records.evaluate("random", at=1.0)
-    figure = figures.along(records.points(), records.runs())
+        study.evaluate("jepa", at=at, better=gain)
+    study.evaluate("random", at=1.0)
+    figure = figures.along(study.points(), study.runs(), study.styles())
     auroc, loss, rankme = figure.axes
     assert lines(auroc, "jepa", 2) == [[[0.5, 1.0], pytest.approx([0.7, 0.8])]]
     assert lines(auroc, "random", 2) == [[[0.5, 1.0], pytest.approx([0.6, 0.6])]]
-    assert lines(loss, "jepa", 3) == [[[0.25, 0.5, 1.0], [1.0, 0.5, 0.0]]] * 2
-    assert lines(rankme, "jepa", 2) == [[[0.0, 1.0], [3.0, 5.0]]] * 2
+    assert lines(loss, "jepa", 3) == [[[0.25, 0.5, 1.0], [1.0, 0.5, 0.0]]]
+    assert lines(rankme, "jepa", 2) == [[[0.0, 1.0], [3.0, 5.0]]]
     assert lines(rankme, "mae", 2) == []  # it has no evaluation
     assert lines(rankme, "random", 1) == lines(loss, "random", 1) == []
 
 
 @pytest.mark.parametrize(("devices", "said"), [(("cpu", "cpu"), "(cpu; "), (("cpu", "gpu"), "2 kinds of device")])
 def test_cost_draws_auroc_over_the_device_hours_of_pretraining(devices: tuple[str, str], said: str) -> None:
-    records = some(processes=4)
-    for record in records.made:
-        record["provenance"] = record["provenance"] | {"device": devices[record["config"].get("seed", 0)]}
-    figure = figures.cost(records.points(), records.runs())
+    study = some(processes=4)
+    for result in study.results:
+        result["provenance"] = result["provenance"] | {"device": devices[result["config"].get("seed", 0)]}
+    figure = figures.cost(study.points(), study.runs(), study.styles())
     [axes] = figure.axes
     assert lines(axes, "jepa", 1) == [[[8.0], [pytest.approx(0.8)]]]
     assert [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines if line.get_color() == "0.6"] == [
@@ -146,8 +159,8 @@ def test_cost_draws_auroc_over_the_device_hours_of_pretraining(devices: tuple[st
 
 
 def test_reliability_pools_the_bins_of_all_runs_by_how_much_they_hold() -> None:
-    records = some()
-    [axes] = figures.reliability(records.points()).axes
+    study = some()
+    [axes] = figures.reliability(study.points(), study.styles()).axes
     [[x, y]] = lines(axes, "jepa", 2)
     assert x == pytest.approx([0.1, 0.9])
     assert y == pytest.approx([0.1, (0.8 + 2 * 0.9) / 3 - 0.9])
@@ -155,20 +168,20 @@ def test_reliability_pools_the_bins_of_all_runs_by_how_much_they_hold() -> None:
 
 @pytest.mark.parametrize(("n", "drawn"), [(14, [0.1, 0.9]), (15, [0.1, 0.5, 0.9])])
 def test_reliability_leaves_out_bins_of_few_predictions(n: int, drawn: list[float]) -> None:
-    records = some()
-    for record in records.made:
-        if found := record["result"].get("calibration"):
+    study = some()
+    for result in study.results:
+        if found := result["result"].get("calibration"):
             for key, value in (("bin", 1), ("n", n), ("predicted", 0.5), ("observed", 0.0)):
                 found[key] = [found[key][0], value, found[key][1]]
-    [axes] = figures.reliability(records.points()).axes
+    [axes] = figures.reliability(study.points(), study.styles()).axes
     assert lines(axes, "jepa", len(drawn))[0][0] == pytest.approx(drawn)
 
 
 def test_classes_draws_the_difference_of_two_methods_with_welchs_interval_over_runs() -> None:
-    points = some().points()
-    [pairs] = figures.pairs_of(points).values()
-    assert [(a.row.label, b.row.label) for _, a, b in pairs] == [("jepa", "random / from scratch"), ("jepa", "mae")]
-    against_random, _ = figures.classes(pairs).axes
+    study = some()
+    [pairs] = figures.pairs_of(study.points()).values()
+    assert [(one.row.method, other.row.method) for _, one, other in pairs] == [("jepa", "random"), ("jepa", "mae")]
+    against_random, _ = figures.classes(pairs, study.styles()).axes
     assert [text.get_text() for text in against_random.get_yticklabels()] == ["common (9)", "rare (2)"]
     common, rare = lines(against_random, "jepa", 1)
     assert common == [[pytest.approx(0.2)], [0.0]] and rare == [[pytest.approx(0.2)], [1.0]]
@@ -177,11 +190,11 @@ def test_classes_draws_the_difference_of_two_methods_with_welchs_interval_over_r
 
 
 def test_a_class_difference_of_single_runs_has_no_interval() -> None:
-    records = Records(seeds=(0,))
+    study = Study(seeds=(0,))
     for method in SKILL:
-        records.evaluate(method)
-    [pairs] = figures.pairs_of(records.points()).values()
-    assert [lines(axes, "jepa", 2) for axes in figures.classes(pairs).axes] == [[], []]
+        study.evaluate(method)
+    [pairs] = figures.pairs_of(study.points()).values()
+    assert [lines(axes, "jepa", 2) for axes in figures.classes(pairs, study.styles()).axes] == [[], []]
 
 
 def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> None:
@@ -193,34 +206,74 @@ def test_methods_stand_at_their_ranks_and_bars_join_those_not_told_apart() -> No
     assert {"jepa", "mae\n(mask=0.75)", "simclr", "random"} <= set(texts)
 
 
-def test_each_method_has_a_loss_panel_of_its_own() -> None:
-    figure = figures.pretraining([("jepa", "jepa", RUN), ("mae", "mae", RUN), ("random", "random", UNTRAINED)])
-    titles = [title(axes) for axes in figure.axes if axes.get_visible()]
-    assert titles == ["jepa", "mae", "RankMe", "feature sd"]
-    (legend,) = (part.legends[0] for part in figure.subfigs if part.legends)
-    assert [text.get_text() for text in legend.get_texts()] == ["jepa", "mae"]  # what was never trained has no curve
+def test_every_recipe_has_panels_of_its_own_with_one_line_in_a_band_from_its_lowest_run_to_its_highest() -> None:
+    rows = [row_of(f"method{i}") for i in range(15)]
+    runs = [RUN | {"monitor": RUN["monitor"] | {"rankme": [3.0, 5.0 + i]}} for i in range(3)]
+    trained = [(row, runs) for row in rows]
+    pages = pages_of_curves(trained)
+    drawn = [figures.pretraining(page, trained, Styles(rows)) for page in pages]
+    assert [part.get_suptitle() for figure in drawn for part in figure.subfigs] == [row.method for row in rows]
+    panels = [axes for figure in drawn for axes in figure.axes]
+    assert {len(axes.lines) for axes in panels} == {1} and max(len(figure.axes) for figure in drawn) <= 24
+    loss, rankme, sd = panels[:3]
+    assert np.asarray(rankme.lines[0].get_ydata()).tolist() == [3.0, 6.0]
+    assert rankme.collections[0].get_datalim(rankme.transData).intervaly.tolist() == [3.0, 7.0]
+    assert len({axes.get_ylim() for axes in panels[1::3]}) == 1
+    assert np.asarray(loss.lines[0].get_ydata()).tolist() == [3.0, 2.0, 1.0] and not loss.collections
+    assert np.asarray(sd.lines[0].get_ydata()).tolist() == [1.0]
 
 
-def test_recipes_of_one_method_differ_in_their_dashes_and_no_two_methods_share_a_look() -> None:
-    rows = [Row("jepa", f"jepa (keep={i})", {}, ()) for i in range(3)]
-    assert len({figures._line(row, rows)["linestyle"] for row in rows}) == 3
-    assert len({str(figures._line(row, rows) | {"linestyle": ""}) for row in rows}) == 1
+@pytest.mark.parametrize(("methods", "bands"), [(FEW, FEW), (FEW + 1, 0)])
+def test_curves_beside_each_other_are_means_over_runs_and_have_bands_where_they_can_be_told_apart(
+    methods: int, bands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SKILL", {f"method{i}": 0.6 + 0.01 * i for i in range(methods)})
+    study = Study()
+    for method in SKILL:
+        for at in (0.5, 1.0):
+            study.evaluate(method, at=at)
+    for run in study.results:
+        if run["kind"] == "pretrain":
+            run["result"] = run["result"] | {"monitor": {"step": [0, 4], "rankme": [3.0, 5.0 + 2 * run["config"]["seed"]]}}
+    *_, rankme = figures.along(study.points(), study.runs(), study.styles()).axes
+    assert [np.asarray(line.get_ydata()).tolist() for line in rankme.lines] == [[3.0, 6.0]] * methods
+    assert len(rankme.collections) == bands
+
+
+def test_methods_from_outside_the_repository_look_like_no_other_method_and_always_the_same() -> None:
+    outside = [f"method{i}" for i in range(30)]
+    looks = looks_of([*NAMES, *outside, "random"])
+    assert len(set(looks.values())) == len(looks)
+    assert looks_of(reversed([*NAMES, *outside, "random"])) == looks
+    assert len({looks[name].colour for name in outside}) == 6
+    grey = {name: (look.marker, look.filled) for name, look in looks.items()}
+    assert not {grey[name] for name in outside} & {grey[name] for name in NAMES}
+    assert len({grey[name] for name in NAMES}) == len(NAMES)
+    assert set(find_methods()) - {"random"} == set(NAMES)
+    assert looks_of(["method7"])["method7"] == looks_of(["method7", "jepa"])["method7"]
+
+
+def test_recipes_of_one_method_differ_in_their_dashes_alone() -> None:
+    rows = [row_of("jepa", f"optim.lr={lr}") for lr in (1e-3, 2e-3, 3e-3)]
+    styles = Styles(rows)
+    assert [styles.line(row)["linestyle"] for row in rows] == list(DASHES[:3])
+    assert len({str(styles.mark(row)) for row in rows}) == 1
 
 
 def test_figures_are_of_the_last_checkpoint_and_all_labels_and_pages_begin_with_linear_and_finetune(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = Records()
+    study = Study()
     for method in SKILL:
         for protocol in ("knn", "finetune", "linear", "linear-mean"):
             for task in "abcde" if protocol == "linear" else "a":
-                records.evaluate(method, protocol, task)
-        records.evaluate(method, "linear", "a", fraction=0.5, better=0.1)
+                study.evaluate(method, protocol, task)
+        study.evaluate(method, "linear", "a", fraction=0.5, better=0.1)
         if method != "random":
-            records.evaluate(method, "linear", "a", at=0.5, better=0.1)
+            study.evaluate(method, "linear", "a", at=0.5, better=0.1)
     drawn: dict[str, Figure] = {}
     monkeypatch.setattr(figures, "save", lambda figure, path: drawn.update({path.name: figure}) or [path])
-    figures.write(*records.cells(), records.made, tmp_path)
+    figures.write(study.report(), tmp_path)
     assert [name for name in drawn if not name.startswith(("classes", "ranks"))] == [
         "auroc", "auroc-2", "auroc-3", "labels", "along", "cost", "cost-2", "cost-3", "reliability", "reliability-2",
         "reliability-3", "pretraining"]
@@ -234,13 +287,13 @@ def test_figures_are_of_the_last_checkpoint_and_all_labels_and_pages_begin_with_
     assert {name for name in drawn if name.startswith("classes")} == {f"classes-s-{task}" for task in "abcde"}
 
 
-def test_same_records_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "save", lambda figure, path: plot.save(figure, path, ("svg",)))
+def test_same_results_draw_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "save", lambda figure, path: style.save(figure, path, ("svg",)))
     written = []
     for name in "ab":
-        records = some()
+        study = some()
         for method in SKILL:
-            records.evaluate(method, fraction=0.5)
-            records.evaluate(method, at=0.5)
-        written.append({path.name: path.read_bytes() for path in figures.write(*records.cells(), records.made, tmp_path / name)})
+            study.evaluate(method, fraction=0.5)
+            study.evaluate(method, at=0.5)
+        written.append({path.name: path.read_bytes() for path in figures.write(study.report(), tmp_path / name)})
     assert written[0] == written[1] and len(written[0]) == 7
