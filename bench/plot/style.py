@@ -1,7 +1,6 @@
-"""The look of every figure: sizes, fonts, colours, the marker of each method; and how a figure is saved. No pyplot."""
+"""The look of every figure: sizes, fonts, colours; and how a figure is saved. No pyplot."""
 
 import io
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,24 +27,7 @@ styled = matplotlib.style.context(["default", STYLE])  # a decorator: the user's
 
 # The palette of Okabe and Ito without its yellow, which is too light for a line on white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-NAMES = ("jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc", "st_mem", "mtae", "mlae",
-         "barlow")
-SHAPES = [(marker, filled) for filled in (True, False) for marker in "osD^vP*"] + [("X", False)]  # of the methods in NAMES
-OTHERS = [(marker, filled) for filled in (True, False) for marker in "<>phd"]  # of all other methods
-
-
-def look(method: str) -> dict[str, Any]:
-    """The colour and marker of a method, the same in every figure, for `axes.plot(x, y, **look(name))`.
-
-    In a grey print, shape and filling tell the methods of this repository apart. The look of another method follows from
-    the CRC-32 of its name and is none of theirs.
-    """
-    i = NAMES.index(method) if method in NAMES else zlib.crc32(method.encode())
-    marker, filled = SHAPES[i] if method in NAMES else OTHERS[i // 6 % len(OTHERS)]
-    colour = COLOURS[1 + i % 6]
-    if method == "random":
-        colour, marker, filled = COLOURS[0], "X", True
-    return {"color": colour, "marker": marker, "markeredgecolor": colour, "markerfacecolor": colour if filled else "white"}
+SHAPES = [(marker, filled) for filled in (True, False) for marker in "osD^vP*"]  # of the classes on a map
 
 
 def image_format(out: Path) -> str:

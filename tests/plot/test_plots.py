@@ -11,13 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench.core.errors import UserError
-from bench.core.files import ROOT
 from bench.data.signal import LEADS
 from bench.plot.curves import plot_curves
 from bench.plot.ecg import plot_contact_sheet, plot_ecg
 from bench.plot.embeddings import plot_map
 from bench.plot.masks import Panel, plot_masks
-from bench.plot.style import image_format, look, save
+from bench.plot.style import image_format, save
 from bench.plot.views import plot_views
 
 RNG = np.random.default_rng(0)
@@ -63,16 +62,6 @@ def test_the_same_figure_is_the_same_bytes_without_a_date_whatever_the_users_sty
 def test_a_picture_of_another_format_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"{name} must end in \.png, \.svg or \.pdf"):
         image_format(Path(name))
-
-
-def test_every_known_method_has_a_look_that_grey_keeps_and_an_unknown_one_has_none_of_theirs() -> None:
-    def grey(method: str) -> tuple[str, bool]:
-        return look(method)["marker"], look(method)["markerfacecolor"] == look(method)["color"]
-
-    known = [path.stem for path in (ROOT / "methods").glob("*.yaml")]
-    assert len({grey(name) for name in known}) == len(known) == 16
-    assert look("mine") == look("mine")
-    assert not {grey(f"mine{i}") for i in range(30)} & {grey(name) for name in known}
 
 
 # ECG
