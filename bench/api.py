@@ -17,7 +17,8 @@ from bench.data.ingest.records import open_records
 from bench.data.loader import PLACES
 from bench.data.store import Store, open_by_name
 from bench.evaluation import runner
-from bench.evaluation.protocols import load_evaluation_config, start_from_linear
+from bench.evaluation.inputs import has_learned
+from bench.evaluation.protocols import load_evaluation_config, select_seeds, start_from_linear
 from bench.runs import results as record
 from bench.runs.config import Override, load_mixture, load_pretrain_config, overrides_of
 from bench.runs.config import run_id as name_run
@@ -112,11 +113,11 @@ def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnosti
     overrides = _overrides(settings)
     if any(each.key == "at" for each in overrides):
         raise UserError("--set at would be overridden; write --at SHARE")
-    learned = runner.has_learned(workspace.work, run_id)
-    configs = [load_evaluation_config(protocol, task, run_id, opened, seed, [
+    learned = has_learned(workspace.work, run_id)
+    configs = [load_evaluation_config(protocol, task, run_id, opened, seed, external=other, overrides=[
                    *(start_from_linear(overrides) if protocol == "finetune-after-linear" else []), *overrides,
-                   Override("at", at)], other)
-               for protocol in protocols for task in tasks for seed in runner.seeds_of(protocol, learned, list(seeds))]
+                   Override("at", at)])
+               for protocol in protocols for task in tasks for seed in select_seeds(protocol, learned, list(seeds))]
     for config in configs:
         if record.exists(workspace.results, name_run(config)):
             print(f"already done: {record.path(workspace.results, name_run(config))}")

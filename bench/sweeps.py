@@ -15,7 +15,7 @@ from bench.core.yaml import Document, Keys, read_document
 from bench.data import leak, views
 from bench.data.store import Store, open_by_name
 from bench.encoders.config import EncoderConfig
-from bench.evaluation import protocols
+from bench.evaluation import inputs, protocols
 from bench.evaluation import runner as evaluation
 from bench.method import build_model
 from bench.runs import results as record
@@ -228,9 +228,9 @@ def evaluation_configs(sweep: Sweep, stores: dict[str, Store], own: Sequence[boo
                 continue
             overrides = evaluation_overrides(sweep, i, protocol, cell)
             points = (then.at or (1.0,)) if learns else (1.0,)
-            for seed, at in itertools.product(evaluation.seeds_of(protocol, learns, then.seeds), points):
+            for seed, at in itertools.product(protocols.select_seeds(protocol, learns, then.seeds), points):
                 config = protocols.load_evaluation_config(
-                    name, task, "", stores[then.store], seed, [*overrides, Override("at", at)])
+                    name, task, "", stores[then.store], seed, overrides=[*overrides, Override("at", at)])
                 if out.setdefault(run_id(config), config) is not config and learns:
                     raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
                                     f"value twice ({sweep.place('evaluate', i)})")
@@ -279,11 +279,11 @@ class Checks:
         for each in run.evaluations.values():
             rule = canonical(each.replace(seed=0))
             if rule not in rules:
-                evaluation.check_protocol(each, config.optim.steps > 0)
+                protocols.check_protocol(each, config.optim.steps > 0)
                 target = self.stores[each.data.store]
-                task = evaluation.open_task(each, config, target)
+                task = inputs.open_task(each, config, target)
                 if config.optim.steps:
-                    evaluation.check_unseen(self.seen[key], task, target)
+                    inputs.check_unseen(self.seen[key], task, target)
             rules.add(rule)
 
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {"draw": [], "score": [], "sklearn": []}
     for _ in range(given.rounds):
         times = [time.process_time()]
-        weights = metrics.class_complete_resamples(y, given.resamples)
+        weights = metrics.draw_resamples(y, given.resamples)
         times.append(time.process_time())
         found = [metrics.auroc(y, each, weights) for each in p]
         times.append(time.process_time())

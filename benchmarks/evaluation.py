@@ -30,10 +30,13 @@ from bench.data.loader import Crops
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.evaluation import finetune, frozen, heads, tasks
+from bench.evaluation import finetune, heads, tasks
+from bench.evaluation.job import Job
 from bench.evaluation.protocols import load_evaluation_config
+from bench.evaluation.reader import Reader
+from bench.evaluation.stack import HeadPredictor, Stack, list_points
 from bench.runs import results as record
-from bench.runs.config import overrides_of
+from bench.runs.config import overrides_of, run_id
 from bench.runs.workspace import Workspace
 from bench.training import optim
 
@@ -75,30 +78,32 @@ class Ours:
         place = np.add.outer(self.rows, np.arange(CLASSES))
         labels = (place % min(PER_CLASS, records) == 0).astype(np.float32)
         split = tasks.Split(self.rows, labels)
-        self.task = frozen.Visible("multi-label", [str(i) for i in range(CLASSES)], split, split)
+        self.task = tasks.TrainingTask("multi-label", [str(i) for i in range(CLASSES)], split, split)
         given = overrides_of({"evaluation.precision": precision, "evaluation.batch": min(BATCH, records)})
-        configs = [load_evaluation_config("linear", "all", "", store, seed, given) for seed in range(SEEDS)]
-        settings = configs[0]["evaluation"]
-        self.crops = Crops(store, round(settings["crop_seconds"] * RATE_HZ), there.device)
-        self.stride = round(settings["stride_seconds"] * RATE_HZ)
+        configs = [load_evaluation_config("linear", "all", "", store, seed, overrides=given) for seed in range(SEEDS)]
+        settings = configs[0].evaluation
+        self.crops = Crops(store, round(settings.crop_seconds * RATE_HZ), there.device)
+        self.stride = round(settings.stride_seconds * RATE_HZ)
         torch.manual_seed(0)
         encoder = vit.Encoder(vit.SIZES[size]).to(there.device)
-        self.reader = frozen.Reader(encoder, self.crops, self.stride, settings, there.work, lambda: 0)
+        job = Job(configs, {run_id(config): self.task for config in configs}, encoder, self.crops, self.stride, precision,
+                  self.rows, there.work, None, there, lambda: 0)
+        self.reader = Reader(job)
         self.reader.cached = True
-        self.kept = self.reader.keep(self.rows, "crops")
-        self.stack = frozen.Stack(configs, frozen.points(settings)[0], self.task, encoder, there.device)
+        self.crop_tokens = self.reader.collect_tokens(self.rows, "crops")
+        self.stack = Stack(job, configs, list_points(settings)[0])
         self.labels = torch.from_numpy(labels[: BATCH]).to(there.device)
-        self.config = load_evaluation_config("finetune", "all", "", store, 0, given)
+        self.config = load_evaluation_config("finetune", "all", "", store, 0, overrides=given)
         self.tokens = self.read_tokens()
         torch.manual_seed(0)
         tuned = vit.Encoder(vit.SIZES[size], dropout=0.05)
         self.model = heads.Classifier(tuned, heads.build("register", tuned, CLASSES), False).to(there.device)
-        self.optimiser = optim.adamw(self.model, self.config["evaluation"])
+        self.optimiser = optim.adamw(self.model, self.config.evaluation)
 
     def read_tokens(self) -> torch.Tensor:
         rows = self.rows[np.arange(min(BATCH, len(self.rows)))]
         parts = np.array_split(rows, max(1, len(rows) // self.reader.chunk))
-        return torch.cat([self.reader.read(part, part % 3000) for part in parts])
+        return torch.cat([self.reader.encode_crops(part, part % 3000) for part in parts])
 
     def seconds(self, what: str) -> float:
         began = now(self.there.device)
@@ -110,8 +115,8 @@ class Ours:
         return len(self.read_tokens())
 
     def cached_crop(self) -> int:
-        """A crop whose tokens are kept: gathered."""
-        return len(self.kept.take(np.random.default_rng(0).integers(len(self.kept.rows), size=BATCH)))
+        """A crop whose tokens are in memory: gathered."""
+        return len(self.crop_tokens.take(np.random.default_rng(0).integers(len(self.crop_tokens.rows), size=BATCH)))
 
     def step(self) -> int:
         """A step of the ten heads of the largest task."""
@@ -120,8 +125,8 @@ class Ours:
 
     def validation_crop(self) -> int:
         """A crop through the ten heads."""
-        frozen.predict(self.stack.head, self.kept, self.rows, self.task, self.stack.settings)
-        return len(self.kept.rows)
+        HeadPredictor(self.stack.head, self.task, self.stack.settings).predict(self.crop_tokens, self.rows)
+        return len(self.crop_tokens.rows)
 
     def selection(self) -> int:
         """The validation score of one head of 71 classes on as many records as fold 9 has."""
@@ -132,15 +137,15 @@ class Ours:
 
     def tuned_crop(self) -> int:
         """A validation crop of fine-tuning."""
-        finetune.predict(self.model, self.task, self.rows, self.crops, self.stride, self.config["evaluation"])
-        return len(self.kept.rows)
+        finetune.predict(self.model, self.task, (self.rows, self.crops), self.stride, self.config.evaluation)
+        return len(self.crop_tokens.rows)
 
     def tuned_step(self) -> int:
         """A training step of fine-tuning: data, forward, backward, optimiser."""
         rows = self.rows[: BATCH]
         x = self.crops.normalise(self.crops.raw(torch.from_numpy(rows), torch.from_numpy(rows % 3000)))
-        optim.schedule_(self.optimiser, 1, self.config["evaluation"])
-        finetune.step(self.model, self.optimiser, self.task, x, self.labels, self.config["evaluation"])
+        optim.schedule_(self.optimiser, 1, self.config.evaluation)
+        finetune.step(self.model, self.optimiser, self.task, (x, self.labels), self.config.evaluation)
         return 1
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.evaluation import runner as evaluation
+from bench.evaluation.protocols import derive_linear
 from bench.runs.config import Config, EvaluationConfig, run_id
 from bench.sweeps import Pretraining
 from slurm import commands, lease
@@ -67,10 +68,10 @@ def units(evaluations: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig
 
     A finetune-after-linear is with the linear evaluation that it starts from, so that no two jobs run that.
     """
-    found = evaluation.groups(evaluations)
+    found = evaluation.group_configs(evaluations)
     home = {run_id(config): unit for unit in found for config in unit}
     for unit in [u for u in found if u[0]["after"]]:
-        before = home.get(run_id(evaluation.linear_of(unit[0])))
+        before = home.get(run_id(derive_linear(unit[0])))
         if before is not None:
             before += unit
             found.remove(unit)

@@ -21,4 +21,5 @@ def evaluation(protocol: str, task: str, pretrain: str, store: Store, seed: int 
     """An evaluation in float32, so that no number depends on the machine."""
     sections = ["evaluation", "after"] if protocol == "finetune-after-linear" else ["evaluation"]
     exact = [Override(f"{section}.precision", "float32") for section in sections]
-    return load_evaluation_config(protocol, task, pretrain, store, seed, [*exact, *overrides_of(overrides)], external)
+    return load_evaluation_config(protocol, task, pretrain, store, seed,
+                                  overrides=[*exact, *overrides_of(overrides)], external=external)

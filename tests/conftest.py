@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from corpora import array_corpus
 from pretraining import Pretraining
 
 from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
-from bench.data.store import Store
+from bench.data.store import Store, open_by_name
 from bench.encoders import vit
 from bench.report.results import load_results
 from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
 from bench.runs.workspace import Workspace
 from bench.training import monitor
 from bench.training.inputs import fill_fingerprints
+from bench.training.trainer import pretrain
 from paper import figures, report
 
 torch.set_num_threads(1)
@@ -58,8 +61,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(stores: Path) -> Store:
-    from bench.data.store import open_by_name
-
     return open_by_name(stores, "tiny")
 
 
@@ -110,6 +111,55 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
 def heads(method: str) -> dict[str, Any]:
     """The overrides that make a method small."""
     return {f"method.{key}": value for key, value in small(load_pretrain_config(method).method.arguments).items()}
+
+
+@pytest.fixture(scope="session")
+def two_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the store `two`: 80 records of 5 s at 100 Hz; every one has a `pitch`, every second one a `form`."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("two")
+    pitch = rng.integers(3, size=80)
+    pitch[[64, 65, 66, 72, 73, 74]] = [0, 1, 2, 0, 1, 2]
+    time_s = np.arange(500) / 100
+    mv = rng.normal(0, 0.2, (80, 12, 500)) + np.sin(2 * np.pi * np.array([2, 11, 23])[pitch, None, None] * time_s)
+    columns = {"fold": [i // 8 + 1 for i in range(80)], "pitch": [("low", "high", "odd")[p] for p in pitch],
+               "form": ["", "flat", "", "steep"] * 20}
+    array_corpus(folder / "corpus", np.rint(mv * 1000).astype(np.int16), columns, name="two", tasks=["pitch", "form"])
+    prepare(open_corpus("array", folder / "corpus", None), folder / "stores")
+    return folder / "stores"
+
+
+@pytest.fixture
+def two(two_folder: Path) -> Store:
+    return open_by_name(two_folder, "two")
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> tuple[Path, dict[str, str]]:
+    """(a work folder, run_ids in it): `jepa` of two steps on `tiny`, and `random`; both of a nano encoder."""
+    folder, names = tmp_path_factory.mktemp("pretrained"), {}
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(monitor, "BATCH", 16)
+        m.setitem(vit.SIZES, "nano", NANO)
+        for method, steps in (("jepa", ["optim.steps=2", "optim.batch=4", "optim.warmup_steps=0"]), ("random", [])):
+            nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps]
+            config = load_pretrain_config(method, [*parse_overrides(nano), *overrides_of(heads(method))])
+            workspace = Workspace(folder / "work", folder / "results", torch.device("cpu"))
+            names[method] = pretrain(config, [open_by_name(stores, "tiny")], workspace).run_id
+    return folder / "work", names
+
+
+@pytest.fixture
+def run(pretrained: tuple[Path, dict[str, str]], workspace: Workspace, nano: vit.Size) -> str:
+    """run_id of `jepa` in the workspace, where `random` is, too."""
+    work, names = pretrained
+    shutil.copytree(work, workspace.work)
+    return names["jepa"]
+
+
+@pytest.fixture
+def random(run: str, pretrained: tuple[Path, dict[str, str]]) -> str:
+    """run_id of `random` in the workspace."""
+    return pretrained[1]["random"]
 
 
 @pytest.fixture(scope="session")

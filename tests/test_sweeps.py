@@ -22,6 +22,7 @@ from bench.core.interrupt import Interrupted
 from bench.core.models import canonical
 from bench.core.yaml import Document
 from bench.evaluation import runner as evaluation
+from bench.evaluation.protocols import derive_linear
 from bench.method import build_model
 from bench.runs import results as record
 from bench.runs.workspace import Workspace
@@ -319,7 +320,7 @@ def test_what_is_fine_tuned_of_a_random_backbone_is_trained_from_scratch(place: 
                for run in (random, jepa) for c in run.evaluations.values()}
     assert configs["random", "scratch", 0]["evaluation"]["lr"] == 0.5
     linear, after = configs["jepa", "linear", 1], configs["jepa", "finetune-after-linear", 1]
-    assert evaluation.linear_of(after) == linear  # the sweep's own linear evaluation is what it starts from
+    assert derive_linear(after) == linear  # the sweep's own linear evaluation is what it starts from
 
 
 def test_a_store_resampled_by_another_method_than_the_config_s_is_refused(tmp_path) -> None:

@@ -19,7 +19,7 @@ from bench.data.loader import CLIP
 from bench.data.signal import LEADS
 from bench.encoders import vit
 from bench.encoders.config import EncoderConfig
-from bench.evaluation import runner as evaluation
+from bench.evaluation.inputs import build_encoder
 from bench.runs.config import PretrainConfig
 from bench.runs.workspace import checkpoint_name, run_folder
 from bench.training import checkpoint
@@ -144,7 +144,7 @@ def take_backbone(trained: Checkpoint) -> Backbone:
         raise UserError(f"run {meta['run_id']} ({config.method.name}) has learned nothing: each evaluation draws its own "
                         f"weights; name the run of a pre-training")
     mean, sd, units, words = _statistics(meta, config)
-    encoder = evaluation.backbone(trained, 0, 0.0).eval().requires_grad_(False)
+    encoder = build_encoder(trained).eval().requires_grad_(False)
     about = BackboneConfig(
         run_id=meta["run_id"], method=config.method.name, rate_hz=meta["rate_hz"], units=units, leads=meta["leads"],
         encoder=config.encoder.replace(size=str(encoder.size), dropout=0.0), mean=tuple(mean), sd=tuple(sd), clip_sd=CLIP,

@@ -26,10 +26,11 @@ from bench.data.signal import LEADS, lead_order
 from bench.data.store import Store, eligible
 from bench.encoders import vit
 from bench.encoders.config import EncoderConfig
+from bench.evaluation import artifacts
+from bench.evaluation.artifacts import EvaluationWeights
 from bench.evaluation.protocols import load_defaults
-from bench.evaluation.runner import KEPT
 from bench.runs.config import BASE, EvaluationConfig, PretrainConfig, find_methods, run_id
-from bench.runs.workspace import checkpoint_name, run_folder
+from bench.runs.workspace import checkpoint_name, evaluation_folder, run_folder
 from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
 
@@ -242,7 +243,7 @@ def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | N
     encoder = build_encoder(published.config, published.weights[part], f"{path}, {part}").state_dict()
     config = describe_run(published, hash_tensors(encoder), name, saw)
     head = take_head(published, path, config) if published.head else None
-    run, evaluation = run_id(config), run_id(EvaluationConfig.model_validate(head.meta["config"])) if head else ""
+    run, evaluation = run_id(config), run_id(head.config) if head else ""
     folder = run_folder(work, run)
     with lock_file(folder / "lock", f"run {run}"):
         checkpoint.remove_partial(folder)
@@ -254,7 +255,7 @@ def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | N
              "stores": describe_stores(published, saw), "saw": describe_seen(published, config, saw),
              "step": published.step, "window": []}))
         if head:
-            checkpoint.save(folder / "evaluations" / evaluation / KEPT, head)
+            artifacts.write_weights(evaluation_folder(work, run, evaluation) / artifacts.WEIGHTS, head)
     return run, evaluation
 
 
@@ -299,7 +300,7 @@ def describe_run(published: Published, weights: str, name: str, saw: Sequence[St
                    "task": published.task}})
 
 
-def take_head(published: Published, path: Path, config: PretrainConfig) -> Checkpoint:
+def take_head(published: Published, path: Path, config: PretrainConfig) -> EvaluationWeights:
     """The classifier's head as an evaluation keeps it. Its classes are numbered: the checkpoint has no names.
 
     UserError where the head is of a kind that ours are not.
@@ -318,7 +319,7 @@ def take_head(published: Published, path: Path, config: PretrainConfig) -> Check
     value["evaluation"] |= {"head": kind, "dropout": 0.0, "crop_seconds": seconds,
                             "stride_seconds": head.crop_stride or seconds, "precision": "float32"}
     value |= {"pretrain": run_id(config), "task": published.task, "after": None, "imported": hash_tensors(tensors)}
-    return Checkpoint({f"head.{k}": v for k, v in tensors.items()}, {
-        "config": EvaluationConfig.model_validate(value).to_json(), "pretrain_config": config.to_json(),
-        "classes": [str(i) for i in range(head.num_classes)], "rate_hz": config.data.rate_hz, "leads": list(LEADS),
-        "units": "mV", "mean": published.mean, "sd": published.sd})
+    return EvaluationWeights(
+        EvaluationConfig.model_validate(value), config, head=tensors, encoder={}, kind="multi-label",
+        classes=[str(i) for i in range(head.num_classes)], moments=(0.0, 1.0), rate_hz=config.data.rate_hz, leads=list(LEADS),
+        units="mV", mean=published.mean, sd=published.sd)

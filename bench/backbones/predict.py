@@ -16,14 +16,12 @@ from bench.core.files import write_text
 from bench.data.corpora import CorpusFolder
 from bench.data.signal import LEADS
 from bench.encoders import vit
-from bench.evaluation import heads, tasks
-from bench.evaluation import runner as evaluation
+from bench.evaluation import artifacts, heads, tasks
+from bench.evaluation.inputs import build_encoder
 from bench.runs import results as record
-from bench.runs.config import EvaluationConfig, PretrainConfig
-from bench.runs.workspace import checkpoint_name, run_folder
+from bench.runs.config import EvaluationConfig
+from bench.runs.workspace import checkpoint_path
 from bench.training import checkpoint, optim
-
-NEEDED = {"config", "pretrain_config", "classes", "rate_hz", "leads", "units", "mean", "sd"}
 
 
 @dataclass(frozen=True)
@@ -66,31 +64,23 @@ def build_head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str,
 
 def load_classifier(work: Path, results: Path, run: str) -> Classifier:
     """The classifier of an evaluation's run_id, in evaluation mode."""
-    known = {path.parent.name: path for path in sorted((work / "runs").glob(f"*/evaluations/*/{evaluation.KEPT}"))}
+    known = artifacts.find_weights(work)
     if run not in known:
         raise UserError(f"no evaluation {run!r:.80} with its weights in {work}. Known: {', '.join(sorted(known)) or 'none':.200}")
     path = known[run]
-    state = checkpoint.load(path)
-    tensors, meta = state.tensors, state.meta
-    if not meta.keys() >= NEEDED:
-        raise UserError(f"{path} does not hold the weights of an evaluation; remove it, and run the evaluation again")
-    if meta["leads"] != list(LEADS):
-        raise UserError(f"{path}: its leads are {meta['leads']!r:.200}, not {', '.join(LEADS)}")
-    config = EvaluationConfig.model_validate(meta["config"])
-    trained = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
-    if trained:
+    weights = artifacts.read_weights(path)
+    config = weights.config
+    if weights.leads != list(LEADS):
+        raise UserError(f"{path}: its leads are {weights.leads!r:.200}, not {', '.join(LEADS)}")
+    if weights.encoder:
         with torch.device("meta"):
-            encoder = vit.build(PretrainConfig.model_validate(meta["pretrain_config"]).encoder.replace(dropout=0.0))
-        checkpoint.fill_(encoder, trained, str(path))
+            encoder = vit.build(weights.pretrain_config.encoder.replace(dropout=0.0))
+        checkpoint.fill_(encoder, weights.encoder, str(path))
     else:
-        source = run_folder(work, config.pretrain) / checkpoint_name(config.at)
-        torch.manual_seed(optim.derive(config.seed, evaluation.WEIGHTS))  # of a backbone that learned nothing
-        encoder = evaluation.backbone(checkpoint.load(source), config.seed, 0.0)
-    weights = {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
-    head, bias = build_head(config.evaluation.head, encoder, len(meta["classes"]), weights, str(path))
-    backbone = Backbone(encoder, rate_hz=meta["rate_hz"], units=meta["units"], mean=meta["mean"], sd=meta["sd"])
-    facts = ClassifierFacts(run, config, meta["classes"], meta.get("kind", "multi-label"), meta.get("moments", (0.0, 1.0)),
-                            load_thresholds(results, run))
+        encoder = build_encoder(checkpoint.load(checkpoint_path(work, config.pretrain, config.at)), config.seed)
+    head, bias = build_head(config.evaluation.head, encoder, len(weights.classes), weights.head, str(path))
+    backbone = Backbone(encoder, rate_hz=weights.rate_hz, units=weights.units, mean=weights.mean, sd=weights.sd)
+    facts = ClassifierFacts(run, config, weights.classes, weights.kind, weights.moments, load_thresholds(results, run))
     return Classifier(backbone, head, bias, facts).eval().requires_grad_(False)
 
 

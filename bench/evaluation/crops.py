@@ -14,26 +14,28 @@ ORDER, STARTS = 101, 102  # streams of random numbers drawn from one seed
 
 @dataclass(frozen=True)
 class Epochs:
-    """Training crops: in every epoch each of the rows once, in a new order, from a new place in its record.
+    """Training crops: every epoch holds each row once, in a new order, and each crop starts at a new place in its record.
 
-    A pure function of (seed, epoch, row); which rows a task uses of them changes nothing for the others.
+    Order and starts are pure functions of (seed, epoch, row): which rows a task uses changes nothing for other tasks.
     """
 
     rows: np.ndarray  # (n,) rows of the store
     seed: int
 
     def order(self, epoch: int) -> np.ndarray:
-        """(n,) places in rows."""
+        """(n,) indices into `rows`, in the order of this epoch."""
         return np.random.default_rng((self.seed, ORDER, epoch)).permutation(len(self.rows))
 
     def starts(self, epoch: int, choices: np.ndarray) -> np.ndarray:
-        """(n,) below choices (n,), by place in rows: which of a record's crops it is."""
-        return (np.random.default_rng((self.seed, STARTS, epoch)).random(len(self.rows)) * choices).astype(np.int64)
+        """(n,) int64: for each of `rows` one of its `choices` (n,) possible crops, counted from 0."""
+        shares = np.random.default_rng((self.seed, STARTS, epoch)).random(len(self.rows))
+        starts: np.ndarray = (shares * choices).astype(np.int64)
+        return starts
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The crops at every stride of some rows: n of them, record after record."""
+    """All n crops at a fixed stride of some rows, record after record."""
 
     rows: np.ndarray  # (n,) rows of the store
     starts: np.ndarray  # (n,) samples
@@ -45,22 +47,25 @@ class Grid:
             yield crops.normalise(crops.raw(torch.from_numpy(self.rows[part]), torch.from_numpy(self.starts[part])))
 
 
-def grid(crops: Crops, rows: np.ndarray, stride: int) -> Grid:
-    """The Grid of the rows; a record's last crop ends within it."""
+def lay_grid(crops: Crops, rows: np.ndarray, stride: int) -> Grid:
+    """The Grid of the rows, a crop every `stride` samples; a record's last crop ends within the record."""
     starts = [np.arange(0, length - crops.samples + 1, stride) for length in crops.length[rows].tolist()]
     return Grid(np.repeat(rows, [len(s) for s in starts]), np.concatenate(starts))
 
 
-def places(of: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(which of `of` are among the rows, the place in rows of each of these)."""
-    place = np.full(max(of.max(initial=-1), rows.max(initial=-1)) + 1, -1)
-    place[rows] = np.arange(len(rows))
-    found = np.flatnonzero(place[of] >= 0)
-    return found, place[of[found]]
+def match_rows(candidates: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of the candidates that are among the rows, for each of these its index in rows)."""
+    index = np.full(max(candidates.max(initial=-1), rows.max(initial=-1)) + 1, -1)
+    index[rows] = np.arange(len(rows))
+    matches = np.flatnonzero(index[candidates] >= 0)
+    return matches, index[candidates[matches]]
 
 
-def average(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Tensor:
-    """((b, ...) values of crops, (b,) which of n records each is of), ... -> (n, ...) float64, the mean of each record."""
+def average_crops(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """(n, ...) float64: the mean over the crops of each of n records.
+
+    batches: pairs of values (b, ...) of crops and the index (b,) of the record that each crop is of.
+    """
     total, count = torch.zeros(()), torch.zeros(n, dtype=torch.float64)
     for values, owner in batches:
         if not total.ndim:

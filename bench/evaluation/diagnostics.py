@@ -10,7 +10,7 @@ from bench.training.monitor import rankme
 
 
 def diagnose(features: Tensor) -> dict[str, Any]:
-    """A record's diagnostics of (n, D) features, e.g. mean tokens of the validation records: n, rankme, sd (spectrum).
+    """The diagnostics of (n, D) features in a result, e.g. mean tokens of the validation records: n, rankme, sd (spectrum).
 
     UserError where there are fewer than two records or a value is not finite.
     """
@@ -22,7 +22,8 @@ def diagnose(features: Tensor) -> dict[str, Any]:
 def spectrum(features: Tensor) -> Tensor:
     """(min(n, D),) sd of (n, D) features along their principal axes, the largest first."""
     centred = features.double() - features.double().mean(0)
-    return torch.linalg.svdvals(centred) / (len(features) - 1) ** 0.5
+    sd: Tensor = torch.linalg.svdvals(centred) / (len(features) - 1) ** 0.5
+    return sd
 
 
 def cka(x: Tensor, y: Tensor) -> float:
@@ -40,7 +41,7 @@ def cka(x: Tensor, y: Tensor) -> float:
     own = [_hsic(f, f) for f in centred]
     if not all(h > 0 and c.norm() > 1e-12 * f.norm() for h, c, f in zip(own, centred, (x, y), strict=True)):
         raise UserError("CKA is not defined for features that are not finite or do not vary")
-    return _hsic(*centred) / (own[0] * own[1]) ** 0.5
+    return float(_hsic(*centred) / (own[0] * own[1]) ** 0.5)
 
 
 def _hsic(x: Tensor, y: Tensor) -> float:

@@ -1,10 +1,10 @@
-"""All weights train, end to end: one evaluation at a time. The test fold is not here."""
+"""Protocols that train all weights end to end, one evaluation at a time: fine-tuning and training from scratch."""
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,106 +14,161 @@ from torch import Tensor
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.interrupt import Interrupted
+from bench.core.rng import derive
 from bench.data.loader import Crops
-from bench.evaluation import heads
-from bench.evaluation.crops import Epochs, grid, places
-from bench.evaluation.frozen import Visible, chunk
-from bench.runs.config import EvaluationConfig, HeadConfig, run_id
-from bench.runs.workspace import Workspace
+from bench.evaluation import artifacts, heads
+from bench.evaluation.crops import Epochs, lay_grid, match_rows
+from bench.evaluation.job import STATE, HeldOut, Job, Outcome, Validations
+from bench.evaluation.protocols import derive_linear
+from bench.evaluation.reader import chunk_size
+from bench.evaluation.stack import HEAD_STREAM
+from bench.evaluation.tasks import TrainingTask
+from bench.runs.config import HeadConfig, run_id
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
 
 DROPOUT = 103  # stream of random numbers drawn from an evaluation's seed
 
 
-def fit(config: EvaluationConfig, task: Visible, model: heads.Classifier, crops: Crops, stride: int, state: Checkpoint | None,
-        folder: Path, where: Workspace, asked: Callable[[], int]) -> dict[str, Any]:
-    """Train the classifier and leave the weights with the best validation in it; gives what the record says of that."""
-    settings, seed = config["evaluation"], config["seed"]
-    optimiser = optim.adamw(model, settings)
-    taken, best = 0, {"step": 0, "value": -math.inf}
-    curve: dict[str, list] = {"step": [], "loss": [], task.metric: []}
-    pending, window = list[Tensor](), list[float]()  # losses since the last validation: on the device, here
-    kept = copy.deepcopy(model.state_dict())
-    if state:
-        checkpoint.restore_(model, optimiser, state.tensors)
-        kept = {k.removeprefix("kept/"): v for k, v in state.tensors.items() if k.startswith("kept/")}
-        taken, best, curve, window = (state.meta[k] for k in ("taken", "best", "curve", "window"))
+def evaluate(job: Job, held_out: HeldOut) -> Iterator[Outcome]:
+    """The outcome of the job's one evaluation."""
+    (config,), (task,), (test_rows,) = job.configs, job.tasks.values(), held_out.rows.values()
+    model = build_classifier(job)
+    choice = fit(job, model)
+    settings = config.evaluation.replace(precision=job.precision)
+    p_validation = predict(model, task, (task.validation.rows, job.crops), job.stride, settings)
+    p_test = predict(model, task, (test_rows, held_out.crops), job.stride, settings)
+    yield Outcome(config, p_validation, p_test, choice, model.state_dict())
 
-    def settle() -> None:
+
+def build_classifier(job: Job) -> heads.Classifier:
+    """The encoder with a head drawn from the evaluation's seed, or with the one that the linear evaluation chose."""
+    (config,), (task,) = job.configs, job.tasks.values()
+    torch.manual_seed(derive(config.seed, *HEAD_STREAM))
+    head = heads.build(config.evaluation.head, job.encoder, len(task.classes))
+    model = heads.Classifier(job.encoder, head, frozen=False).to(job.crops.device)
+    if config.after:
+        model.head.load_state_dict(artifacts.read_linear_head(derive_linear(config), job.workspace))
+    return model
+
+
+def fit(job: Job, model: heads.Classifier) -> dict[str, Any]:
+    """Train the classifier and leave the weights with the best validation in it; gives what the result says of that."""
+    return FineTuning(job, model).train()
+
+
+class FineTuning:
+    """The training of one classifier: its optimiser, its validations and the best weights so far."""
+
+    def __init__(self, job: Job, model: heads.Classifier):
+        (self.config,), (self.task,) = job.configs, job.tasks.values()
+        self.job, self.model = job, model
+        self.settings = self.config.evaluation.replace(precision=job.precision)
+        self.optimiser = optim.adamw(model, self.settings)
+        self.steps, self.validations = 0, Validations(self.task.metric)
+        self.pending, self.losses = list[Tensor](), list[float]()  # since the last validation: on the device, here
+        self.best_weights = copy.deepcopy(model.state_dict())
+        if job.state:
+            self._restore(job.state)
+        rows = self.task.train.rows
+        self.batch, self.epochs = min(self.settings.batch, len(rows)), Epochs(rows, self.config.seed)
+        self.choices = job.crops.length[rows].numpy() - job.crops.samples + 1
+        self.labels = torch.from_numpy(self.task.train.labels).to(job.crops.device)
+        self.saved_at = time.monotonic()
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end, saved every workspace.save_minutes, at a signal and at the end."""
+        title, total = f"{self.settings.name} {self.config.task} {run_id(self.config)}", self.settings.steps
+        with progress.bar(title, total, self.steps) as bar:
+            while self.steps < total and self.steps - self.validations.best_step < self.settings.patience:
+                x, labels = self._read_batch()
+                optim.schedule_(self.optimiser, self.steps, self.settings)
+                torch.manual_seed(derive(self.config.seed, DROPOUT, self.steps))
+                self.pending.append(step(self.model, self.optimiser, self.task, (x, labels), self.settings))
+                self.steps += 1
+                if self.steps % self.settings.validate_every == 0 or self.steps == total:
+                    value = self._validate()
+                    bar(self.steps, f"validation {value:.4f}, best {self.validations.best_value:.4f}")
+                self._save_if_due()
+        self._save()
+        self.model.load_state_dict(self.best_weights)
+        return self.validations.describe(self.steps)
+
+    def _read_batch(self) -> tuple[Tensor, Tensor]:
+        """The crops (B, 12, T) of the next batch, normalised, and their labels (B, C)."""
+        crops, rows = self.job.crops, self.task.train.rows
+        epoch, position = divmod(self.steps, len(rows) // self.batch)
+        indices = self.epochs.order(epoch)[position * self.batch: (position + 1) * self.batch]
+        starts = self.epochs.starts(epoch, self.choices)[indices]
+        x = crops.normalise(crops.raw(torch.from_numpy(rows[indices]), torch.from_numpy(starts)))
+        return x, self.labels[torch.from_numpy(indices).to(self.labels.device)]
+
+    def _validate(self) -> float:
+        self._collect_losses()
+        p = predict(self.model, self.task, (self.task.validation.rows, self.job.crops), self.job.stride, self.settings)
+        value = self.task.score(p)
+        if self.validations.add(self.steps, sum(self.losses) / len(self.losses), value):
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        self.losses.clear()
+        return value
+
+    def _collect_losses(self) -> None:
         """Take the pending losses from the device; UserError where one is no number."""
-        window.extend(torch.stack(pending).tolist() if pending else ())
-        pending.clear()
-        for i, value in enumerate(window):
+        self.losses.extend(torch.stack(self.pending).tolist() if self.pending else ())
+        self.pending.clear()
+        first = self.steps - len(self.losses)
+        for i, value in enumerate(self.losses):
             if not math.isfinite(value):
-                raise UserError(f"the loss of step {taken - len(window) + i} is {value}: evaluation stopped; lower evaluation.lr")
+                raise UserError(f"the loss of step {first + i} is {value}: evaluation stopped; lower evaluation.lr")
 
-    def save() -> None:
-        settle()
-        tensors = checkpoint.flatten(model, optimiser) | {f"kept/{k}": v for k, v in kept.items()}
-        checkpoint.save(folder / "state.pt", Checkpoint(
-            tensors, {"members": [run_id(config)], "taken": taken, "best": best, "curve": curve, "window": window}))
+    def _save_if_due(self) -> None:
+        signum = self.job.read_signal()
+        if signum or time.monotonic() - self.saved_at > 60 * self.job.workspace.save_minutes:
+            self._save()
+            self.saved_at = time.monotonic()
+        if signum:
+            raise Interrupted(signum, f"evaluation {run_id(self.config)} at step {self.steps} of {self.settings.steps}")
 
-    rows, batch = task.train.rows, min(settings["batch"], len(task.train.rows))
-    epochs, room = Epochs(rows, seed), crops.length[rows].numpy() - crops.samples + 1
-    labels = torch.from_numpy(task.train.labels).to(where.device)
-    title = f"{settings['name']} {config['task']} {run_id(config)}"
-    saved_at = time.monotonic()
-    with progress.bar(title, settings["steps"], taken) as bar:
-        while taken < settings["steps"] and taken - best["step"] < settings["patience"]:
-            epoch, position = divmod(taken, len(rows) // batch)
-            here = epochs.order(epoch)[position * batch: (position + 1) * batch]
-            x = crops.normalise(crops.raw(torch.from_numpy(rows[here]), torch.from_numpy(epochs.starts(epoch, room)[here])))
-            optim.schedule_(optimiser, taken, settings)
-            torch.manual_seed(optim.derive(seed, DROPOUT, taken))
-            pending.append(step(model, optimiser, task, x, labels[torch.from_numpy(here).to(where.device)], settings))
-            taken += 1
-            if taken % settings["validate_every"] == 0 or taken == settings["steps"]:
-                settle()
-                value = task.score(predict(model, task, task.validation.rows, crops, stride, settings))
-                curve["step"].append(taken)
-                curve["loss"].append(sum(window) / len(window))
-                curve[task.metric].append(value)
-                window.clear()
-                if value > best["value"]:
-                    best = {"step": taken, "value": value}
-                    kept = copy.deepcopy(model.state_dict())
-                bar(taken, f"validation {value:.4f}, best {best['value']:.4f}")
-            signum = asked()
-            if signum or time.monotonic() - saved_at > 60 * where.save_minutes:
-                save()
-                saved_at = time.monotonic()
-                if signum:
-                    raise Interrupted(signum, f"evaluation {run_id(config)} at step {taken} of {settings['steps']}")
-    save()
-    model.load_state_dict(kept)
-    return {task.metric: best["value"], "best_step": best["step"], "steps": taken, "curve": curve}
+    def _save(self) -> None:
+        self._collect_losses()
+        tensors = checkpoint.flatten(self.model, self.optimiser) | {f"best/{k}": v for k, v in self.best_weights.items()}
+        checkpoint.save(self.job.folder / STATE, Checkpoint(tensors, {
+            "members": [run_id(self.config)], "steps": self.steps, "losses": self.losses,
+            "validations": asdict(self.validations)}))
+
+    def _restore(self, state: Checkpoint) -> None:
+        checkpoint.restore_(self.model, self.optimiser, state.tensors)
+        self.best_weights = {k.removeprefix("best/"): v for k, v in state.tensors.items() if k.startswith("best/")}
+        self.steps, self.losses = state.meta["steps"], state.meta["losses"]
+        self.validations = Validations(**state.meta["validations"])
 
 
-def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: Visible, x: Tensor, y: Tensor,
+def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: TrainingTask, batch: tuple[Tensor, Tensor],
          settings: HeadConfig) -> Tensor:
-    """One optimiser step on crops (B, 12, T) and their labels (B, C), in place; gives the loss."""
+    """One optimiser step, in place, on a batch: crops (B, 12, T) and their labels (B, C); gives the loss."""
+    x, labels = batch
     model.train()
-    with optim.autocast(x.device, settings["precision"]):
+    with optim.autocast(x.device, settings.precision):
         logits = model(x)
-    loss = task.loss(logits, y)
+    loss = task.loss(logits, labels)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if settings["clip"]:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    if settings.clip:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     optimiser.step()
     return loss.detach()
 
 
-def predict(model: heads.Classifier, task: Visible, rows: np.ndarray, crops: Crops, stride: int,
+def predict(model: heads.Classifier, task: TrainingTask, source: tuple[np.ndarray, Crops], stride: int,
             settings: HeadConfig) -> np.ndarray:
-    """(n, C) probabilities of the rows (n,) from their crops at every stride."""
-    fixed = grid(crops, rows, stride)
-    owner = torch.from_numpy(places(fixed.rows, rows)[1])
+    """(n, C) probabilities of rows (n,), or values of a regression, from their crops at every stride.
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        size = chunk(crops.device)
-        yield from zip(fixed.batches(crops, size), owner.split(size), strict=True)
-
+    source: the rows and the Crops that read them.
+    """
+    rows, crops = source
+    grid = lay_grid(crops, rows, stride)
+    owner = torch.from_numpy(match_rows(grid.rows, rows)[1])
+    size = chunk_size(crops.device)
     model.eval()
-    return heads.predict(model, batches(), len(rows), task.chances, settings)
+    batches = zip(grid.batches(crops, size), torch.split(owner, size), strict=True)
+    return heads.predict(model, batches, len(rows), task.probabilities, settings)

@@ -4,16 +4,16 @@ import numpy as np
 
 from bench.core.errors import UserError
 
-SEED = 20110905  # ours; one for all methods and seeds, so that all train on the same records
-BINS = 10  # equally large ones, in which the values of a regression lie; ours
-WEIGHT = 10**6  # of a label, divided by how many patients have it; ours
+SEED = 20110905  # one for all methods and seeds, so that all train on the same records
+BINS = 10  # of a regression's values, each with as many patients
+WEIGHT = 10**6  # of a label, divided by how many patients have it
 
 
-def keep(labels: np.ndarray, patients: np.ndarray, fraction: float, kind: str) -> np.ndarray:
+def select_records(labels: np.ndarray, patients: np.ndarray, fraction: float, kind: str) -> np.ndarray:
     """(n,) bool: the records of the first `fraction` of the patients, in an order that is the same for every fraction.
 
-    So a smaller set lies in a larger one. labels (n, C) as a Split has them, patients (n,) ids. UserError where no
-    patient is left.
+    A smaller fraction is therefore a subset of a larger one. labels (n, C) as a Split has them, patients (n,) ids.
+    UserError where no patient is left.
     """
     names, owner = np.unique(patients, return_inverse=True)
     count = round(fraction * len(names))
@@ -26,18 +26,18 @@ def keep(labels: np.ndarray, patients: np.ndarray, fraction: float, kind: str) -
     else:
         has = np.zeros((len(names), labels.shape[1]), bool)
         np.logical_or.at(has, owner, labels > 0)
-    chosen = np.zeros(len(names), bool)
-    chosen[order(has)[:count]] = True
-    return chosen[owner]
+    selected = np.zeros(len(names), bool)
+    selected[order_patients(has)[:count]] = True
+    return selected[owner]
 
 
-def order(has: np.ndarray) -> np.ndarray:
+def order_patients(has: np.ndarray) -> np.ndarray:
     """(P, C) which patient has which label -> (P,) the patients in an order whose every prefix has the labels' shares.
 
-    Greedy, ours: the next patient is of those whose labels bring the counts closest to the shares, in squares, each
-    label weighted by 1 / its count, so that rare ones come first as in iterative stratification (Sechidis et al. 2011,
+    Greedy: the next patient is one whose labels bring the counts closest to the shares, in squares, each label weighted by
+    1 / its count. Rare labels come first, as in iterative stratification (Sechidis et al. 2011,
     doi 10.1007/978-3-642-23808-6_10), which yields folds and no order. Among patients of the same labels the order is
-    drawn. In integers: the same everywhere.
+    random. The arithmetic is in integers, so that the order is the same on every machine.
     """
     n = len(has)
     sets, owner, left = np.unique(has, axis=0, return_inverse=True, return_counts=True)

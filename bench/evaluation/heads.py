@@ -15,9 +15,21 @@ from torch import Tensor, nn
 
 from bench.core.errors import unknown
 from bench.encoders.vit import Encoder
-from bench.evaluation.crops import average
+from bench.evaluation.crops import average_crops
 from bench.runs.config import HeadConfig
 from bench.training import optim
+
+
+def split_axis(x: Tensor, axis: int, *sizes: int) -> Tensor:
+    """The tensor with an axis as several, of these sizes; one of them may be -1."""
+    out: Tensor = x.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
+    return out
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """(..., B, D) @ the weights (..., C, D) of a layer without biases, also of stacked ones -> (..., B, C)."""
+    out: Tensor = x @ layer.weight.mT
+    return out
 
 
 class Attend(torch.autograd.Function):
@@ -33,30 +45,31 @@ class Attend(torch.autograd.Function):
         kind = tokens.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
         with torch.autocast(kind, enabled=False):
-            tokens, asked = tokens.to(dtype), (query[..., None, :] @ q.mT).to(dtype)  # (..., 1, D)
-            asked = asked.unflatten(-1, (heads, -1)).transpose(-3, -2)  # (..., H, 1, D / H)
-            k, v = (w.to(dtype).unflatten(-2, (heads, -1)) for w in kv.chunk(2, dim=-2))  # (..., H, D / H, D)
-            folded = asked @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
+            tokens, queries = tokens.to(dtype), (query[..., None, :] @ q.mT).to(dtype)  # (..., 1, D)
+            queries = split_axis(queries, -1, heads, -1).transpose(-3, -2)  # (..., H, 1, D / H)
+            k, v = (split_axis(w.to(dtype), -2, heads, -1) for w in kv.chunk(2, dim=-2))  # (..., H, D / H, D)
+            folded = queries @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
             scores = tokens @ folded.flatten(0, -2).mT  # (B, N, heads of all)
             weights = scores.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
             if crops > 1:
                 weights, tokens = (x.reshape(-1, crops * x.shape[1], x.shape[2]) for x in (weights / crops, tokens))
             pooled = (weights.mT @ tokens).transpose(0, 1).contiguous()  # (heads of all, B, D)
-            ctx.save_for_backward(tokens, query, q, asked, k, v, folded, weights, pooled)
-            return pooled @ v.flatten(0, -3).mT
+            ctx.save_for_backward(tokens, query, q, queries, k, v, folded, weights, pooled)
+            out: Tensor = pooled @ v.flatten(0, -3).mT
+            return out
 
     @staticmethod
     def backward(ctx: Any, d_values: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, query, q, asked, k, v, folded, weights, pooled = ctx.saved_tensors
+        tokens, query, q, queries, k, v, folded, weights, pooled = ctx.saved_tensors
         d_pooled = (d_values @ v.flatten(0, -3)).transpose(0, 1).contiguous()  # (B, heads of all, D)
         d_scores = torch._softmax_backward_data((d_pooled @ tokens.mT).mT, weights, 1, weights.dtype)
         d_folded = (d_scores.flatten(0, 1).mT @ tokens.flatten(0, 1)).view_as(folded) * k.shape[-2] ** -0.5
-        d_asked = (d_folded @ k.mT).transpose(-3, -2).flatten(-2).to(q.dtype)  # (..., 1, D)
+        d_queries = (d_folded @ k.mT).transpose(-3, -2).flatten(-2).to(q.dtype)  # (..., 1, D)
         d_kv = q.new_empty(*k.shape[:-3], 2, *k.shape[-3:])
-        torch.mul(asked.mT, d_folded, out=d_kv.select(-4, 0))
+        torch.mul(queries.mT, d_folded, out=d_kv.select(-4, 0))
         d_kv.select(-4, 1).copy_((d_values.mT @ pooled).view_as(v))
         d_tokens = weights @ d_pooled + d_scores @ folded.flatten(0, -2) if ctx.needs_input_grad[0] else None
-        return d_tokens, (d_asked @ q).squeeze(-2), d_asked.mT * query[..., None, :], d_kv.flatten(-4, -2), None, None
+        return d_tokens, (d_queries @ q).squeeze(-2), d_queries.mT * query[..., None, :], d_kv.flatten(-4, -2), None, None
 
 
 class AttentiveHead(nn.Module):
@@ -76,9 +89,10 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
-        values = Attend.apply(tokens, self.query, self.q.weight, self.kv.weight, self.heads, crops)
-        values = values.unflatten(0, (*self.query.shape[:-1], self.heads)).movedim(-3, -2)  # (..., B, H, D / H)
-        return values.flatten(-2) @ self.proj.weight.mT
+        values = Attend.apply(  # type: ignore[no-untyped-call]
+            tokens, self.query, self.q.weight, self.kv.weight, self.heads, crops)
+        values = split_axis(values, 0, *self.query.shape[:-1], self.heads).movedim(-3, -2)  # (..., B, H, D / H)
+        return linear(values.flatten(-2), self.proj)
 
 
 class MeanHead(nn.Module):
@@ -91,7 +105,7 @@ class MeanHead(nn.Module):
 
     def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
         pooled = tokens[:, self.registers:].mean(1, dtype=torch.float32)
-        return pooled.unflatten(0, (-1, crops)).mean(1) @ self.proj.weight.mT
+        return linear(split_axis(pooled, 0, -1, crops).mean(1), self.proj)
 
 
 class RegisterHead(nn.Module):
@@ -102,7 +116,7 @@ class RegisterHead(nn.Module):
         self.proj = nn.Linear(encoder.width, classes, bias=False)
 
     def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
-        return tokens[:, 0].unflatten(0, (-1, crops)).mean(1) @ self.proj.weight.mT
+        return linear(split_axis(tokens[:, 0], 0, -1, crops).mean(1), self.proj)
 
 
 HEADS: dict[str, type[nn.Module]] = {"attentive": AttentiveHead, "mean": MeanHead, "register": RegisterHead}
@@ -149,24 +163,30 @@ class Classifier(nn.Module):
 
     def tokens(self, x: Tensor) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.encoder(x, registers=True)
+            tokens: Tensor = self.encoder(x, registers=True)
+            return tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.tokens(x))
+        logits: Tensor = self.head(self.tokens(x))
+        return logits
 
 
 @torch.no_grad()
 def predict(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], n: int,
-            chances: Callable[[Tensor], Tensor], settings: HeadConfig) -> np.ndarray:
-    """(..., n, C) what `chances` makes of n records' logits, the mean over their crops of what settings["average"] says.
+            probabilities: Callable[[Tensor], Tensor], settings: HeadConfig) -> np.ndarray:
+    """(..., n, C) probabilities of n records: of their mean logits over crops, or the mean of the crops' probabilities.
 
-    batches: what the model takes, crops or their tokens (b, ...), and which record each is of.
+    batches: pairs of what the model takes, crops or their tokens (b, ...), and the index of the record of each.
+    settings: `average` and `precision` of it.
     """
+    by_logits = settings.average == "logits"
+
     def values() -> Iterator[tuple[Tensor, Tensor]]:
         for x, owner in batches:
-            with optim.autocast(x.device, settings["precision"]):
+            with optim.autocast(x.device, settings.precision):
                 logits = model(x).float()
-            yield (logits if settings["average"] == "logits" else chances(logits)).movedim(-2, 0), owner
+            yield (logits if by_logits else probabilities(logits)).movedim(-2, 0), owner
 
-    mean = average(values(), n).movedim(0, -2)
-    return (chances(mean) if settings["average"] == "logits" else mean).numpy()
+    mean = average_crops(values(), n).movedim(0, -2)
+    predictions: np.ndarray = (probabilities(mean) if by_logits else mean).numpy()
+    return predictions

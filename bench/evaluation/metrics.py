@@ -10,10 +10,10 @@ from scipy.stats import poisson
 
 from bench.core.errors import UserError, unknown
 
-RESAMPLES = 1000  # ours
+RESAMPLES = 1000
 SEED = 20241014  # fixed: every model on the same labels sees the same resamples, so differences are paired
-BLOCK = 200  # resamples in memory at a time, and drawn at a time: another number draws others
-TRIES = 200_000  # resamples drawn before giving up; ours
+BLOCK = 200  # resamples in memory at a time and drawn at a time: another number gives other resamples
+TRIES = 200_000  # resamples drawn before giving up
 RULES = {  # how many class-complete resamples, and which percentiles of them are the interval
     "ours": (RESAMPLES, (2.5, 97.5)),
     "strodthoff": (100, (5.0, 95.0)),  # Strodthoff et al. 2021, arXiv 2004.13701
@@ -69,14 +69,15 @@ def _auroc(positive: np.ndarray, negative: np.ndarray, c: int) -> float:
     return below / 2 / (len(positive) * len(negative))
 
 
-def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """(count, n) int32: how often each record is in each resample, as if those that lose a class were redrawn.
+def draw_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """(count, n) int32: how often each record is in each resample; every resample holds every class.
 
-    Most would be: 88 % with PTB-XL's 71 statements. So the rarest classes that share no record are each drawn at
-    least once, and only what else is incomplete is redrawn. The distribution stays: how often the records of a
-    resample are drawn are independent Poisson(1) numbers given that they sum to n. A group of k records is then
-    drawn Poisson(k) times given that it is not 0, each time uniformly one of its records, and the groups' numbers are
-    accepted in proportion to the probability that the other records fill up to n.
+    The distribution is that of redrawing each resample that lacks a class. That would redraw most: 88 % with PTB-XL's 71
+    statements. Instead, the rarest classes that share no record are drawn at least once each, and a resample is redrawn
+    only if it still lacks a class. This is the same distribution: the numbers of draws of the records in a resample are
+    independent Poisson(1) numbers given that they sum to n. A group of k records is then drawn Poisson(k) times given that
+    it is not 0, each time uniformly one of its records, and the groups' numbers are accepted in proportion to the
+    probability that the other records fill up to n.
     """
     n, labels, member = len(y), y.astype(np.float64), np.zeros(len(y), np.int64)  # member of which group; 0: none
     for c in np.argsort(y.sum(0), kind="stable"):
@@ -85,7 +86,7 @@ def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = 
     records, size = np.argsort(member, kind="stable"), np.bincount(member)
     start, others = np.cumsum(size) - size, poisson(size[0])
     rng = np.random.default_rng(seed)
-    found: list[np.ndarray] = []
+    complete: list[np.ndarray] = []
     for _ in range(TRIES // BLOCK):
         # events of a Poisson process until k: the first, given that there is one, and those after it
         first = -np.log1p(rng.random((BLOCK, len(size) - 1)) * np.expm1(-size[1:]))
@@ -97,10 +98,10 @@ def class_complete_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = 
             drawn = np.bincount(records[start[group] + rng.integers(size[group])], minlength=n)
             positives = drawn @ labels
             if (positives > 0).all() and (positives < n).all():
-                found.append(drawn.astype(np.int32))
-        if len(found) >= count:
-            return np.stack(found[:count])
-    raise UserError(f"of {TRIES:,} resamples of {n} records only {len(found)} hold every class; too few positives")
+                complete.append(drawn.astype(np.int32))
+        if len(complete) >= count:
+            return np.stack(complete[:count])
+    raise UserError(f"of {TRIES:,} resamples of {n} records only {len(complete)} hold every class; too few positives")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Score:
 
 def score(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, rule: str = "ours") -> Score:
     """AUROC on all records, intervals from the resamples by the rule (one of RULES)."""
-    weights = class_complete_resamples(y) if weights is None else weights
+    weights = draw_resamples(y) if weights is None else weights
     point, each = auroc(y, p), auroc(y, p, weights)
     macro = each.mean(1)
     (lower, upper), (low, high) = interval(macro, rule), interval(each, rule)
@@ -132,7 +133,7 @@ def interval(replicates: np.ndarray, rule: str = "ours") -> tuple[Any, Any]:
     return lower, upper
 
 
-def counts(ids: np.ndarray, n: int) -> np.ndarray:
+def count_draws(ids: np.ndarray, n: int) -> np.ndarray:
     """Resamples given as record numbers (R, n) -> how often each record is in each, (R, n)."""
     return np.stack([np.bincount(row, minlength=n) for row in ids])
 
@@ -187,9 +188,9 @@ def reliability(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
             "observed": observed.tolist(), "ece": float(n[there] @ np.abs(predicted - observed) / p.size)}
 
 
-def summary(classes: Sequence[str], y_validation: np.ndarray, p_validation: np.ndarray, y_test: np.ndarray,
+def summarise(classes: Sequence[str], y_validation: np.ndarray, p_validation: np.ndarray, y_test: np.ndarray,
             p_test: np.ndarray) -> dict[str, Any]:
-    """The scores of a record's result: p are probabilities; thresholds are chosen on the validation records alone.
+    """The scores of a result: p are probabilities; thresholds are chosen on the validation records alone.
 
     A class without a score is in `undefined`, which says why, and in no mean: without a positive or a negative in
     test it has none; without a positive in validation it has no threshold, hence no F1.
@@ -205,12 +206,12 @@ def summary(classes: Sequence[str], y_validation: np.ndarray, p_validation: np.n
         raise UserError(f"no class has positives and negatives among the {n} test records: nothing can be scored")
     y_validation, p_validation, y, p = (np.asarray(a[:, scored], np.float64)
                                         for a in (y_validation, p_validation, y_test, p_test))
-    found = score(y, p)
+    scores = score(y, p)
     per_class: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(classes[j] for j in scored):
         per_class[name] = {
-            "auroc": float(found.per_class[i]), "lower": float(found.per_class_lower[i]),
-            "upper": float(found.per_class_upper[i]), "positives": int(y[:, i].sum()),
+            "auroc": float(scores.per_class[i]), "lower": float(scores.per_class_lower[i]),
+            "upper": float(scores.per_class_upper[i]), "positives": int(y[:, i].sum()),
             "average_precision": average_precision(y[:, i], p[:, i]),
             "brier": float(np.square(p[:, i] - y[:, i]).mean()), "ece": reliability(y[:, i], p[:, i])["ece"]}
         if y_validation[:, i].any():
@@ -225,9 +226,9 @@ def summary(classes: Sequence[str], y_validation: np.ndarray, p_validation: np.n
         best = max(steps, key=lambda threshold: f_record(y_validation, p_validation, threshold))
         macro |= {"f_max": f_record(y, p, best), "f_max_threshold": best}
     return {
-        "macro_auroc": found.macro, "interval": [found.lower, found.upper],
-        "replicates": [round(float(v), 6) for v in found.replicates],  # differences need no more; points are whole
-        "bootstrap": {"resamples": len(found.replicates), "percentiles": list(RULES["ours"][1]), "seed": SEED,
+        "macro_auroc": scores.macro, "interval": [scores.lower, scores.upper],
+        "replicates": [round(float(v), 6) for v in scores.replicates],  # differences need no more; points are whole
+        "bootstrap": {"resamples": len(scores.replicates), "percentiles": list(RULES["ours"][1]), "seed": SEED,
                       "kind": "class-complete"},
         **macro, "calibration": reliability(y, p), "n": n, "per_class": per_class, "undefined": undefined,
     }

@@ -37,7 +37,7 @@ def load_defaults(protocol: str) -> Layers:
     return layers
 
 
-def load_evaluation_config(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0,
+def load_evaluation_config(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0, *,
                            overrides: Sequence[Override] = (), external: Store | None = None) -> EvaluationConfig:
     """The config of an evaluation; UserError where an override names what is filled in, or a value cannot be."""
     given = {override.key for override in overrides}
@@ -65,3 +65,23 @@ def start_from_linear(overrides: Sequence[Override]) -> list[Override]:
     """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
     return [Override(f"after.{override.key.removeprefix('evaluation.')}", override.value, override.place)
             for override in overrides if override.key.startswith("evaluation.")]
+
+
+def derive_linear(config: EvaluationConfig) -> EvaluationConfig:
+    """The config of the linear evaluation that a finetune-after-linear starts from."""
+    assert config.after is not None
+    return config.replace(evaluation=config.after, after=None)
+
+
+def select_seeds(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int]:
+    """The seeds whose evaluations differ: the neighbours of a backbone that has learned do not depend on a seed."""
+    return seeds[:1] if protocol == "knn" and learned else seeds
+
+
+def check_protocol(config: EvaluationConfig, learned: bool) -> None:
+    """UserError where the protocol needs a backbone that has learned something, or one that has not."""
+    name, run = config.evaluation.name, config.pretrain
+    if name == "scratch" and learned:
+        raise UserError(f"scratch draws all weights anew: it goes with the pre-training `random`, {run} is none; write finetune")
+    if not config.evaluation.frozen and name != "scratch" and not learned:
+        raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")

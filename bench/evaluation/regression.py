@@ -7,15 +7,15 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.evaluation.metrics import RESAMPLES, SEED
 
-PERCENTILES = (2.5, 97.5)  # ours, as for AUROC
+PERCENTILES = (2.5, 97.5)  # as for AUROC
 
 
 def r2(y: np.ndarray, p: np.ndarray) -> float:
     """1 - squared error / squared distance of y to its mean; y and p (n,) or (n, 1). UserError where y is one value."""
-    return float(_scores(*_checked(y, p), np.ones((1, len(y))))["r2"][0])
+    return float(_score(*_check(y, p), np.ones((1, len(y))))["r2"][0])
 
 
-def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (n,)."""
     y, p = (np.asarray(v, np.float64).ravel() for v in (y, p))
     if not (np.isfinite(y).all() and np.isfinite(p).all()):
@@ -25,42 +25,42 @@ def _checked(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y, p
 
 
-def _scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _score(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Each metric in each resample, (R,); weights (R, n) say how often a record is in it. r is NaN where it has none."""
     e, y, p = p - y, y - y.mean(), p - p.mean()
     n = weights.sum(1)
     error, absolute, a, b, aa, bb, ab = (weights @ v / n for v in (e * e, abs(e), y, p, y * y, p * p, y * p))
-    y_variance, p_variance, together = aa - a * a, bb - b * b, ab - a * b
+    y_variance, p_variance, covariance = aa - a * a, bb - b * b, ab - a * b
     varies = p_variance > 1e-12 * bb  # a constant's is rounding
     return {
         "r2": 1 - error / y_variance,
         "mae": absolute,
         "rmse": np.sqrt(error),
-        "pearson_r": np.where(varies, together / np.sqrt(y_variance * np.where(varies, p_variance, 1)), np.nan),
+        "pearson_r": np.where(varies, covariance / np.sqrt(y_variance * np.where(varies, p_variance, 1)), np.nan),
     }
 
 
-def resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+def draw_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     """(count, n) int32: how often each record is in each resample; those that hold one value alone are redrawn."""
     rng, n = np.random.default_rng(seed), len(y)
-    found = np.zeros((count, n), np.int32)
-    for row in found:
+    counts = np.zeros((count, n), np.int32)
+    for row in counts:
         while not row.any():  # at least every other draw holds two values
             ids = rng.integers(n, size=n)
             if (y[ids] != y[ids[0]]).any():
                 row += np.bincount(ids, minlength=n).astype(np.int32)
-    return found
+    return counts
 
 
-def summary(y_test: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
-    """The score fields of a record's result: R2 with its interval and replicates, and {value, lower, upper} of the rest.
+def summarise(y_test: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
+    """The score fields of a result: R2 with its interval and replicates, and {value, lower, upper} of the rest.
 
     y_test and p_test (n,) or (n, 1), in the target's unit. The same resamples for every model on the same records.
     `undefined` says why a metric has no value, or no interval as it has none in some resample: Pearson's r of predictions
     that do not vary.
     """
-    y, p = _checked(y_test, p_test)
-    point, each = _scores(y, p, np.ones((1, len(y)))), _scores(y, p, resamples(y))
+    y, p = _check(y_test, p_test)
+    point, each = _score(y, p, np.ones((1, len(y)))), _score(y, p, draw_resamples(y))
     out: dict[str, Any] = {"metric": "r2", "r2": float(point["r2"][0]), "n": len(y), "undefined": {}}
     for name, values in each.items():
         defined = bool(np.isfinite(values).all())

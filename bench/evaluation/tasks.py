@@ -40,8 +40,40 @@ class Task:
 
     @property
     def columns(self) -> list[int]:
-        """Where the scored classes stand among all."""
+        """The indices of the scored classes among all classes."""
         return [self.classes.index(c) for c in self.scored]
+
+    def without_test(self) -> "TrainingTask":
+        """What training and choosing may see of the task."""
+        return TrainingTask(self.kind, self.classes, self.train, self.validation, self.moments)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A task without its test fold."""
+
+    kind: str
+    classes: list[str]
+    train: Split
+    validation: Split
+    moments: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def metric(self) -> str:
+        """The key of the validation score in results."""
+        return f"validation_{METRIC[self.kind]}"
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(..., B, C) logits, (B, C) labels -> (...) the loss of each model."""
+        return loss(self.kind, logits.float(), labels, self.moments)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., C) logits -> probabilities, or values in the unit of a regression."""
+        return probabilities(self.kind, logits, self.moments)
+
+    def score(self, p: np.ndarray) -> float:
+        """What decides which weights are tested, of predictions (n, C) for the validation records."""
+        return selection(self.kind, self.validation.labels, p)
 
 
 def loss(kind: str, logits: Tensor, labels: Tensor, moments: tuple[float, float] = (0.0, 1.0)) -> Tensor:
@@ -71,100 +103,129 @@ def selection(kind: str, labels: np.ndarray, p: np.ndarray) -> float:
     return regression.r2(labels, p) if kind == "regression" else float(metrics.auroc(labels.astype(np.int64), p).mean())
 
 
-def kinds(store: Store) -> dict[str, str]:
-    """Task -> kind, of all that the store's columns yield."""
+def list_tasks(store: Store) -> dict[str, str]:
+    """Task -> kind, of all tasks that the store's columns yield."""
     own = {task: store.kind(task) for task in store.manifest["tasks"]}
     return {f"{task}{SINGLE}": "single-label" for task, kind in own.items() if kind == "multi-label"} | own
 
 
-def read(store: Store, task: str) -> tuple[str, list[str], np.ndarray, np.ndarray]:
-    """(kind, classes, (records, C) float32 labels, (records,) bool: those that have one of the task)."""
-    known = kinds(store)
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one task for all records of a store."""
+
+    kind: str
+    classes: list[str]
+    values: np.ndarray  # (records, C) float32
+    labelled: np.ndarray  # (records,) bool: which records have a label of the task
+
+
+def read_labels(store: Store, task: str) -> Labels:
+    """The task's labels in the store; UserError where the store does not have the task."""
+    known = list_tasks(store)
     if task not in known:
         raise unknown("task", task, known) if known else UserError(f"store {store.name} is unlabelled: no task at all")
     kind, column = known[task], task if task in store.manifest["tasks"] else task.removesuffix(SINGLE)
     classes, texts = store.manifest["tasks"][column], store.records[column]
-    labels = np.zeros((len(texts), len(classes)), np.float32)
+    values = np.zeros((len(texts), len(classes)), np.float32)
     if kind == "regression":
-        used = texts.to_numpy() != ""
-        labels[used, 0] = texts[used].astype(np.float32)
-        return kind, classes, labels, used
-    of = {c: i for i, c in enumerate(classes)}
+        labelled = texts.to_numpy() != ""
+        values[labelled, 0] = texts[labelled].astype(np.float32)
+        return Labels(kind, classes, values, labelled)
+    index = {c: i for i, c in enumerate(classes)}
     for row, text in enumerate(texts):
         for label in filter(None, text.split(";")):
-            labels[row, of[label]] = 1
-    return kind, classes, labels, np.asarray(labels.sum(1) == 1 if kind == "single-label" else labels.any(1))
+            values[row, index[label]] = 1
+    return Labels(kind, classes, values, np.asarray(values.sum(1) == 1 if kind == "single-label" else values.any(1)))
 
 
-def load(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_classes: str = "refuse",
-         shortest: int = 0, fraction: float = 1.0) -> Task:
+def load_task(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, empty_classes: str = "refuse",
+              shortest: int = 0, fraction: float = 1.0) -> Task:
     """The task's three splits; records without a label of the task, or of fewer than `shortest` samples, are left out.
 
-    Of the training folds a fraction of the patients, see fractions.py. A class that loses its positives there is trained
-    and tested as any other, and named in facts["untrained"].
+    fraction: how many of the training folds' patients are used, see fractions.py. A class that loses its positives there is
+    trained and tested as any other, and named in facts["untrained"].
 
     UserError when the store has no labels for the task, a split is empty, or a class has no positive (or no
     negative) in a split; empty_classes="drop" leaves such classes out instead.
     """
-    if empty_classes not in ("refuse", "drop"):
-        raise unknown("value of empty_classes", empty_classes, ("refuse", "drop"))
-    kind, classes, labels, labelled = read(store, task)
-    used = labelled & (store.records.length.to_numpy() >= shortest)
-    if not used.any():
-        raise UserError(f"store {store.name} has no record with a label of task {task!r}")
-
-    splits: dict[str, Split] = {}
-    lacking: dict[int, str] = {}
-    for part in ("train", "validation", "test"):
-        rows = np.flatnonzero(used & store.records.fold.isin(folds[part]).to_numpy())
-        if not len(rows):
-            have = sorted(set(store.records.fold[used]))
-            raise UserError(f"folds.{part} is {list(folds[part])}, but store {store.name} has no record of task "
-                            f"{task!r} there; its folds: {', '.join(map(str, have))}")
-        splits[part] = Split(rows, labels[rows])
-        if kind == "regression":
-            if (labels[rows] == labels[rows[0]]).all():
-                raise UserError(f"task {task!r} of store {store.name}: every record in {part} has the same value")
-            continue
-        positives = labels[rows].sum(0)
-        for i in np.flatnonzero((positives == 0) | (positives == len(rows))):
-            lacking.setdefault(int(i), f"{classes[i]} has {'no' if not positives[i] else 'only'} positive in {part}")
+    labels = read_labels(store, task)
+    kind, long_enough = labels.kind, store.records.length.to_numpy() >= shortest
+    splits = {part: take_split(store, task, labels, (part, folds[part]), shortest) for part in ("train", "validation", "test")}
+    lacking = find_lacking(labels, splits)
     if lacking and empty_classes == "refuse":
         raise UserError(f"task {task!r} of store {store.name}: {'; '.join(lacking.values())}; AUROC is not defined "
                         f"there (--set empty_classes=drop leaves such classes out)")
-    keep = [i for i in range(len(classes)) if i not in lacking]
-    if len(keep) < (2 if kind == "single-label" else 1):
-        raise UserError(f"task {task!r} of store {store.name}: {'one' if keep else 'no'} class has positives and negatives "
+    remaining = [i for i in range(len(labels.classes)) if i not in lacking]
+    if len(remaining) < (2 if kind == "single-label" else 1):
+        raise UserError(f"task {task!r} of store {store.name}: {'one' if remaining else 'no'} class has positives and negatives "
                         f"in every split")
     for part, split in splits.items():  # a record of no class but a dropped one tells a softmax nothing
-        some = split.labels[:, keep].any(1) if kind == "single-label" else np.ones(len(split.rows), bool)
-        splits[part] = Split(split.rows[some], split.labels[some][:, keep])
-    classes = [classes[i] for i in keep]
-    train = splits["train"]
-    patients = patients_of(store, train.rows)
+        some = split.labels[:, remaining].any(1) if kind == "single-label" else np.ones(len(split.rows), bool)
+        splits[part] = Split(split.rows[some], split.labels[some][:, remaining])
+    classes, train = [labels.classes[i] for i in remaining], splits["train"]
+    patients = name_patients(store, train.rows)
     if fraction < 1:
-        chosen = fractions.keep(train.labels, patients, fraction, kind)
-        train, patients = Split(train.rows[chosen], train.labels[chosen]), patients[chosen]
-    moments = (0.0, 1.0)
-    if kind == "regression":
-        moments = float(train.labels.mean(dtype=np.float64)), float(train.labels.std(dtype=np.float64))
-        if not moments[1]:
-            raise UserError(f"task {task!r} of store {store.name}: the {len(train.rows)} training records have one value")
+        selected = fractions.select_records(train.labels, patients, fraction, kind)
+        train, patients = Split(train.rows[selected], train.labels[selected]), patients[selected]
     inside = store.records.fold.isin([fold for part in folds.values() for fold in part]).to_numpy()
-    left_out = {"unlabelled": int((inside & ~labelled).sum()), "short": int((inside & labelled & ~used).sum())}
-    return Task(kind, classes, train, splits["validation"], splits["test"], classes, moments, facts={
-        "kind": kind, "train_patients": len(set(patients)), "left_out": left_out, "dropped": list(lacking.values()),
-        "untrained": [c for c, n in zip(classes, train.labels.sum(0), strict=True) if kind != "regression" and not n]})
+    left_out = {"unlabelled": int((inside & ~labels.labelled).sum()),
+                "short": int((inside & labels.labelled & ~long_enough).sum())}
+    untrained = [c for c, n in zip(classes, train.labels.sum(0), strict=True) if kind != "regression" and not n]
+    return Task(
+        kind, classes, train, splits["validation"], splits["test"], classes, measure_moments(store, task, kind, train), facts={
+            "kind": kind, "train_patients": len(set(patients)), "left_out": left_out, "dropped": list(lacking.values()),
+            "untrained": untrained})
 
 
-def shuffled(task: Task, order: int) -> Task:
+def take_split(store: Store, task: str, labels: Labels, folds: tuple[str, Sequence[int]], shortest: int) -> Split:
+    """The split of (its name, its folds); UserError where no record can be used, or all have one value of a regression."""
+    part, numbers = folds
+    inside, length = store.records.fold.isin(numbers).to_numpy(), store.records.length
+    rows = np.flatnonzero(labels.labelled & inside & (length.to_numpy() >= shortest))
+    if not labels.labelled.any():
+        raise UserError(f"store {store.name} has no record with a label of task {task!r}")
+    if not len(rows) and (labels.labelled & inside).any():
+        short = length[labels.labelled & inside]
+        raise UserError(f"all {len(short):,} records of task {task!r} in folds.{part} of store {store.name} are shorter than "
+                        f"evaluation.crop_seconds ({shortest / store.rate_hz:g} s): the longest lasts "
+                        f"{short.max() / store.rate_hz:g} s; --set evaluation.crop_seconds to that or less")
+    if not len(rows):
+        have = sorted(set(store.records.fold[labels.labelled]))
+        raise UserError(f"folds.{part} is {list(numbers)}, but store {store.name} has no record of task "
+                        f"{task!r} there; its folds: {', '.join(map(str, have))}")
+    if labels.kind == "regression" and (labels.values[rows] == labels.values[rows[0]]).all():
+        raise UserError(f"task {task!r} of store {store.name}: every record in {part} has the same value")
+    return Split(rows, labels.values[rows])
+
+
+def find_lacking(labels: Labels, splits: Mapping[str, Split]) -> dict[int, str]:
+    """Index of a class -> why AUROC is not defined for it in some split."""
+    lacking: dict[int, str] = {}
+    for part, split in splits.items() if labels.kind != "regression" else ():
+        positives = split.labels.sum(0)
+        for i in np.flatnonzero((positives == 0) | (positives == len(split.rows))):
+            lacking.setdefault(int(i), f"{labels.classes[i]} has {'no' if not positives[i] else 'only'} positive in {part}")
+    return lacking
+
+
+def measure_moments(store: Store, task: str, kind: str, train: Split) -> tuple[float, float]:
+    """Mean and sd of a regression's training values, else (0, 1); UserError where the sd is 0."""
+    if kind != "regression":
+        return 0.0, 1.0
+    mean, sd = float(train.labels.mean(dtype=np.float64)), float(train.labels.std(dtype=np.float64))
+    if not sd:
+        raise UserError(f"task {task!r} of store {store.name}: the {len(train.rows)} training records have one value")
+    return mean, sd
+
+
+def shuffle_labels(task: Task, order: int) -> Task:
     """The task with the labels of its training and of its validation records permuted, in an order of this number."""
     rng = np.random.default_rng(order)
     train, validation = (Split(s.rows, s.labels[rng.permutation(len(s.rows))]) for s in (task.train, task.validation))
     return replace(task, train=train, validation=validation)
 
 
-def patients_of(store: Store, rows: np.ndarray) -> np.ndarray:
-    """(n,) text: whose record each is; one without a patient_id is a patient of its own."""
+def name_patients(store: Store, rows: np.ndarray) -> np.ndarray:
+    """(n,) text: whose record each row is; a record without a patient_id is a patient of its own."""
     table = store.records.iloc[rows]
     return np.where(table.patient_id == "", "record " + table.record_id, "patient " + table.patient_id).astype(str)

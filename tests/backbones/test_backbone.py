@@ -19,7 +19,7 @@ from bench.core.errors import UserError
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.evaluation import runner as evaluation
+from bench.evaluation.inputs import build_encoder
 from bench.runs.config import Config
 from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
@@ -71,7 +71,7 @@ def test_it_computes_what_an_evaluation_computes_on_the_store_that_it_was_traine
     raw = torch.stack([torch.from_numpy(tiny.signal(i)[:, s: s + 250]) for i, s in zip(rows, start, strict=True)])
     made = bench.load_backbone(str(exported))
     with torch.no_grad():
-        expected = evaluation.backbone(trained, 0, 0.0).eval()(crops.normalise(crops.raw(rows, start)), registers=True)
+        expected = build_encoder(trained).eval()(crops.normalise(crops.raw(rows, start)), registers=True)
         assert (made(raw, registers=True) - expected).abs().max() < 1e-5
         assert (made(raw) - expected[:, 1:]).abs().max() < 1e-5
         assert (made.embed(raw) - expected[:, 1:].mean(1)).abs().max() < 1e-5

@@ -26,8 +26,9 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.evaluation import runner as evaluation
+from bench.evaluation.inputs import check_unseen, open_task
 from bench.runs import results as record
-from bench.runs.config import MethodConfig
+from bench.runs.config import MethodConfig, PretrainConfig
 from bench.runs.workspace import Workspace, run_folder
 from bench.training import checkpoint
 
@@ -255,7 +256,7 @@ def check(where: Workspace, run: str, store: Store) -> None:
     trained = checkpoint.load(run_folder(where.work, run) / "final.pt")
     made = configs.evaluation("linear", "pitch", run, store)
     seen = {k.removeprefix("seen/"): v for k, v in trained.tensors.items() if k.startswith("seen/")}
-    evaluation.check_unseen(seen, evaluation.open_task(made, trained.meta["config"], store), store)
+    check_unseen(seen, open_task(made, PretrainConfig.model_validate(trained.meta["config"]), store), store)
 
 
 def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def home(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def task(home: Store) -> Task:
-    return tasks.load(home, "rhythm", FOLDS)
+    return tasks.load_task(home, "rhythm", FOLDS)
 
 
 def away(folder: Path, codes: list[str], **more: Any) -> Store:
@@ -52,7 +52,7 @@ def away(folder: Path, codes: list[str], **more: Any) -> Store:
 
 def test_labels_are_mapped_and_what_cannot_be_scored_is_named(task: Task, home: Store, tmp_path: Path) -> None:
     other = away(tmp_path, ["164889003", "426783006;164873001", "164873001", "", "426783006", "164889003;426783006"])
-    made = external.load(task, "rhythm", home, other)
+    made = external.replace_test_split(task, "rhythm", home, other)
     assert made.classes == ["AFIB", "SBRAD", "SR", "SVARR"] and made.scored == ["AFIB", "SR"]
     assert made.test.rows.tolist() == [0, 1, 4, 5]
     assert made.test.labels.tolist() == [[1, 0], [0, 1], [0, 1], [1, 1]]
@@ -64,7 +64,7 @@ def test_labels_are_mapped_and_what_cannot_be_scored_is_named(task: Task, home: 
 def test_all_records_are_tested_whatever_their_fold_and_normalised_as_at_home(task: Task, home: Store,
                                                                               tmp_path: Path) -> None:
     other = store(tmp_path, "away", {"rhythm": ["SR", "AFIB"] * 10}, signals=3 * noise(20, 12, 300, seed=1))
-    made = external.load(task, "rhythm", home, other)
+    made = external.replace_test_split(task, "rhythm", home, other)
     assert made.test.rows.tolist() == list(range(20)) and made.scored == ["AFIB", "SR"]
     assert made.tested_on is not None
     crops = Crops(made.tested_on, 300, torch.device("cpu"))
@@ -73,29 +73,24 @@ def test_all_records_are_tested_whatever_their_fold_and_normalised_as_at_home(ta
     assert home.sd[0] < 0.5 * other.sd[0]
 
 
-def test_records_that_are_too_short_are_left_out_and_counted(task: Task, home: Store, tmp_path: Path) -> None:
-    other = away(tmp_path, ["164889003", "426783006"] * 3)
-    other.__dict__["records"] = other.records.assign(length=[100, *[300] * 5])
-    made = external.load(task, "rhythm", home, other, shortest=250)
-    assert made.test.rows.tolist() == [1, 2, 3, 4, 5] and made.facts["external"]["left_out"]["short"] == 1
-
-
-def test_a_single_label_task_takes_records_with_one_mapped_label(home: Store, tmp_path: Path) -> None:
-    single = tasks.load(home, "rhythm-single", FOLDS)
-    made = external.load(single, "rhythm-single", home, away(tmp_path, ["164889003", "164889003;426783006", "426783006"]))
-    assert made.test.rows.tolist() == [0, 2]
+def test_records_that_are_too_short_or_have_two_labels_of_a_single_label_task_are_left_out(home: Store, tmp_path: Path) -> None:
+    other = away(tmp_path, ["164889003", "164889003;426783006", "426783006", "426783006", "164889003"])
+    other.__dict__["records"] = other.records.assign(length=[100, *[300] * 4])
+    single = tasks.load_task(home, "rhythm-single", FOLDS)
+    made = external.replace_test_split(single, "rhythm-single", home, other, shortest=250)
+    assert made.test.rows.tolist() == [2, 3, 4] and made.facts["external"]["left_out"] == {"unlabelled": 1, "short": 1}
 
 
 def test_a_regression_is_tested_on_the_same_target_in_the_same_unit(tmp_path: Path) -> None:
     ages = [str(40 + i) for i in range(20)]
     home = store(tmp_path, "home", {"age": ages}, regression={"age": "years"})
     other = store(tmp_path, "away", {"age": ["", *ages[1:]]}, 1, regression={"age": "years"})
-    made = external.load(tasks.load(home, "age", FOLDS), "age", home, other)
+    made = external.replace_test_split(tasks.load_task(home, "age", FOLDS), "age", home, other)
     assert made.test.labels[:, 0].tolist() == list(range(41, 60)) and made.scored == ["years"]
-    assert made.moments == tasks.load(home, "age", FOLDS).moments
+    assert made.moments == tasks.load_task(home, "age", FOLDS).moments
     months = store(tmp_path, "months", {"age": ages}, 1, regression={"age": "months"})
     with pytest.raises(UserError, match=r"is regression \(months\), it is trained as regression \(years\)"):
-        external.load(tasks.load(home, "age", FOLDS), "age", home, months)
+        external.replace_test_split(tasks.load_task(home, "age", FOLDS), "age", home, months)
 
 
 @pytest.mark.parametrize(("codes", "message"), [
@@ -108,7 +103,7 @@ def test_a_store_that_cannot_test_is_one_line(task: Task, home: Store, tmp_path:
     if not any(codes):  # a store of no labels at all has no such task
         other = store(tmp_path, "none", {"other": ["a", "b"]}, 2)
     with pytest.raises(UserError, match=message) as caught:
-        external.load(task, "rhythm", home, other)
+        external.replace_test_split(task, "rhythm", home, other)
     assert "\n" not in str(caught.value)
 
 
@@ -116,19 +111,16 @@ def test_a_store_that_cannot_test_is_one_line(task: Task, home: Store, tmp_path:
 def test_codes_of_statements_do_not_test_groups_of_them(home: Store, tmp_path: Path, name: str) -> None:
     grouped = store(tmp_path, "grouped", {name.removesuffix("-single"): [["AMI", "IMI"][i // 10 % 2] for i in range(40)]})
     with pytest.raises(UserError, match="stand for single statements of PTB-XL"):
-        external.load(tasks.load(grouped, name, FOLDS), name, grouped, away(tmp_path, ["54329005", "164889003"]))
+        other = away(tmp_path, ["54329005", "164889003"])
+        external.replace_test_split(tasks.load_task(grouped, name, FOLDS), name, grouped, other)
 
 
-@pytest.mark.parametrize(("what", "spec"), [("units", {"units": "sd"}), ("rate_hz", {"rate_hz": 200})])
-def test_other_units_or_another_rate_are_refused(task: Task, home: Store, tmp_path: Path, what: str,
-                                                 spec: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"external store away has {what}"):
-        external.load(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], **spec))
-
-
-def test_the_store_at_home_is_no_external_one(task: Task, home: Store) -> None:
+def test_other_units_another_rate_and_the_store_at_home_are_refused(task: Task, home: Store, tmp_path: Path) -> None:
+    for what, value in (("units", "sd"), ("rate_hz", 200)):
+        with pytest.raises(UserError, match=f"external store away has {what}"):
+            external.replace_test_split(task, "rhythm", home, away(tmp_path / what, ["164889003", "426783006"], **{what: value}))
     with pytest.raises(UserError, match="is the one that is trained on"):
-        external.load(task, "rhythm", home, home)
+        external.replace_test_split(task, "rhythm", home, home)
 
 
 @pytest.mark.parametrize("fold", [1, 9])
@@ -136,9 +128,10 @@ def test_a_record_of_the_training_or_validation_folds_is_refused(task: Task, hom
     signals = noise(2, 12, 300, seed=1)
     signals[1] = noise(80, 12, 300)[fold - 1]
     with pytest.raises(UserError, match=r"1 records of external store away .* home \(the same samples\): away1"):
-        external.load(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], signals=signals))
+        external.replace_test_split(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], signals=signals))
     signals[1] = noise(80, 12, 300)[9]  # fold 10 is not used
-    assert external.load(task, "rhythm", home, away(tmp_path / "b", ["164889003", "426783006"], signals=signals)).scored
+    other = away(tmp_path / "b", ["164889003", "426783006"], signals=signals)
+    assert external.replace_test_split(task, "rhythm", home, other).scored
 
 
 def test_a_patient_of_the_training_folds_is_refused(tmp_path: Path) -> None:
@@ -149,7 +142,7 @@ def test_a_patient_of_the_training_folds_is_refused(tmp_path: Path) -> None:
     later.__dict__["records"] = later.records.assign(record_id=[f"later{i}" for i in range(40)])
     folds = {"train": list(range(1, 9)), "validation": [9, 10], "test": [9]}  # p39 is in fold 10
     with pytest.raises(UserError, match=r"1 records of .*the same patient\): later0"):
-        external.load(tasks.load(home, "rhythm", folds), "rhythm", home, later)
+        external.replace_test_split(tasks.load_task(home, "rhythm", folds), "rhythm", home, later)
 
 
 # the table
@@ -179,7 +172,7 @@ def test_every_statement_of_the_table_is_one_of_ptb_xl_s(shared: Path) -> None:
 def test_codes_of_real_records_agree_with_the_statements_of_the_same_records(shared: Path) -> None:
     with (shared / "data" / "ptb-xl-mini" / "records.csv").open() as f:
         mini = {row["record_id"]: row for row in csv.DictReader(f)}
-    statement, agreed = external.mapping("snomed"), set()
+    statement, agreed = external.read_mapping("snomed"), set()
     for path in sorted((shared / "data" / "challenge-2021" / "ptb-xl").glob("HR*.hea")):
         row = mini[str(int(path.stem.removeprefix("HR")))]
         theirs = {x for task in ("subdiagnostic", "form", "rhythm", "statements") for x in row[task].split(";")}
@@ -195,8 +188,8 @@ def test_the_real_rhythms_of_ludb_test_the_rhythms_of_ptb_xl(shared: Path, tmp_p
     ludb = prepare(open_corpus("ludb", shared / "data" / "ludb", None), tmp_path, rate_hz=100)
     classes = table.tasks["rhythm"]
     home = store(tmp_path, "home", {"rhythm": [classes[i // 10 % 12] for i in range(240)]}, signals=noise(240, 12, 20))
-    task = tasks.load(home, "rhythm", FOLDS)
-    made = external.load(task, "rhythm", home, ludb)
+    task = tasks.load_task(home, "rhythm", FOLDS)
+    made = external.replace_test_split(task, "rhythm", home, ludb)
     expected = {"SR": 143, "SBRAD": 25, "AFIB": 15, "SARRH": 10, "STACH": 4, "AFLT": 3}
     assert len(made.test.rows) == 200
     assert dict(zip(made.scored, made.test.labels.sum(0).astype(int).tolist(), strict=True)) == expected
@@ -209,6 +202,6 @@ def test_the_real_codes_of_the_challenge_test_the_statements_of_ptb_xl(shared: P
     classes = ["CRBBB", "LVH", "SBRAD", "SR", "STACH"]
     assert set(classes) <= set(ptb_xl.open_folder(shared / "data" / "ptb-xl-500", 100).tasks["all"])
     home = store(tmp_path, "home", {"all": [classes[i // 10 % 5] for i in range(100)]}, signals=noise(100, 12, 20))
-    made = external.load(tasks.load(home, "all", FOLDS), "all", home, georgia)
+    made = external.replace_test_split(tasks.load_task(home, "all", FOLDS), "all", home, georgia)
     assert dict(zip(made.scored, made.test.labels.sum(0).tolist(), strict=True)) == {
         "CRBBB": 2, "LVH": 2, "SBRAD": 4, "SR": 5, "STACH": 6}

@@ -28,7 +28,7 @@ def test_a_smaller_set_lies_in_a_larger_and_no_patient_is_cut_in_two(kind: str) 
         labels = np.eye(8, dtype=np.float32)[np.arange(len(labels)) % 8]
     elif kind == "regression":
         labels = np.random.default_rng(1).normal(60, 15, (len(labels), 1)).astype(np.float32)
-    sets = [fractions.keep(labels, patients, share, kind) for share in SHARES]
+    sets = [fractions.select_records(labels, patients, share, kind) for share in SHARES]
     for small, large in itertools.pairwise(sets):
         assert not (small & ~large).any() and small.sum() < large.sum()
     names = set(patients)
@@ -40,7 +40,7 @@ def test_a_smaller_set_lies_in_a_larger_and_no_patient_is_cut_in_two(kind: str) 
 
 def test_every_prefix_of_the_order_has_the_share_of_each_label() -> None:
     has = drawn()[0] > 0
-    order = fractions.order(has)
+    order = fractions.order_patients(has)
     assert sorted(order) == list(range(len(has)))
     taken, share = has[order].cumsum(0), np.arange(1, len(has) + 1)[:, None] / len(has)
     assert np.abs(taken - share * has.sum(0)).max() < 2
@@ -50,7 +50,7 @@ def test_every_prefix_of_the_order_has_the_share_of_each_label() -> None:
 
 def test_a_fraction_of_a_regression_has_the_distribution_of_all() -> None:
     value = np.random.default_rng(1).gamma(2, 10, (1000, 1)).astype(np.float32)
-    chosen = fractions.keep(value, np.arange(1000).astype(str), 0.1, "regression")
+    chosen = fractions.select_records(value, np.arange(1000).astype(str), 0.1, "regression")
     edges = np.quantile(value, np.linspace(0, 1, fractions.BINS + 1)[1:-1])
     assert np.bincount(np.searchsorted(edges, value[chosen, 0]), minlength=10).tolist() == [10] * 10
 
@@ -58,15 +58,15 @@ def test_a_fraction_of_a_regression_has_the_distribution_of_all() -> None:
 def test_the_order_is_the_same_whatever_the_order_of_the_records() -> None:
     labels, patients = drawn()
     shuffled = np.random.default_rng(3).permutation(len(labels))
-    chosen = fractions.keep(labels, patients, 0.1, "multi-label")
-    assert set(patients[chosen]) == set(patients[shuffled][fractions.keep(labels[shuffled], patients[shuffled], 0.1,
+    chosen = fractions.select_records(labels, patients, 0.1, "multi-label")
+    assert set(patients[chosen]) == set(patients[shuffled][fractions.select_records(labels[shuffled], patients[shuffled], 0.1,
                                                                           "multi-label")])
 
 
 def test_a_fraction_that_leaves_nobody_names_the_smallest() -> None:
     labels, patients = drawn(20, 1000)
     with pytest.raises(UserError, match=r"fraction 0\.001 of 20 patients leaves none; write 0\.05 or more"):
-        fractions.keep(labels, patients, 0.001, "multi-label")
+        fractions.select_records(labels, patients, 0.001, "multi-label")
 
 
 def test_real_statements_are_kept_in_their_shares_and_the_frequent_ones_never_lost(shared: Path) -> None:
@@ -74,7 +74,7 @@ def test_real_statements_are_kept_in_their_shares_and_the_frequent_ones_never_lo
         codes = [set(ast.literal_eval(row["scp_codes"])) for row in csv.DictReader(f)]
     classes = sorted(set().union(*codes))
     has = np.array([[c in row for c in classes] for row in codes])
-    order = fractions.order(has)
+    order = fractions.order_patients(has)
     for share in SHARES[:-1]:
         count = round(share * len(has))
         got, wanted = has[order[:count]].sum(0), count / len(has) * has.sum(0)

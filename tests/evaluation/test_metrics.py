@@ -35,21 +35,6 @@ def test_auroc_is_sklearns(ties: bool, seed: int) -> None:
     assert metrics.auroc(y, p.astype(np.float32)) == pytest.approx(roc_auc_score(y, p.astype(np.float32), average=None))
 
 
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
-    y, p = some(n=25)
-    for c in range(y.shape[1]):
-        pairs = [(a > b) + 0.5 * (a == b) for a in p[y[:, c] == 1, c] for b in p[y[:, c] == 0, c]]
-        assert metrics.auroc(y, p)[c] == pytest.approx(np.mean(pairs), abs=1e-12)
-
-
-def test_weights_are_repetitions() -> None:
-    y, p = some(n=40)
-    rng = np.random.default_rng(1)
-    ids = np.stack([np.r_[0, 1, rng.integers(40, size=38)] for _ in range(5)])
-    for row, found in zip(ids, metrics.auroc(y, p, metrics.counts(ids, 40)), strict=True):
-        assert found == pytest.approx(roc_auc_score(y[row], p[row], average=None), abs=1e-12)
-
-
 def test_a_perfect_a_reversed_and_a_constant_score() -> None:
     y = np.array([[0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 0, 0]])
     assert metrics.auroc(y, y.astype(float)).tolist() == [1, 1, 1]
@@ -57,21 +42,18 @@ def test_a_perfect_a_reversed_and_a_constant_score() -> None:
     assert metrics.auroc(y, np.zeros((4, 3))).tolist() == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
-    y, p = some()
-    p[3, 2] = bad
-    with pytest.raises(UserError, match="NaN or infinite"):
-        metrics.auroc(y, p)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("value", [0, 1])
-def test_a_class_without_a_positive_or_a_negative_is_refused(value: int, weighted: bool) -> None:
-    y, p = some()
-    y[:, 2] = value
-    with pytest.raises(UserError, match="class 2 has no positive or no negative"):
-        metrics.auroc(y, p, np.ones((1, len(y))) if weighted else None)
+@pytest.mark.parametrize("weights", [None, np.ones((1, 60))])
+def test_what_has_no_auroc_is_refused(weights: np.ndarray | None) -> None:
+    for bad in (np.nan, np.inf, -np.inf):
+        y, p = some()
+        p[3, 2] = bad
+        with pytest.raises(UserError, match="NaN or infinite"):
+            metrics.auroc(y, p, weights)
+    for value in (0, 1):
+        y, p = some()
+        y[:, 2] = value
+        with pytest.raises(UserError, match="class 2 has no positive or no negative"):
+            metrics.auroc(y, p, weights)
 
 
 @pytest.mark.parametrize("digits", [1, 3, 17])
@@ -84,7 +66,7 @@ def test_without_weights_and_with_weights_of_one_the_auroc_is_the_same_to_the_bi
 def test_the_published_models_bootstrap_is_reproduced(shared: Path) -> None:
     golden = np.load(shared / "golden" / "strodthoff_xresnet1d101.npz")
     y, p = golden["y_test"].astype(np.int64), golden["p_test"]
-    found = metrics.score(y, p, metrics.counts(golden["bootstrap_ids"], len(y)), "strodthoff")
+    found = metrics.score(y, p, metrics.count_draws(golden["bootstrap_ids"], len(y)), "strodthoff")
     assert found.replicates.shape == (100,)
     assert found.macro == pytest.approx(0.9254358590055028, abs=1e-12)
     assert found.replicates.mean() == pytest.approx(0.9248700603532448, abs=1e-12)
@@ -95,7 +77,7 @@ def test_the_published_models_bootstrap_is_reproduced(shared: Path) -> None:
 def test_every_resample_holds_a_positive_and_a_negative_of_every_class() -> None:
     y = np.zeros((30, 3), np.int64)
     y[:2, 0] = y[5:, 1] = y[::3, 2] = 1  # of class 0 a plain resample loses every positive one time in eight
-    weights = metrics.class_complete_resamples(y, 400)
+    weights = metrics.draw_resamples(y, 400)
     assert weights.shape == (400, 30)
     assert (weights.sum(1) == 30).all()
     positives = weights @ y
@@ -106,23 +88,12 @@ def test_every_resample_holds_a_positive_and_a_negative_of_every_class() -> None
     assert ((plain @ y)[:, 0] == 0).mean() > 0.08
 
 
-def test_resamples_are_plain_ones_with_the_incomplete_redrawn() -> None:
-    y = np.zeros((6, 1), np.int64)
-    y[0] = 1
-    weights = metrics.class_complete_resamples(y, 4000)
-    assert weights[:, 0].min() == 1
-    rng = np.random.default_rng(0)
-    plain = rng.multinomial(6, [1 / 6] * 6, 40_000)
-    kept = plain[(plain[:, 0] > 0) & (plain[:, 0] < 6)]
-    assert weights.mean(0) == pytest.approx(kept.mean(0), abs=0.06)
-
-
 def test_every_model_sees_the_same_resamples() -> None:
     y, p = some(ties=False)
     a, b = metrics.score(y, p), metrics.score(y, -p)
     assert a.replicates.shape == (metrics.RESAMPLES,) == (1000,)
     assert np.allclose(a.replicates, 1 - b.replicates, atol=1e-12)  # record by record the same draws
-    assert np.array_equal(metrics.class_complete_resamples(y, 50), metrics.class_complete_resamples(y, 50))
+    assert np.array_equal(metrics.draw_resamples(y, 50), metrics.draw_resamples(y, 50))
     assert metrics.score(y, p).replicates.tolist() == a.replicates.tolist()
 
 
@@ -141,7 +112,7 @@ def test_too_few_positives_for_any_resample_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(metrics, "TRIES", 2000)
     y = np.array([[1, 0], [1, 0], [1, 1]])  # class 0 is complete in no resample
     with pytest.raises(UserError, match="of 2,000 resamples of 3 records only 0 hold every class; too few positives"):
-        metrics.class_complete_resamples(y)
+        metrics.draw_resamples(y)
 
 
 @pytest.mark.parametrize("labels", [
@@ -155,7 +126,7 @@ def test_resamples_have_the_distribution_of_redrawing(labels: list[list[int]]) -
                 if ((y[list(ids)].sum(0) % 4) > 0).all()]
     expected = {k: v / len(complete) for k, v in Counter(tuple(w.tolist()) for w in complete).items()}
     drawn = 20_000
-    found = Counter(tuple(w.tolist()) for w in metrics.class_complete_resamples(y, drawn))
+    found = Counter(tuple(w.tolist()) for w in metrics.draw_resamples(y, drawn))
     assert set(found) <= set(expected)
     chi2 = sum((found[k] - drawn * q) ** 2 / (drawn * q) for k, q in expected.items())
     freedom = len(expected) - 1
@@ -165,13 +136,13 @@ def test_resamples_have_the_distribution_of_redrawing(labels: list[list[int]]) -
 def test_many_rare_classes_cost_no_redrawing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "TRIES", 4000)
     y = np.eye(250, 20, dtype=np.int64)  # one plain resample in ten thousand is complete
-    assert metrics.class_complete_resamples(y).shape == (1000, 250)
+    assert metrics.draw_resamples(y).shape == (1000, 250)
 
 
 @pytest.mark.parametrize("ties", [True, False])
 def test_every_resample_scores_as_sklearn_does(ties: bool) -> None:
     y, p = some(n=150, classes=6, ties=ties)
-    weights = metrics.class_complete_resamples(y, 30)
+    weights = metrics.draw_resamples(y, 30)
     for row, found in zip(weights, metrics.auroc(y, p, weights), strict=True):
         ids = np.repeat(np.arange(150), row)
         assert found == pytest.approx(roc_auc_score(y[ids], p[ids], average=None), abs=1e-12)
@@ -197,7 +168,7 @@ NAMES = ["a", "b", "c", "d"]
 @pytest.mark.parametrize("seed", range(3))
 def test_each_score_of_each_class_is_sklearns(seed: int) -> None:
     (y_validation, p_validation), (y, p) = probabilities(10 + seed), probabilities(seed)
-    found = metrics.summary(NAMES, y_validation, p_validation, y, p)
+    found = metrics.summarise(NAMES, y_validation, p_validation, y, p)
     for i, name in enumerate(NAMES):
         each = found["per_class"][name]
         assert each["auroc"] == pytest.approx(roc_auc_score(y[:, i], p[:, i]), abs=1e-12)
@@ -223,7 +194,7 @@ def test_f_max_is_the_mean_over_records_at_the_threshold_that_is_best_on_validat
         a, b = np.mean(precision or [0]), np.mean(recall)
         return 2 * a * b / (a + b) if a + b else 0.0
 
-    found = metrics.summary(NAMES, y_validation, p_validation, y, p)
+    found = metrics.summarise(NAMES, y_validation, p_validation, y, p)
     t = found["f_max_threshold"]
     assert found["f_max"] == pytest.approx(naive(y, p, t), abs=1e-12)
     assert naive(y_validation, p_validation, t) == max(naive(y_validation, p_validation, k / 100) for k in range(1, 101))
@@ -234,8 +205,8 @@ def test_f_max_is_the_mean_over_records_at_the_threshold_that_is_best_on_validat
 
 def test_thresholds_come_from_validation_alone() -> None:
     (y_validation, p_validation), (y, p), (other_y, other_p) = (probabilities(k) for k in range(3))
-    a = metrics.summary(NAMES, y_validation, p_validation, y, p)
-    b = metrics.summary(NAMES, y_validation, p_validation, other_y, other_p)
+    a = metrics.summarise(NAMES, y_validation, p_validation, y, p)
+    b = metrics.summarise(NAMES, y_validation, p_validation, other_y, other_p)
     assert [a["per_class"][c]["threshold"] for c in NAMES] == [b["per_class"][c]["threshold"] for c in NAMES]
     assert a["f_max_threshold"] == b["f_max_threshold"]
     assert a["macro_f1"] != b["macro_f1"]
@@ -261,7 +232,7 @@ def test_the_calibration_error_is_the_mean_distance_of_said_and_seen() -> None:
 def test_what_is_undefined_is_named_and_in_no_mean() -> None:
     (y_validation, p_validation), (y, p) = probabilities(1, classes=6), probabilities(0, classes=6)
     y[:, 4], y[:, 5], y_validation[:, 3] = 0, 1, 0
-    found = metrics.summary([*NAMES, "e", "f"], y_validation, p_validation, y, p)
+    found = metrics.summarise([*NAMES, "e", "f"], y_validation, p_validation, y, p)
     assert found["undefined"] == {"e": "no score: no positives in test", "f": "no score: only positives in test",
                                   "d": "no F1: no positives in validation"}
     assert list(found["per_class"]) == NAMES
@@ -270,11 +241,11 @@ def test_what_is_undefined_is_named_and_in_no_mean() -> None:
     assert found["macro_f1"] == pytest.approx(np.mean([found["per_class"][c]["f1"] for c in NAMES[:3]]))
     assert len(found["replicates"]) == 1000
     json.dumps(found, allow_nan=False)
-    without = metrics.summary(NAMES, np.zeros_like(y_validation[:, :4]), p_validation[:, :4], y[:, :4], p[:, :4])
+    without = metrics.summarise(NAMES, np.zeros_like(y_validation[:, :4]), p_validation[:, :4], y[:, :4], p[:, :4])
     assert set(without["undefined"]) == set(NAMES)
     assert not {"macro_f1", "f_max", "f_max_threshold"} & set(without)
     with pytest.raises(UserError, match="no class has positives and negatives among the 120 test records"):
-        metrics.summary(NAMES, y_validation[:, :4], p_validation[:, :4], np.zeros_like(y[:, :4]), p[:, :4])
+        metrics.summarise(NAMES, y_validation[:, :4], p_validation[:, :4], np.zeros_like(y[:, :4]), p[:, :4])
 
 
 @pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1])
@@ -283,4 +254,4 @@ def test_what_is_no_probability_is_refused(bad: float, part: str) -> None:
     given = dict(zip(("validation", "test"), (probabilities(1), probabilities(0)), strict=True))
     given[part][1][3, 2] = bad
     with pytest.raises(UserError, match=f"predictions of the {part} records are no probabilities"):
-        metrics.summary(NAMES, *given["validation"], *given["test"])
+        metrics.summarise(NAMES, *given["validation"], *given["test"])

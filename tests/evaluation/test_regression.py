@@ -19,7 +19,7 @@ def by_hand(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
 
 
 def test_every_metric_is_that_of_the_libraries() -> None:
-    found, expected = regression.summary(Y[:, None].astype(np.float32), P[:, None]), by_hand(Y.astype(np.float32), P)
+    found, expected = regression.summarise(Y[:, None].astype(np.float32), P[:, None]), by_hand(Y.astype(np.float32), P)
     assert found["metric"] == "r2" and found["n"] == 300 and found["undefined"] == {}
     assert found["r2"] == regression.r2(Y.astype(np.float32), P) == pytest.approx(expected["r2"], abs=1e-12)
     for name in ("mae", "rmse", "pearson_r"):
@@ -28,9 +28,9 @@ def test_every_metric_is_that_of_the_libraries() -> None:
 
 
 def test_a_resample_is_scored_as_its_records_are() -> None:
-    weights = regression.resamples(Y, 20)
+    weights = regression.draw_resamples(Y, 20)
     assert weights.shape == (20, 300) and (weights.sum(1) == 300).all()
-    found = regression._scores(Y, P, weights)
+    found = regression._score(Y, P, weights)
     for i, row in enumerate(weights):
         expected = by_hand(np.repeat(Y, row), np.repeat(P, row))
         for name, value in expected.items():
@@ -38,16 +38,16 @@ def test_a_resample_is_scored_as_its_records_are() -> None:
 
 
 def test_the_interval_is_of_1000_resamples_that_are_the_same_for_every_model() -> None:
-    a, b = regression.summary(Y, P), regression.summary(Y, P + 1)
+    a, b = regression.summarise(Y, P), regression.summarise(Y, P + 1)
     assert len(a["replicates"]) == metrics.RESAMPLES == 1000
     assert a["interval"] == pytest.approx(np.percentile(a["replicates"], [2.5, 97.5]), abs=1e-6)
     assert np.corrcoef(a["replicates"], b["replicates"])[0, 1] > 0.9
-    assert a == regression.summary(Y, P)
+    assert a == regression.summarise(Y, P)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_predictions_that_do_not_vary_have_no_pearson_r_and_say_so(offset: float) -> None:
-    found = regression.summary(Y + offset, np.full(300, 0.1 + offset))
+    found = regression.summarise(Y + offset, np.full(300, 0.1 + offset))
     assert "pearson_r" not in found
     assert found["undefined"] == {"pearson_r": "the predictions do not vary"}
     assert np.isfinite(found["r2"]) and np.isfinite(found["replicates"]).all()
@@ -56,7 +56,7 @@ def test_predictions_that_do_not_vary_have_no_pearson_r_and_say_so(offset: float
 def test_a_metric_without_a_value_in_some_resample_has_no_interval_and_says_so() -> None:
     p = np.zeros(20)
     p[3] = 1.0  # a third of the resamples lack it
-    found = regression.summary(np.arange(20.0), p)
+    found = regression.summarise(np.arange(20.0), p)
     assert found["pearson_r"]["lower"] is None and found["pearson_r"]["value"] < 0
     assert found["undefined"] == {"pearson_r": "the predictions of a resample do not vary"}
 
@@ -64,9 +64,9 @@ def test_a_metric_without_a_value_in_some_resample_has_no_interval_and_says_so()
 def test_resamples_always_hold_two_values() -> None:
     y = np.zeros(5)
     y[0] = 1.0  # a third of plain resamples lack it
-    weights = regression.resamples(y)
+    weights = regression.draw_resamples(y)
     assert (weights[:, 0] > 0).all() and (weights[:, 1:].sum(1) > 0).all()
-    assert np.isfinite(regression.summary(y, y)["replicates"]).all()
+    assert np.isfinite(regression.summarise(y, y)["replicates"]).all()
 
 
 @pytest.mark.parametrize(("y", "p", "message"), [
@@ -76,6 +76,6 @@ def test_resamples_always_hold_two_values() -> None:
     (Y, np.full(300, np.inf), "hold NaN or infinite"),
 ])
 def test_what_has_no_r2_is_an_error(y: np.ndarray, p: np.ndarray, message: str) -> None:
-    for score in (regression.r2, regression.summary):
+    for score in (regression.r2, regression.summarise):
         with pytest.raises(UserError, match=message):
             score(y, p)

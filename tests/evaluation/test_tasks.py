@@ -32,7 +32,7 @@ def relabelled(store: Store, *changes: tuple[int, str]) -> Store:
 
 
 def test_splits_are_the_folds_and_labels_are_the_stores(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch", FOLDS)
+    task = tasks.load_task(tiny, "pitch", FOLDS)
     assert task.classes == ["high", "low", "odd"]
     assert task.train.rows.tolist() == list(range(64))
     assert task.validation.rows.tolist() == list(range(64, 72))
@@ -47,36 +47,33 @@ def test_splits_are_the_folds_and_labels_are_the_stores(tiny: Store) -> None:
 def test_records_without_a_label_of_the_task_or_too_short_are_left_out(tiny: Store) -> None:
     store = relabelled(tiny, (3, ""), (70, ""))
     store.records.loc[5, "length"] = 249
-    task = tasks.load(store, "pitch", FOLDS, shortest=250)
+    task = tasks.load_task(store, "pitch", FOLDS, shortest=250)
     assert not {3, 5} & set(task.train.rows.tolist())
     assert len(task.train.rows) == 62
     assert 70 not in task.validation.rows
-    assert tasks.load(tiny, "pitch", FOLDS, shortest=1000).train.rows.tolist() == list(range(64))
-
-
-def test_folds_are_the_configs(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch", {"train": [2], "validation": [3, 4], "test": [1]})
-    assert [len(s.rows) for s in (task.train, task.validation, task.test)] == [8, 16, 8]
-    assert task.test.rows.tolist() == list(range(8))
+    assert tasks.load_task(tiny, "pitch", FOLDS, shortest=1000).train.rows.tolist() == list(range(64))
 
 
 def test_an_unknown_task_names_the_known_ones(tiny: Store) -> None:
     with pytest.raises(UserError, match="unknown task 'pich'; did you mean 'pitch'"):
-        tasks.load(tiny, "pich", FOLDS)
+        tasks.load_task(tiny, "pich", FOLDS)
     unlabelled = replace(tiny, manifest={**tiny.manifest, "tasks": {}})
     with pytest.raises(UserError, match="store tiny is unlabelled"):
-        tasks.load(unlabelled, "pitch", FOLDS)
+        tasks.load_task(unlabelled, "pitch", FOLDS)
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_an_empty_fold_is_named_with_those_that_exist(tiny: Store, part: str) -> None:
     with pytest.raises(UserError, match=rf"folds\.{part} is \[11, 12\].*its folds: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"):
-        tasks.load(tiny, "pitch", {**FOLDS, part: [11, 12]})
+        tasks.load_task(tiny, "pitch", {**FOLDS, part: [11, 12]})
 
 
-def test_records_that_are_all_too_short_or_unlabelled_are_an_error(tiny: Store) -> None:
+def test_records_that_are_all_too_short_are_named_as_the_cause_and_unlabelled_ones_too(tiny: Store) -> None:
+    with pytest.raises(UserError, match=r"all 64 records of task 'pitch' in folds.train of store tiny are shorter than "
+                                        r"evaluation.crop_seconds \(10.01 s\): the longest lasts 10 s"):
+        tasks.load_task(tiny, "pitch", FOLDS, shortest=1001)
     with pytest.raises(UserError, match="store tiny has no record with a label of task 'pitch'"):
-        tasks.load(tiny, "pitch", FOLDS, shortest=1001)
+        tasks.load_task(relabelled(tiny, *((i, "") for i in range(80))), "pitch", FOLDS)
 
 
 @pytest.mark.parametrize(("part", "rows"), [("validation", range(64, 72)), ("test", range(72, 80)), ("train", range(64))])
@@ -84,31 +81,22 @@ def test_a_class_without_a_positive_is_one_line_or_dropped(tiny: Store, part: st
     store = relabelled(tiny, *((i, "low") for i in rows if tiny.records["pitch"][i] == "odd"))
     with pytest.raises(UserError, match=f"odd has no positive in {part}; AUROC is not defined there.*empty_classes=drop") \
             as caught:
-        tasks.load(store, "pitch", FOLDS)
+        tasks.load_task(store, "pitch", FOLDS)
     assert "\n" not in str(caught.value)
-    task = tasks.load(store, "pitch", FOLDS, empty_classes="drop")
+    task = tasks.load_task(store, "pitch", FOLDS, empty_classes="drop")
     assert task.classes == ["high", "low"]
     assert all(s.labels.shape[1] == 2 for s in (task.train, task.validation, task.test))
     assert task.test.labels[0].tolist() == [0.0, 1.0]
     assert len(task.test.rows) == 8
 
 
-def test_a_class_with_only_positives_is_refused_too(tiny: Store) -> None:
+def test_a_class_with_only_positives_is_refused_and_so_is_a_task_without_any_class(tiny: Store) -> None:
     store = relabelled(tiny, *((i, f"{tiny.records['pitch'][i]};low") for i in range(72, 80)))
     with pytest.raises(UserError, match="low has only positive in test"):
-        tasks.load(store, "pitch", FOLDS)
-    assert tasks.load(store, "pitch", FOLDS, empty_classes="drop").classes == ["high", "odd"]
-
-
-def test_a_task_whose_every_class_is_dropped_is_an_error(tiny: Store) -> None:
-    store = relabelled(tiny, *((i, "low") for i in range(72, 80)))
+        tasks.load_task(store, "pitch", FOLDS)
+    assert tasks.load_task(store, "pitch", FOLDS, empty_classes="drop").classes == ["high", "odd"]
     with pytest.raises(UserError, match="no class has positives and negatives in every split"):
-        tasks.load(store, "pitch", FOLDS, empty_classes="drop")
-
-
-def test_an_unknown_way_with_empty_classes_is_named(tiny: Store) -> None:
-    with pytest.raises(UserError, match="unknown value of empty_classes 'dorp'; did you mean 'drop'"):
-        tasks.load(tiny, "pitch", FOLDS, empty_classes="dorp")
+        tasks.load_task(relabelled(tiny, *((i, "low") for i in range(72, 80))), "pitch", FOLDS, empty_classes="drop")
 
 
 # kinds
@@ -123,7 +111,7 @@ def targets(folder: Path, **columns: list[str]) -> Store:
 
 
 def test_single_means_the_records_with_exactly_one_label(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch-single", FOLDS)
+    task = tasks.load_task(tiny, "pitch-single", FOLDS)
     assert (task.kind, task.classes, task.scored) == ("single-label", ["high", "low", "odd"], ["high", "low", "odd"])
     for split in (task.train, task.validation, task.test):
         assert all(";" not in tiny.records["pitch"][row] for row in split.rows)
@@ -139,15 +127,16 @@ def test_real_records_with_two_superclasses_are_not_in_the_single_label_task(sha
     store = SimpleNamespace(
         name="golden", kind=lambda task: "multi-label", manifest={"tasks": {"superdiagnostic": classes}},
         records=pd.DataFrame({"superdiagnostic": [row["superdiagnostic"] for row in rows]}))
-    kind, _, labels, used = tasks.read(store, "superdiagnostic-single")  # type: ignore[arg-type]
-    assert kind == "single-label"
+    labels = tasks.read_labels(store, "superdiagnostic-single")  # type: ignore[arg-type]
+    used = labels.labelled
+    assert labels.kind == "single-label"
     assert used.tolist() == [bool(row["superdiagnostic"]) and ";" not in row["superdiagnostic"] for row in rows]
-    assert [classes[i] for i in labels[used].argmax(1)] == [rows[i]["superdiagnostic"] for i in np.flatnonzero(used)]
+    assert [classes[i] for i in labels.values[used].argmax(1)] == [rows[i]["superdiagnostic"] for i in np.flatnonzero(used)]
 
 
 def test_values_that_are_missing_are_left_out_and_counted_and_the_training_rows_give_the_moments(tmp_path: Path) -> None:
     store = targets(tmp_path, age=["nan", "", *(str(50 + i) for i in range(18))])
-    task = tasks.load(store, "age", FOLDS)
+    task = tasks.load_task(store, "age", FOLDS)
     assert (task.kind, task.classes) == ("regression", ["years"])
     assert task.facts["left_out"] == {"unlabelled": 2, "short": 0}
     values = np.arange(50, 64)
@@ -160,21 +149,22 @@ def test_values_that_are_missing_are_left_out_and_counted_and_the_training_rows_
     (["60"] * 16 + ["50", "51"] * 2, "every record in train has the same value"),
     ([str(i) for i in range(18)] + ["50", "50"], "every record in test has the same value"),
     ([""] * 16 + ["50", "51"] * 2, r"folds\.train is .* no record of task 'age' there"),
+    ([str(50 + i) for i in range(20)], "the 1 training records have one value"),
 ])
 def test_values_that_cannot_be_scored_are_one_line(tmp_path: Path, ages: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        tasks.load(targets(tmp_path, age=ages), "age", FOLDS)
+        tasks.load_task(targets(tmp_path, age=ages), "age", FOLDS, fraction=1 / 16 if "training" in message else 1.0)
     assert "\n" not in str(caught.value)
 
 
 def test_a_dropped_class_of_a_single_label_task_takes_its_records_with_it(tmp_path: Path) -> None:
     store = targets(tmp_path, sex=["f", "m"] * 9 + ["x", "f"])
     with pytest.raises(UserError, match="x has no positive in train; m has no positive in test"):
-        tasks.load(store, "sex", FOLDS)
+        tasks.load_task(store, "sex", FOLDS)
     with pytest.raises(UserError, match="one class has positives and negatives in every split"):
-        tasks.load(store, "sex", FOLDS, empty_classes="drop")
+        tasks.load_task(store, "sex", FOLDS, empty_classes="drop")
     three = targets(tmp_path / "b", sex=[*["f", "m"] * 7, "x", "x", "f", "m", "m", "f"])
-    task = tasks.load(three, "sex", {**FOLDS, "train": [*range(1, 8), 8]}, empty_classes="drop")
+    task = tasks.load_task(three, "sex", {**FOLDS, "train": [*range(1, 8), 8]}, empty_classes="drop")
     assert task.classes == ["f", "m"] and len(task.train.rows) == 14
     assert all((s.labels.sum(1) == 1).all() for s in (task.train, task.validation, task.test))
 
@@ -220,8 +210,8 @@ def test_selection_is_the_kind_s_metric() -> None:
 def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> None:
     store = replace(tiny)
     store.__dict__["records"] = tiny.records.assign(patient_id=[f"p{i // 3}" for i in range(80)])
-    whole = tasks.load(store, "pitch", FOLDS)
-    task = tasks.load(store, "pitch", FOLDS, fraction=0.25)
+    whole = tasks.load_task(store, "pitch", FOLDS)
+    task = tasks.load_task(store, "pitch", FOLDS, fraction=0.25)
     assert whole.facts["train_patients"] == 22 and task.facts["train_patients"] == 6
     assert set(task.train.rows) < set(whole.train.rows)
     assert task.train.labels.tolist() == [row for i, row in zip(whole.train.rows, whole.train.labels.tolist(), strict=True)
@@ -233,8 +223,8 @@ def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> Non
 
 
 def test_shuffled_labels_are_those_of_other_records_but_in_the_test_fold(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch", FOLDS)
-    made, other = tasks.shuffled(task, 1), tasks.shuffled(task, 2)
+    task = tasks.load_task(tiny, "pitch", FOLDS)
+    made, other = tasks.shuffle_labels(task, 1), tasks.shuffle_labels(task, 2)
     for part in ("train", "validation"):
         before, after = getattr(task, part), getattr(made, part)
         assert np.array_equal(before.rows, after.rows)
@@ -245,21 +235,13 @@ def test_shuffled_labels_are_those_of_other_records_but_in_the_test_fold(tiny: S
 
 
 def test_records_without_a_patient_are_patients_of_their_own(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch", FOLDS, fraction=0.5)
+    task = tasks.load_task(tiny, "pitch", FOLDS, fraction=0.5)
     assert task.facts["train_patients"] == len(task.train.rows) == 32
     assert task.train.labels.sum(0).tolist() == [16, 16, 8]
 
 
 def test_a_class_without_positives_in_the_fraction_is_named_and_kept(tiny: Store) -> None:
-    task = tasks.load(tiny, "pitch", FOLDS, fraction=2 / 64)
+    task = tasks.load_task(tiny, "pitch", FOLDS, fraction=2 / 64)
     assert len(task.train.rows) == 2
     assert task.facts["untrained"] == [c for c, n in zip(task.classes, task.train.labels.sum(0), strict=True) if not n] != []
     assert task.classes == ["high", "low", "odd"] and (task.test.labels.sum(0) > 0).all()
-
-
-def test_a_fraction_that_leaves_nothing_is_one_line(tiny: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"fraction 0\.001 of 64 patients leaves none; write 0\.016 or more"):
-        tasks.load(tiny, "pitch", FOLDS, fraction=0.001)
-    store = targets(tmp_path, age=[str(50 + i) for i in range(20)])
-    with pytest.raises(UserError, match="the 1 training records have one value"):
-        tasks.load(store, "age", FOLDS, fraction=1 / 16)

@@ -104,9 +104,9 @@ def test_predict_gives_what_the_evaluation_of_that_kind_gave(run: str, clinic: S
 def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_records(
         run: str, tiny: Store, where: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
-    fit = frozen.fit
-    monkeypatch.setattr(frozen, "fit", lambda configs, visible, *rest: trained.extend(
-        task.train.rows for task in visible.values()) or fit(configs, visible, *rest))
+    choose = frozen.choose
+    monkeypatch.setattr(frozen, "choose", lambda job, reader: trained.extend(
+        task.train.rows for task in job.tasks.values()) or choose(job, reader))
     few = [evaluate("pitch", run, tiny, where, "fraction=0.25", seed=seed) for seed in (0, 1)]
     whole = evaluate("pitch", run, tiny, where)
     assert len({made.name for made in (*few, whole)}) == 3
@@ -120,9 +120,9 @@ def test_a_fraction_has_a_name_of_its_own_and_every_seed_trains_on_the_same_reco
 def test_shuffled_labels_are_what_an_evaluation_of_that_name_trains_on(run: str, tiny: Store, where: Workspace,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
-    fit = frozen.fit
-    monkeypatch.setattr(frozen, "fit", lambda configs, visible, *rest: trained.extend(
-        task.train.labels for task in visible.values()) or fit(configs, visible, *rest))
+    choose = frozen.choose
+    monkeypatch.setattr(frozen, "choose", lambda job, reader: trained.extend(
+        task.train.labels for task in job.tasks.values()) or choose(job, reader))
     honest, shuffled = (evaluate("pitch", run, tiny, where, f"shuffle_labels={n}") for n in (0, 1))
     assert honest.name != shuffled.name
     assert not np.array_equal(*trained) and trained[0].sum() == trained[1].sum()

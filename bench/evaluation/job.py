@@ -1,0 +1,103 @@
+"""What a protocol is given to do, a Job, and what it gives back for every evaluation, an Outcome."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bench.data.loader import Crops
+from bench.encoders.vit import Encoder
+from bench.evaluation.tasks import Split, TrainingTask
+from bench.runs.config import EvaluationConfig, HeadConfig, run_id
+from bench.runs.workspace import Workspace
+from bench.training.checkpoint import Checkpoint
+
+Weights = dict[str, Tensor]
+STATE = "state.pt"  # in a job's folder: where it stood when it was last saved
+
+
+@dataclass(frozen=True)
+class Job:
+    """Evaluations that run in one go: any number on one frozen encoder, or one that trains its encoder.
+
+    The tasks come without their test folds, so that nothing that trains or chooses can read them.
+    """
+
+    configs: Sequence[EvaluationConfig]
+    tasks: Mapping[str, TrainingTask]  # by run_id
+    encoder: Encoder
+    crops: Crops  # of the store that is trained on
+    stride: int  # samples between the starts of validation and test crops
+    precision: str  # float32 or bfloat16
+    train_rows: np.ndarray  # (n,) rows of the store: all records in the training folds, whatever the task
+    folder: Path  # of the state, and of tokens that do not fit into memory
+    state: Checkpoint | None  # the state that an interrupted run of the same evaluations saved
+    workspace: Workspace
+    read_signal: Callable[[], int]  # the number of the signal that asks to stop, or 0
+
+    @property
+    def settings(self) -> HeadConfig:
+        """The evaluation settings of the first config."""
+        return self.configs[0].evaluation
+
+    def task_of(self, config: EvaluationConfig) -> TrainingTask:
+        return self.tasks[run_id(config)]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test records of a job, which are read once the choice is final."""
+
+    rows: Mapping[str, np.ndarray]  # by run_id: rows of the store that `crops` reads
+    crops: Crops
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation ends with."""
+
+    config: EvaluationConfig
+    p_validation: np.ndarray  # (n, C) probabilities of the validation records, or values of a regression
+    p_test: np.ndarray  # the same of the test records
+    choice: dict[str, Any]  # what the result says of the training and of the choice
+    weights: Weights  # "head.*", and "encoder.*" where the encoder trained; empty where nothing trained
+
+
+@dataclass
+class Validations:
+    """The validations of one head in training, and which of them is the best so far."""
+
+    metric: str
+    best_step: int = 0
+    best_value: float = -math.inf
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # mean training loss since the validation before
+    values: list[float] = field(default_factory=list)
+    failure: str = ""  # why the head cannot be chosen
+
+    def add(self, step: int, loss: float, value: float) -> bool:
+        """Note a validation; says whether it is the best so far."""
+        self.steps.append(step)
+        self.losses.append(loss)
+        self.values.append(value)
+        if not value > self.best_value:
+            return False
+        self.best_step, self.best_value = step, value
+        return True
+
+    def fail(self, reason: str) -> None:
+        self.best_step, self.best_value, self.failure = 0, -math.inf, reason
+
+    def describe(self, steps: int) -> dict[str, Any]:
+        """What a result says of a training of so many steps."""
+        return {self.metric: self.best_value, "best_step": self.best_step, "steps": steps,
+                "curve": {"step": self.steps, "loss": self.losses, self.metric: self.values}}
+
+
+def unite_rows(splits: Iterable[Split]) -> np.ndarray:
+    """(n,) the rows of all splits, sorted, each once."""
+    return np.unique(np.concatenate([split.rows for split in splits]))
