@@ -84,9 +84,9 @@ def has_head(config: EvaluationConfig) -> bool:
 
 
 def group_by_recipe(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
-    """The configs by all but their seed, in the order of the run_ids."""
+    """The configs by all but their seed, each group in the order of its seeds, whatever the configs' order or run_ids."""
     recipes: dict[str, list[EvaluationConfig]] = {}
-    for config in sorted(configs, key=run_id):
+    for config in sorted(configs, key=lambda config: (canonical(config.replace(seed=0)), config.seed)):
         recipes.setdefault(canonical(config.replace(seed=0)), []).append(config)
     return list(recipes.values())
 
