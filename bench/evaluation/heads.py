@@ -7,7 +7,6 @@ B / crops records) is taken before anything is projected.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,44 +31,26 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return out
 
 
-class Attend(torch.autograd.Function):
-    """(B, N, D) tokens, (..., D) queries, (..., D, D) and (..., 2 D, D) projections -> (heads of all, B / crops, D / H)
-    values, each the mean of `crops` in a row; gradients are of one.
+def attend(tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, *, heads: int, crops: int) -> Tensor:
+    """What the query of each of S stacked heads pools from the tokens: (S x H, B / crops, D / H), H attention heads each,
+    every value the mean over `crops` crops in a row.
 
-    Its gradients are written out, as autograd spends a quarter of a step on a CPU on copies: of the gradients of keys
-    and values into one, and of what is not laid out as the products need it.
+    tokens (B, N, D), query (..., D), q (..., D, D) and kv (..., 2 D, D): weights of the projections.
     """
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, heads: int, crops: int) -> Tensor:
-        kind = tokens.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
-        with torch.autocast(kind, enabled=False):
-            tokens, queries = tokens.to(dtype), (query[..., None, :] @ q.mT).to(dtype)  # (..., 1, D)
-            queries = split_axis(queries, -1, heads, -1).transpose(-3, -2)  # (..., H, 1, D / H)
-            k, v = (split_axis(w.to(dtype), -2, heads, -1) for w in kv.chunk(2, dim=-2))  # (..., H, D / H, D)
-            folded = queries @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
-            scores = tokens @ folded.flatten(0, -2).mT  # (B, N, heads of all)
-            weights = scores.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
-            if crops > 1:
-                weights, tokens = (x.reshape(-1, crops * x.shape[1], x.shape[2]) for x in (weights / crops, tokens))
-            pooled = (weights.mT @ tokens).transpose(0, 1).contiguous()  # (heads of all, B, D)
-            ctx.save_for_backward(tokens, query, q, queries, k, v, folded, weights, pooled)
-            out: Tensor = pooled @ v.flatten(0, -3).mT
-            return out
-
-    @staticmethod
-    def backward(ctx: Any, d_values: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, query, q, queries, k, v, folded, weights, pooled = ctx.saved_tensors
-        d_pooled = (d_values @ v.flatten(0, -3)).transpose(0, 1).contiguous()  # (B, heads of all, D)
-        d_scores = torch._softmax_backward_data((d_pooled @ tokens.mT).mT, weights, 1, weights.dtype)
-        d_folded = (d_scores.flatten(0, 1).mT @ tokens.flatten(0, 1)).view_as(folded) * k.shape[-2] ** -0.5
-        d_queries = (d_folded @ k.mT).transpose(-3, -2).flatten(-2).to(q.dtype)  # (..., 1, D)
-        d_kv = q.new_empty(*k.shape[:-3], 2, *k.shape[-3:])
-        torch.mul(queries.mT, d_folded, out=d_kv.select(-4, 0))
-        d_kv.select(-4, 1).copy_((d_values.mT @ pooled).view_as(v))
-        d_tokens = weights @ d_pooled + d_scores @ folded.flatten(0, -2) if ctx.needs_input_grad[0] else None
-        return d_tokens, (d_queries @ q).squeeze(-2), d_queries.mT * query[..., None, :], d_kv.flatten(-4, -2), None, None
+    kind = tokens.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+    with torch.autocast(kind, enabled=False):
+        tokens, queries = tokens.to(dtype), (query[..., None, :] @ q.mT).to(dtype)  # (..., 1, D)
+        queries = split_axis(queries, -1, heads, -1).transpose(-3, -2)  # (..., H, 1, D / H)
+        k, v = (split_axis(w.to(dtype), -2, heads, -1) for w in kv.chunk(2, dim=-2))  # (..., H, D / H, D)
+        folded = queries @ k * k.shape[-2] ** -0.5  # (..., H, 1, D)
+        scores = tokens @ folded.flatten(0, -2).mT  # (B, N, S x H)
+        weights = scores.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+        if crops > 1:
+            weights, tokens = (x.reshape(-1, crops * x.shape[1], x.shape[2]) for x in (weights / crops, tokens))
+        pooled = (weights.mT @ tokens).transpose(0, 1).contiguous()  # (S x H, B, D)
+        out: Tensor = pooled @ v.flatten(0, -3).mT
+        return out
 
 
 class AttentiveHead(nn.Module):
@@ -89,8 +70,7 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor, crops: int = 1) -> Tensor:
-        values = Attend.apply(  # type: ignore[no-untyped-call]
-            tokens, self.query, self.q.weight, self.kv.weight, self.heads, crops)
+        values = attend(tokens, self.query, self.q.weight, self.kv.weight, heads=self.heads, crops=crops)
         values = split_axis(values, 0, *self.query.shape[:-1], self.heads).movedim(-3, -2)  # (..., B, H, D / H)
         return linear(values.flatten(-2), self.proj)
 
