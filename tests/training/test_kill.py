@@ -73,7 +73,7 @@ def drive(config: PretrainConfig, stores: Path, work: Path, kills: int, seed: in
     draw, folder = random.Random(seed), run_folder(work / "killed", run_id(config))
     pid = start(config, stores, work / "straight")
     straight = run_folder(work / "straight", run_id(config))
-    wait(pid, (straight / "metrics.jsonl").is_file)
+    wait(pid, lambda: newest(straight) > 0)  # what an attempt needs to come one checkpoint further
     setup = cpu_seconds(pid)
     _, status, usage = os.wait4(pid, 0)
     if status:
