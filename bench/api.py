@@ -83,17 +83,18 @@ def open_store(name: str, work: str | Path = "work") -> Store:
 
 
 def pretrain(method: str, stores: Mapping[str, float] | str, *, settings: Settings = (), seed: int = 0,
-             workspace: Workspace | None = None, world: World = ALONE) -> str:
+             again: bool = False, workspace: Workspace | None = None, world: World = ALONE) -> str:
     """Pre-train one backbone; its run_id. A run that has a result is not run again; a killed one continues bit for bit.
 
     stores: store -> probability of drawing a record from it, or the name of a mixture. settings: keys of the config, e.g.
-    {"encoder.size": "s", "optim.steps": 1000}. world: the processes that train together.
+    {"encoder.size": "s", "optim.steps": 1000}. again: run it anew, after the code of its method has changed; what the run and
+    its evaluations left moves to replaced/ in the folders of work and results. world: the processes that train together.
     """
     workspace = workspace or open_workspace()
     mix = load_mixture(stores) if isinstance(stores, str) else dict(stores)
     config = load_pretrain_config(method, [*_overrides(settings), *overrides_of({"seed": seed, "data.mix": mix})])
     opened = [open_by_name(workspace.work / "stores", name) for name in mix]
-    outcome = trainer.pretrain(config, opened, workspace, world)
+    outcome = trainer.pretrain(config, opened, workspace, world, again=again)
     if world.first and not outcome.ran:
         print(f"already done: {outcome.result}")
     return outcome.run_id

@@ -48,11 +48,11 @@ class Pretraining:
     def kill_at(self, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Run until the given step has begun, then die."""
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            self.call_at(step, self._die, patch)
+            self.call_at(step, self.die, patch)
             self.run()
 
     @staticmethod
-    def _die() -> None:
+    def die() -> None:
         raise Killed
 
     @staticmethod

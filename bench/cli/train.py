@@ -31,6 +31,9 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
              place: Annotated[str, typer.Option(help="Where the signals lie while they are read: host, device, or auto: on a "
                                                      "GPU that has room for them.")] = "auto",
+             again: Annotated[bool, typer.Option("--again", help="Run it anew though it has a result, e.g. after a change of the "
+                                                 "method's code. What the run and its evaluations left moves to replaced/ in "
+                                                 "the folders of work and results.")] = False,
              outside: Methods = None) -> None:
     """Pre-train one backbone. Killed and started again, it continues bit for bit.
 
@@ -53,7 +56,8 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
     if device in ("auto", "cuda") and world.size > 1 and torch.cuda.is_available():
         device = f"cuda:{world.local}"
     workspace = where(work, results, device, threads, save_minutes, place)
-    run = api.pretrain(method, mix or parse_stores(stores or []), settings=settings, seed=seed, workspace=workspace, world=world)
+    run = api.pretrain(method, mix or parse_stores(stores or []), settings=settings, seed=seed, again=again, workspace=workspace,
+                       world=world)
     processes.leave_processes()
     if world.first:
         print(f"run {run}: {results / run}.json\nNext: ecgssl evaluate {run} --protocol linear --task TASK --store STORE")

@@ -1,9 +1,12 @@
 """Where runs work on this machine: folders, device, how often to save. Nothing of it is part of a run's identity."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from bench.core.files import lock_file
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,22 @@ def checkpoint_path(work: Path, run: str, at: float = 1.0) -> Path:
 def evaluation_folder(work: Path, run: str, evaluation: str) -> Path:
     """The folder of an evaluation of the pre-training `run`; both are run_ids."""
     return run_folder(work, run) / "evaluations" / evaluation
+
+
+def set_aside(workspace: Workspace, run: str) -> None:
+    """Move what the pre-training `run` and its evaluations left to the folders `replaced/N` of work and results.
+
+    UserError where a process works on the run. Nothing happens where the run has left nothing.
+    """
+    folder, results = run_folder(workspace.work, run), workspace.results
+    names = [run, *sorted(path.name for path in folder.glob("evaluations/*") if path.is_dir())]
+    files = [path for name in names if (path := results / f"{name}.json").is_file()]
+    if not folder.exists() and not files:
+        return
+    with lock_file(folder / "lock", f"run {run}"):
+        number = next(n for n in itertools.count(1)
+                      if not any((place / "replaced" / str(n)).exists() for place in (workspace.work, results)))
+        for path in (folder, *files):
+            target = (workspace.work if path == folder else results) / "replaced" / str(number) / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)

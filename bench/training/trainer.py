@@ -22,11 +22,14 @@ from bench.data import leak, views
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.method import Method, Step, build_model, step_at
-from bench.runs import results
 from bench.runs.config import PretrainConfig, run_id
-from bench.runs.workspace import Workspace, run_folder
+from bench.runs.provenance import provenance
+from bench.runs.results import check_writable, result_exists, result_path, save_error, write_result
+from bench.runs.workspace import Workspace, run_folder, set_aside
 from bench.training import checkpoint, inputs, metrics, monitor, optim
 from bench.training.checkpoint import Checkpoint, RunCheckpoints
+from bench.training.inputs import fill_fingerprints
+from bench.training.source import check_result, method_file, note_source, was_begun_by_other_code
 from bench.training.summary import summarise
 
 LOG_POINTS = 200  # lines of metrics in a run, whatever its length
@@ -259,33 +262,47 @@ class Trainer:
                          f"{self.checkpoints.folder}")
 
 
-def pretrain(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World = ALONE) -> Outcome:
+def pretrain(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World = ALONE, *,
+             again: bool = False) -> Outcome:
     """Run what the config says, unless it has a result. A killed run continues from its newest checkpoint, bit for bit.
 
-    Several processes that call this with their World train one model together; the first of them writes.
+    Several processes that call this with their World train one model together; the first of them writes. UserError where the
+    code of the method has changed since the run was made or begun. again: first move aside a run that
+    has a result, or that other code began.
     """
-    config = inputs.fill_fingerprints(config, {store.name: store for store in stores})
+    config = fill_fingerprints(config, {store.name: store for store in stores})
     name = run_id(config)
-    outcome = Outcome(name, results.path(workspace.results, name), ran=True)
+    folder, result = run_folder(workspace.work, name), result_path(workspace.results, name)
     if not world.first:
-        if world.broadcast():
+        ran = bool(world.broadcast())
+        if ran:
             Trainer(config, stores, workspace, world).run()
-        return outcome
-    if results.exists(workspace.results, name):
+        return Outcome(name, result, ran)
+    if again and (result_exists(workspace.results, name) or was_begun_by_other_code(config, folder)):
+        set_aside(workspace, name)
+    elif result_exists(workspace.results, name):
+        check_result(config, workspace.results)
         world.broadcast(False)
-        return Outcome(name, outcome.result, ran=False)
-    results.check_writable(workspace.results)
-    folder = run_folder(workspace.work, name)
+        return Outcome(name, result, ran=False)
+    check_writable(workspace.results)
     try:
-        with lock_file(folder / "lock", f"run {name}"), results.reason_kept(folder):
-            if not world.broadcast(not results.exists(workspace.results, name)):
-                return Outcome(name, outcome.result, ran=False)
-            checkpoint.remove_partial(folder, folder / "checkpoints")
-            origin = {**results.provenance(workspace.device), "processes": world.size}
-            write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
-            result = Trainer(config, stores, workspace, world).run()
-            results.write(workspace.results, {"kind": "pretrain", "run_id": name, "config": config.to_json(), "result": result,
-                                              "provenance": origin})
+        with lock_file(folder / "lock", f"run {name}"), save_error(folder):
+            ran = world.broadcast(not result_exists(workspace.results, name))  # another process may have been faster
+            if ran:
+                _run_and_write(config, stores, workspace, world)
     except PermissionError as error:
         raise UserError(f"cannot write into {workspace.work} ({error.strerror}: {error.filename})") from None
-    return outcome
+    return Outcome(name, result, ran)
+
+
+def _run_and_write(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World) -> None:
+    """Train, and write the result. For the first process, which holds the lock."""
+    name = run_id(config)
+    folder = run_folder(workspace.work, name)
+    checkpoint.remove_partial(folder, folder / "checkpoints")
+    origin = {**provenance(workspace.device, method_file(config)), "processes": world.size}
+    note_source(config, folder)
+    write_text(folder / "config.json", json.dumps(config.to_json(), indent=1, sort_keys=True))
+    trainer = Trainer(config, stores, workspace, world)
+    write_result(workspace.results, {"kind": "pretrain", "run_id": name, "config": config.to_json(), "result": trainer.run(),
+                                     "provenance": origin})

@@ -36,7 +36,8 @@ def test_a_run_leaves_a_result_a_checkpoint_its_config_and_metrics(start: Start,
     run = start("simclr")
     outcome = run.run()
     assert outcome.ran and outcome.result == run.workspace.results / f"{outcome.run_id}.json"
-    assert {path.name for path in run.folder.iterdir()} == {"final.pt", "config.json", "metrics.jsonl", "checkpoints", "lock"}
+    assert {path.name for path in run.folder.iterdir()} == {"final.pt", "config.json", "metrics.jsonl", "checkpoints", "lock",
+                                                            "source.txt"}
     assert json.loads((run.folder / "config.json").read_text()) == run.config.to_json() == run.written["config"]
     result = run.written["result"]
     assert (result["steps"], result["records"], result["precision"]) == (8, 32, "float32")

@@ -1,11 +1,13 @@
 """However a pre-training stops, the same call continues it to the same bytes."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from bench.core.errors import UserError
 from bench.core.files import ROOT
 from bench.core.interrupt import SIGNALS, Interrupted
 from bench.method import Step
-from bench.runs.config import run_id
+from bench.runs.config import METHODS, run_id
 from bench.training import checkpoint, trainer
 
 Start = Callable[..., Pretraining]
@@ -57,7 +59,7 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_writes_the
 
     run = start("mae")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer.results, "write", die)
+        patch.setattr(trainer, "write_result", die)
         run.run()
     before = (run.folder / "final.pt").read_bytes(), run.lines
     began = run.call_at(-1, None, monkeypatch)
@@ -182,3 +184,55 @@ def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(sta
         other.stdin.close()
     run.run()
     assert run.is_done
+
+
+# code that changes
+
+CODE = """from bench.method import Method
+
+class Mine(Method):
+    def forward(self, views, step):
+        return self.encoder(views[0]).square().mean(), {}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The code of the method `mine`, outside the repository."""
+    folder = tmp_path / "methods"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("method: {name: mine}\nviews: [{seconds: 10.0}]\n")
+    (folder / "mine.py").write_text(CODE)
+    monkeypatch.setenv(METHODS, str(folder))
+    return folder / "mine.py"
+
+
+def test_a_finished_run_whose_code_has_changed_is_refused_and_run_anew_on_request(start: Start, mine: Path) -> None:
+    run = start("mine")
+    first = run.run()
+    mine.write_text(f"# a comment changes nothing\n{CODE}")
+    assert not run.run().ran
+    before = run.written["provenance"]["source"]
+    mine.write_text(CODE.replace(".square()", ".abs()"))
+    with pytest.raises(UserError, match=rf"HAS CHANGED since the result {first.result} was made .*--again"):
+        run.run()
+    assert run.run(again=True).ran
+    assert run.written["provenance"]["source"] != before
+    replaced = run.workspace.results / "replaced" / "1" / first.result.name
+    assert json.loads(replaced.read_text())["provenance"]["source"] == before
+    assert (run.workspace.work / "replaced" / "1" / first.run_id / "final.pt").is_file()
+
+
+def test_an_unfinished_run_is_not_continued_by_other_code(start: Start, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("mine")
+    run.kill_at(5, monkeypatch)
+    mine.write_text(CODE.replace(".square()", ".abs()"))
+    with pytest.raises(UserError, match="HAS CHANGED since the unfinished run in"):
+        run.run()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        began = run.call_at(5, run.die, patch)
+        run.run(again=True)
+    assert began[0] == 0
+    began = run.call_at(-1, None, monkeypatch)
+    run.run(again=True)  # of the same code: it continues
+    assert began[0] == 4
