@@ -137,5 +137,5 @@ def as_method(monkeypatch: pytest.MonkeyPatch, make: Any = Linear) -> Iterator[l
         return built[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(method, "build", build)
+        patch.setattr(method, "build_method", build)
         yield built
