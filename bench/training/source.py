@@ -41,5 +41,5 @@ def note_source(config: PretrainConfig, folder: Path) -> None:
 
 
 def _changed(config: PretrainConfig, what: str) -> UserError:
-    return UserError(f"THE CODE OF METHOD {config.method.name} HAS CHANGED since {what} was made ({method_file(config)}, or what it "
-                     f"imports): bring the old code back, or run it anew with --again, which moves what the old code left aside")
+    return UserError(f"THE CODE OF METHOD {config.method.name} HAS CHANGED since {what} was made ({method_file(config)}, or what "
+                     f"it imports): bring the old code back, or run it anew with --again, which moves what is there aside")
