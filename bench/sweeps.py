@@ -1,16 +1,16 @@
-"""A sweep: a YAML file -> pre-trainings and their evaluations, all checked before anything runs; and a runner for this process."""
+"""A sweep: a YAML file -> pre-trainings and their evaluations, all checked before anything runs; and how to run them here."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
 
 from bench.core.errors import UserError, unknown
-from bench.core.models import Model, Natural, PositiveFloat, Share, Text, canonical, validate
+from bench.core.models import Locate, Model, Natural, PositiveFloat, Share, Text, canonical, validate
 from bench.core.yaml import Document, Keys, read_document
 from bench.data import leak, views
 from bench.data.store import Store, open_by_name
@@ -18,8 +18,17 @@ from bench.encoders.config import EncoderConfig
 from bench.evaluation import inputs, protocols
 from bench.evaluation import runner as evaluation
 from bench.method import build_model
-from bench.runs import results as record
-from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_mixture, load_pretrain_config, overrides_of, run_id
+from bench.runs.config import (
+    EvaluationConfig,
+    Override,
+    PretrainConfig,
+    find_methods,
+    load_mixture,
+    load_pretrain_config,
+    overrides_of,
+    run_id,
+)
+from bench.runs.results import result_exists
 from bench.runs.workspace import Workspace
 from bench.training.inputs import fill_fingerprints
 from bench.training.trainer import pretrain
@@ -39,8 +48,8 @@ class PretrainSection(Model):
     methods: Names
     seeds: Seeds
     mix: dict[Text, PositiveFloat] | Text | None = None
-    set: Values = {}
-    per_method: dict[Text, Values] = {}
+    set: Values = Field(default_factory=dict)
+    per_method: dict[Text, Values] = Field(default_factory=dict)
     grid: tuple[Grid, ...] = ()
 
 
@@ -53,8 +62,8 @@ class EvaluateSection(Model):
     seeds: Seeds
     methods: tuple[Text, ...] | None = None
     at: tuple[Share, ...] | None = None
-    set: Values = {}
-    per_protocol: dict[Text, Values] = {}
+    set: Values = Field(default_factory=dict)
+    per_protocol: dict[Text, Values] = Field(default_factory=dict)
     grid: tuple[Grid, ...] = ()
 
 
@@ -63,6 +72,14 @@ class SweepConfig(Model):
 
     pretrain: Annotated[tuple[PretrainSection, ...], Field(min_length=1)]
     evaluate: Annotated[tuple[EvaluateSection, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class MissingStore:
+    """A store that is not here. Runs on it can be counted without it, under ids that change when it is."""
+
+    name: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,27 +117,35 @@ def read_sweep(path: Path) -> Sweep:
 
 def parse_sweep(document: Document) -> Sweep:
     """The sweep that a document describes, checked as far as it can be without stores; UserError with file and line."""
-    value = {key: part if isinstance(part, list) else [part] for key, part in document.value.items()}
-
-    def locate(keys: Keys) -> str:
-        return sweep.place(*keys) if keys else str(document.path)
-
     sweep = Sweep(SweepConfig.model_construct(), document)
-    sweep = Sweep(validate(SweepConfig, value, locate), document)
+    value: dict[str, Any] = dict(document.value)
+    sections: tuple[tuple[str, type[Model]], ...] = (("pretrain", PretrainSection), ("evaluate", EvaluateSection))
+    for key, model in sections:
+        part = value.get(key)
+        if isinstance(part, list):
+            value[key] = [validate(model, each, _locator(sweep, key, i), f"{key}[{i}].") for i, each in enumerate(part)]
+        elif part is not None:
+            value[key] = [validate(model, part, _locator(sweep, key, 0), f"{key}.")]
+    sweep = Sweep(validate(SweepConfig, value, document.place), document)
     check_names(sweep)
     return sweep
 
 
+def _locator(sweep: Sweep, section: str, i: int) -> Locate:
+    return lambda keys: sweep.place(section, i, *keys)
+
+
 def check_names(sweep: Sweep) -> None:
-    """UserError where a section names a method or protocol that the sweep, or the section, does not have."""
-    methods = list(dict.fromkeys(name for first in sweep.config.pretrain for name in first.methods))
+    """UserError where a section names a method or protocol that does not exist, or that its sweep does not have."""
     for i, first in enumerate(sweep.config.pretrain):
+        check_known("method", first.methods, list(find_methods()), sweep, ("pretrain", i, "methods"))
         check_known("method", first.per_method, first.methods, sweep, ("pretrain", i, "per_method"))
-        if first.mix is None and not all("data.mix" in cell for cell in cells(first)):
+        if not first.mix and not all("data.mix" in cell for cell in expand_grid(first)):
             raise UserError(f"pretrain.mix is missing: name the stores, e.g. {{ptb-xl: 1.0}} ({sweep.place('pretrain', i)})")
+    methods = list(dict.fromkeys(name for first in sweep.config.pretrain for name in first.methods))
     for i, then in enumerate(sweep.config.evaluate):
-        check_known("protocol", then.per_protocol, then.protocols, sweep, ("evaluate", i, "per_protocol"))
         check_known("protocol", then.protocols, protocols.list_protocols(), sweep, ("evaluate", i, "protocols"))
+        check_known("protocol", then.per_protocol, then.protocols, sweep, ("evaluate", i, "per_protocol"))
         check_known("method", then.methods or (), methods, sweep, ("evaluate", i, "methods"))
         if then.methods and len(set(then.methods)) < len(then.methods):
             raise UserError(f"evaluate.methods names a method twice: {', '.join(then.methods)} "
@@ -135,16 +160,17 @@ def check_known(kind: str, names: Iterable[str], known: Sequence[str], sweep: Sw
             raise UserError(f"{unknown(kind, name, known)} ({place})")
 
 
-def expand(sweep: Sweep, stores: dict[str, Store]) -> list[Pretraining]:
+def expand(sweep: Sweep, stores: Mapping[str, Store]) -> list[Pretraining]:
     """Every run of the sweep; all configs are checked before anything runs.
 
+    Where a store is not among `stores`, the configs on it have no fingerprint and are checked without their data.
     A method of no steps has one run, whatever seeds there are; of its backbone finetune is scratch, and there is no
     finetune-after-linear. `random` is a backbone of every encoder that its section trains.
     """
     out: dict[str, Pretraining] = {}
     checks = Checks(stores)
     follow: dict[tuple[bool, ...], list[EvaluationConfig]] = {}  # whether it learns, which sections are its own -> evaluations
-    for config in pretrain_configs(sweep, stores):
+    for config in expand_pretrain(sweep, stores):
         method, learns = config.method.name, config.optim.steps > 0
         own = tuple(method in (then.methods or (method,)) for then in sweep.config.evaluate)
         run = Pretraining(run_id(config), config)
@@ -154,7 +180,7 @@ def expand(sweep: Sweep, stores: dict[str, Store]) -> list[Pretraining]:
                                 "or two sections have it")
             continue
         if (learns, *own) not in follow:
-            follow[learns, *own] = evaluation_configs(sweep, stores, own, learns)
+            follow[learns, *own] = expand_evaluate(sweep, stores, own, learns)
         for each in follow[learns, *own]:
             each = each.replace(pretrain=run.run_id)
             run.evaluations[run_id(each)] = each
@@ -169,32 +195,37 @@ def expand(sweep: Sweep, stores: dict[str, Store]) -> list[Pretraining]:
     return list(out.values())
 
 
-def pretrain_configs(sweep: Sweep, stores: dict[str, Store]) -> Iterator[PretrainConfig]:
-    """The config of every pre-training, with its stores' fingerprints; some occur twice.
+def expand_pretrain(sweep: Sweep, stores: Mapping[str, Store]) -> Iterator[PretrainConfig]:
+    """The config of every pre-training, with its stores' fingerprints where these are known; some occur twice.
 
     Random ones, untrained, have no optimiser settings, the first mixture and seed 0.
     """
     sections = sweep.config.pretrain
-    mixes = [cells(first)[0].get("data.mix", first.mix) for first in sections if RANDOM in first.methods]
+    mixes = [expand_grid(first)[0].get("data.mix", first.mix) for first in sections if RANDOM in first.methods]
     for i, first in enumerate(sections):
-        for method, cell, seed in itertools.product(first.methods, cells(first), first.seeds):
-            overrides = section_overrides(sweep, i, method, cell)
+        for method, cell, seed in itertools.product(first.methods, expand_grid(first), first.seeds):
+            overrides = pretrain_overrides(sweep, i, method, cell)
             if method == RANDOM:
                 load_pretrain_config(method, overrides)  # a typo is a typo
                 overrides = [each for each in overrides if each.key.partition(".")[0] not in ("optim", "encoder")]
                 overrides += overrides_of({"data.mix": mixes[0]})
-                for encoder in encoders(sweep, i, cell):
+                for encoder in list_encoders(sweep, i, cell):
                     own = overrides_of({f"encoder.{key}": value for key, value in encoder.to_json().items()})
-                    yield fill_fingerprints(load_pretrain_config(method, [*overrides, *own]), stores)
+                    yield fill_known(load_pretrain_config(method, [*overrides, *own]), stores)
                 continue
             points = {at for then in sweep.config.evaluate if method in (then.methods or (method,)) for at in then.at or ()}
             if any(then.at for then in sweep.config.evaluate if method in (then.methods or (method,))):
                 overrides.append(Override("checkpoints.at", sorted(points - {1})))
             config = load_pretrain_config(method, overrides)
-            yield fill_fingerprints(config.replace(seed=seed if config.optim.steps else 0), stores)
+            yield fill_known(config.replace(seed=seed if config.optim.steps else 0), stores)
 
 
-def section_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) -> list[Override]:
+def fill_known(config: PretrainConfig, stores: Mapping[str, Store]) -> PretrainConfig:
+    """The config with the fingerprints of its stores where all of these are known, else as it is."""
+    return fill_fingerprints(config, stores) if config.data.mix.keys() <= stores.keys() else config
+
+
+def pretrain_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) -> list[Override]:
     """What section i sets of a method's pre-training in a cell of its grid; later ones win."""
     first = sweep.config.pretrain[i]
     mix = [Override("data.mix", first.mix, sweep.place("pretrain", i, "mix"))] if first.mix is not None else []
@@ -203,26 +234,27 @@ def section_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) -
             *(Override(key, value, sweep.place("pretrain", i, "grid")) for key, value in cell.items())]
 
 
-def encoders(sweep: Sweep, i: int, cell: dict[str, Any]) -> list[EncoderConfig]:
+def list_encoders(sweep: Sweep, i: int, cell: dict[str, Any]) -> list[EncoderConfig]:
     """The encoder of every method that section i trains in a cell of its grid, each once; random's own where it trains none."""
     first = sweep.config.pretrain[i]
     methods = [name for name in first.methods if name != RANDOM] or [RANDOM]
     for key in first.per_method.get(RANDOM, {}):
         if key.startswith("encoder.") and methods != [RANDOM]:
-            raise UserError(f"pretrain.per_method.{RANDOM} sets {key}: {RANDOM} has the encoders of the other methods; set it for "
-                            f"those ({sweep.place('pretrain', i, 'per_method', RANDOM, key)})")
-    found = [load_pretrain_config(method, section_overrides(sweep, i, method, cell)).encoder for method in methods]
+            raise UserError(f"pretrain.per_method.{RANDOM} sets {key}: {RANDOM} has the encoders of the other methods; set it "
+                            f"for those ({sweep.place('pretrain', i, 'per_method', RANDOM, key)})")
+    found = [load_pretrain_config(method, pretrain_overrides(sweep, i, method, cell)).encoder for method in methods]
     return list({canonical(encoder): encoder for encoder in found}.values())
 
 
-def evaluation_configs(sweep: Sweep, stores: dict[str, Store], own: Sequence[bool], learns: bool) -> list[EvaluationConfig]:
+def expand_evaluate(sweep: Sweep, stores: Mapping[str, Store], own: Sequence[bool], learns: bool) -> list[EvaluationConfig]:
     """The evaluations that follow a pre-training whose run_id is yet to be filled in; own: which sections are its own.
 
     Of a backbone that learns nothing there is one checkpoint, finetune is scratch, and what differs in that alone is one.
     """
     out: dict[str, EvaluationConfig] = {}
     for i, then in enumerate(sweep.config.evaluate):
-        for task, protocol, cell in itertools.product(then.tasks, then.protocols, cells(then)) if own[i] else ():
+        store = stores.get(then.store) or cast(Store, MissingStore(then.store))  # of a store a config holds these two alone
+        for task, protocol, cell in itertools.product(then.tasks, then.protocols, expand_grid(then)) if own[i] else ():
             name = protocol if learns else FROM_SCRATCH.get(protocol, protocol)
             if name is None or (learns and protocol == "scratch"):
                 continue
@@ -230,7 +262,7 @@ def evaluation_configs(sweep: Sweep, stores: dict[str, Store], own: Sequence[boo
             points = (then.at or (1.0,)) if learns else (1.0,)
             for seed, at in itertools.product(protocols.select_seeds(protocol, learns, then.seeds), points):
                 config = protocols.load_evaluation_config(
-                    name, task, "", stores[then.store], seed, overrides=[*overrides, Override("at", at)])
+                    name, task, "", store, seed, overrides=[*overrides, Override("at", at)])
                 if out.setdefault(run_id(config), config) is not config and learns:
                     raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
                                     f"value twice ({sweep.place('evaluate', i)})")
@@ -249,7 +281,7 @@ def evaluation_overrides(sweep: Sweep, i: int, protocol: str, cell: dict[str, An
     return (protocols.start_from_linear(of("linear")) if protocol == "finetune-after-linear" else []) + of(protocol)
 
 
-def cells(section: PretrainSection | EvaluateSection) -> list[dict[str, Any]]:
+def expand_grid(section: PretrainSection | EvaluateSection) -> list[dict[str, Any]]:
     """The overrides of every cell of the section's grids: key -> one of its values; one empty cell where there is no grid."""
     return [dict(zip(grid, values, strict=True)) for grid in section.grid or ({},)
             for values in itertools.product(*grid.values())]
@@ -258,65 +290,84 @@ def cells(section: PretrainSection | EvaluateSection) -> list[dict[str, Any]]:
 class Checks:
     """What would otherwise show only when a run is reached, after hours of others. What seeds share is checked once."""
 
-    def __init__(self, stores: dict[str, Store]):
+    def __init__(self, stores: Mapping[str, Store]):
         self.stores, self.recipes = stores, set[str]()
         self.seen: dict[str, dict[str, torch.Tensor]] = {}  # data section -> what a pre-training may draw from
 
     def check(self, run: Pretraining) -> None:
         """UserError for a run that cannot be trained or evaluated as the sweep says."""
-        config, rules = run.config, set[str]()
+        config = run.config
         recipe = canonical(config.replace(seed=0))
         if recipe in self.recipes:
             return
         self.recipes.add(recipe)
-        data, key = config.data, canonical(config.data)
-        views.check(config.views, data.rate_hz, data.crop_seconds, config.encoder.patch)
+        views.check(config.views, config.data.rate_hz, config.data.crop_seconds, config.encoder.patch)
         with torch.device("meta"):  # shapes alone
             build_model(config)
-        if config.optim.steps and key not in self.seen:
-            self.seen[key] = leak.training_marks([self.stores[name] for name in data.mix], data.folds,
-                                       round(data.crop_seconds * data.rate_hz))
+        checked = set[str]()
         for each in run.evaluations.values():
-            rule = canonical(each.replace(seed=0))
-            if rule not in rules:
+            recipe = canonical(each.replace(seed=0))
+            if recipe not in checked:
                 protocols.check_protocol(each, config.optim.steps > 0)
-                target = self.stores[each.data.store]
-                task = inputs.open_task(each, config, target)
-                if config.optim.steps:
-                    inputs.check_unseen(self.seen[key], task, target)
-            rules.add(rule)
+                self.check_data(config, each)
+            checked.add(recipe)
+
+    def check_data(self, config: PretrainConfig, each: EvaluationConfig) -> None:
+        """UserError where the evaluation's store has no such task, or the pre-training sees what it is tested on."""
+        data = config.data
+        if each.data.store not in self.stores:
+            return
+        store = self.stores[each.data.store]
+        task = inputs.open_task(each, config, store)
+        if not config.optim.steps or not data.mix.keys() <= self.stores.keys():
+            return
+        key = canonical(data)
+        if key not in self.seen:
+            self.seen[key] = leak.training_marks([self.stores[name] for name in data.mix], data.folds,
+                                                 round(data.crop_seconds * data.rate_hz))
+        inputs.check_unseen(self.seen[key], task, store)
 
 
-def open_stores(folder: Path, names: Iterable[str]) -> dict[str, Store]:
-    """name -> store, of stores in folder."""
-    return {name: open_by_name(folder, name) for name in sorted(set(names))}
-
-
-def stores_of(sweep: Sweep) -> set[str]:
-    """The names of the stores that the sweep needs."""
-    mixes = [mix for first in sweep.config.pretrain for mix in (first.mix, *(cell.get("data.mix") for cell in cells(first)))]
+def list_stores(sweep: Sweep) -> list[str]:
+    """The names of the stores that the sweep needs, sorted."""
+    sections = sweep.config.pretrain
+    mixes = [mix for first in sections for mix in (first.mix, *(cell.get("data.mix") for cell in expand_grid(first)))]
     named = [load_mixture(mix) if isinstance(mix, str) else mix or {} for mix in mixes]
-    return {then.store for then in sweep.config.evaluate}.union(*named)
+    return sorted({then.store for then in sweep.config.evaluate}.union(*named))
 
 
 def load_sweep(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Store]]:
     """(every run of the sweep in path, the stores that they need)."""
     sweep = read_sweep(path)
-    stores = open_stores(work / "stores", stores_of(sweep))
+    stores = {name: open_by_name(work / "stores", name) for name in list_stores(sweep)}
     return expand(sweep, stores), stores
 
 
-def run_sweep(path: Path, where: Workspace, say: Callable[[str], None] = print) -> list[Pretraining]:
-    """Run the sweep in this process, skipping whatever has a result: interrupting and repeating it is safe."""
-    runs, stores = load_sweep(path, where.work)
-    every = [name for r in runs for name in (r.run_id, *r.evaluations)]
-    done = sum(record.exists(where.results, name) for name in every)
-    say(f"{path.name}: {len(runs)} pre-trainings, {len(every) - len(runs)} evaluations; {done} of {len(every)} done")
-    for r in runs:
-        wanted = [name for name in r.evaluations if not record.exists(where.results, name)]
-        if record.exists(where.results, r.run_id) and not wanted:
+def preview_sweep(path: Path, work: Path) -> tuple[list[Pretraining], list[str]]:
+    """(every run of the sweep in path, the stores among those it needs that are not in work).
+
+    The run_ids are the final ones only where no store is missing.
+    """
+    sweep = read_sweep(path)
+    missing = [name for name in list_stores(sweep) if not (work / "stores" / name).is_dir()]
+    stores = {name: open_by_name(work / "stores", name) for name in list_stores(sweep) if name not in missing}
+    return expand(sweep, stores), missing
+
+
+def run_sweep(path: Path, workspace: Workspace, say: Callable[[str], None] = print) -> list[Pretraining]:
+    """Run the sweep in this process, skipping whatever has a result: interrupting and repeating it is safe.
+
+    say: takes a line that tells how many runs there are, and how many are already done.
+    """
+    runs, stores = load_sweep(path, workspace.work)
+    names = [name for run in runs for name in (run.run_id, *run.evaluations)]
+    done = {name for name in names if result_exists(workspace.results, name)}
+    say(f"{path.name}: {len(runs)} pre-trainings, {len(names) - len(runs)} evaluations; {len(done)} of {len(names)} already done")
+    for run in runs:
+        if done.issuperset([run.run_id, *run.evaluations]):
             continue
-        pretrain(r.config, [stores[name] for name in r.config.data.mix], where)
-        for name in dict.fromkeys(c.data.store for c in r.evaluations.values()):
-            evaluation.evaluate([c for c in r.evaluations.values() if c.data.store == name], stores[name], where)
+        pretrain(run.config, [stores[name] for name in run.config.data.mix], workspace)
+        for name in dict.fromkeys(config.data.store for config in run.evaluations.values()):
+            configs = [config for config in run.evaluations.values() if config.data.store == name]
+            evaluation.evaluate(configs, stores[name], workspace)
     return runs

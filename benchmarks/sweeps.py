@@ -12,21 +12,24 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from bench import sweeps as sweep
+from bench import sweeps
 from bench.core.files import write_text
 from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
-from slurm import cluster, commands, cost, lease, plan, status, submit
-from slurm.commands import Task
-from slurm.plan import Run
-from slurm.shared import Shared
+from slurm import commands, cost, lease, states, status
+from slurm.cluster import find_cluster, read_cluster
+from slurm.commands import QueuedTask
+from slurm.plan import Limits, plan_arrays
+from slurm.shared import Failure, SharedFolder
+from slurm.states import Run
+from slurm.submit import Settings, submit
 
 TARGETS = {"plan": 10.0, "status": 5.0}  # seconds, of 10,000 runs
 RUNNING, FAILED = 500, 200  # of the runs, when the status is measured
 
 
-def store(folder: Path) -> None:
+def write_store(folder: Path) -> None:
     """A labelled store, as small as the evaluation takes it."""
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -38,7 +41,7 @@ def store(folder: Path) -> None:
     prepare(open_corpus("array", corpus, None), folder / "stores")
 
 
-def spec(runs: int) -> dict[str, dict[str, object]]:
+def make_spec(runs: int) -> dict[str, dict[str, object]]:
     """About so many runs: 24 evaluations of each pre-training of four methods."""
     return {
         "pretrain": {"methods": ["jepa", "mae", "simclr", "vicreg"], "seeds": list(range(max(1, runs // 100))),
@@ -46,76 +49,81 @@ def spec(runs: int) -> dict[str, dict[str, object]]:
         "evaluate": {"store": "noise", "tasks": ["letter"], "protocols": ["linear", "finetune"], "seeds": list(range(12))}}
 
 
-class Cluster:
-    """Takes every sbatch; what is queued."""
+class FakeCluster:
+    """Takes every sbatch; `tasks` is its queue."""
 
     def __init__(self) -> None:
         self.calls = 0
-        self.tasks: list[Task] = []
+        self.tasks: list[QueuedTask] = []
 
-    def call(self, *command: str) -> str:
+    def run_command(self, *command: str) -> str:
         if command[0] != "sbatch":
             return "MaxArraySize = 1001"
         self.calls += 1
         options = dict(option.removeprefix("--").partition("=")[::2] for option in command[1:-1])
+        token = options["job-name"].removeprefix(commands.PREFIX)
         for part in options["array"].partition("%")[0].split(","):
             first, _, last = part.partition("-")
-            self.tasks += [Task(str(self.calls), i, "PENDING", "", "Priority", options["job-name"].removeprefix(commands.PREFIX))
+            self.tasks += [QueuedTask(str(self.calls), i, "PENDING", "", "Priority", token)
                            for i in range(int(first), int(last or first) + 1)]
         return str(self.calls)
 
 
-def graph(path: Path, folder: Path) -> dict[str, Run]:
-    return plan.graph(sweep.load_sweep(path, folder)[0])
+def load_runs(path: Path, folder: Path) -> dict[str, Run]:
+    return states.list_runs(sweeps.load_sweep(path, folder)[0])
 
 
-def measure(runs: int) -> dict[str, float]:
+def occupy(runs: list[str], shared: SharedFolder, log: str) -> list[lease.Holder]:
+    """Let some of the runs be worked on, and others have failed; gives those who work."""
+    holders = [lease.Holder(shared.leases, log=log) for _ in runs[:RUNNING]]
+    for holder, run in zip(holders, runs, strict=False):
+        holder.take([run])
+    for run in runs[RUNNING : RUNNING + FAILED]:
+        shared.note_failure(run, Failure("a reason", job="1", node="n1"))
+    return holders
+
+
+def measure(number: int) -> dict[str, float]:
     """Seconds of plan, submit and status, and the calls of sbatch."""
     with tempfile.TemporaryDirectory() as name:
-        folder, queue = Path(name), Cluster()
-        store(folder)
-        shared, path = Shared(folder, folder / "results"), folder / "s.yaml"
+        folder, fake = Path(name), FakeCluster()
+        write_store(folder)
+        shared, path = SharedFolder(folder, folder / "results"), folder / "s.yaml"
         shared.results.mkdir()
-        path.write_text(yaml.safe_dump(spec(runs)))
-        where = cluster.read(cluster.find("test"))
-        with patch.object(commands, "call", queue.call), patch.multiple(
-                commands, queue=lambda: queue.tasks, ended=dict):
+        path.write_text(yaml.safe_dump(make_spec(number)))
+        cluster = read_cluster(find_cluster("test"))
+        with patch.multiple(commands, run_command=fake.run_command, list_queue=lambda: fake.tasks, list_end_states=dict):
             began = time.perf_counter()
-            made = graph(path, folder)
-            plan.look(made, shared, queue.tasks)
-            plan.arrays(made, where, commands.largest_array())
-            cost.estimate(made, shared.results, where)
+            runs = load_runs(path, folder)
+            states.read_states(runs, shared, fake.tasks)
+            plan_arrays(runs, cluster, Limits(commands.max_array_size()))
+            cost.estimate_costs(runs, shared.results, cluster)
             planned = time.perf_counter()
-            submit.submit(made, shared, where, "s")
+            submit(runs, shared, Settings("s", cluster))
             submitted = time.perf_counter()
-            log = f"{queue.tasks[0].token}/logs/0.log"
-            holders = [lease.Holder(shared.leases, log=log) for _ in range(min(RUNNING, len(made)))]
-            for holder, run in zip(holders, made, strict=False):
-                holder.take([run])
-            for run in list(made)[RUNNING : RUNNING + FAILED]:
-                shared.note(run, "a reason", job="1", node="n1")
+            holders = occupy(list(runs), shared, f"{fake.tasks[0].token}/logs/0.log")
+            occupied = time.perf_counter()
+            runs = load_runs(path, folder)
+            states.read_states(runs, shared, fake.tasks)
+            Console(file=sys.stderr, quiet=True).print(status.render_table(runs, shared))
             shown = time.perf_counter()
-            made = graph(path, folder)
-            plan.look(made, shared, queue.tasks)
-            Console(file=sys.stderr, quiet=True).print(status.table(made, shared))
-            over = time.perf_counter()
             for holder in holders:
                 holder.end()
-    return {"runs": len(made), "plan": planned - began, "submit": submitted - planned, "sbatch": queue.calls,
-            "status": over - shown}
+    return {"runs": len(runs), "plan": planned - began, "submit": submitted - planned, "sbatch": fake.calls,
+            "status": shown - occupied}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
-    given = parser.parse_args(arguments)
-    found = measure(given.runs)
-    for key, value in found.items():
-        target = f"  (target {TARGETS[key]:g} s)" if key in TARGETS and found["runs"] >= 10_000 else ""
+    options = parser.parse_args(arguments)
+    numbers = measure(options.runs)
+    for key, value in numbers.items():
+        target = f"  (target {TARGETS[key]:g} s)" if key in TARGETS and numbers["runs"] >= 10_000 else ""
         print(f"{key:>7} {value:10,.2f}{target}" if isinstance(value, float) else f"{key:>7} {value:10,}")
-    if given.json:
-        write_text(given.json, json.dumps(found))
+    if options.json:
+        write_text(options.json, json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -3,83 +3,139 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import ROOT
-from bench.core.yaml import read_yaml
+from bench.core.models import Model, Natural, Positive, PositiveFloat, Text, rule, validate
+from bench.core.yaml import Document, Keys, read_document
 from bench.encoders import vit
 from bench.evaluation.protocols import list_protocols
 from bench.runs.config import Config, EvaluationConfig
 from slurm.lease import BEAT_SECONDS
 
 FOLDER = ROOT / "slurm" / "clusters"
-TOP: dict[str, type] = {"work": str, "results": str, "setup": list, "beat_seconds": float, "runs": dict}
-ASKED: dict[str, type] = {
-    "partition": str, "account": str, "qos": str, "constraint": str, "time": str, "memory": str,
-    "nodes": int, "processes": int, "gpus": int, "cpus": int, "throttle": int, "pack": int}
-NEEDED = ("partition", "time", "memory", "cpus")
-DEFAULTS = {"nodes": 1, "gpus": 0, "throttle": 0, "pack": 1}
 TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
-WARN_SECONDS = 120  # before the time limit a job is told to save, Slurm may be a minute late; ours
+SAVE_SECONDS = 120  # before the time limit a job is asked to save; Slurm's signal may be a minute late
+ALL = "all"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a kind of run asks for; nodes are whole jobs', the rest is per node, cpus per process."""
+def _time(value: Any) -> Any:
+    if type(value) is int:  # YAML reads 1:00:00 as 3600
+        example = f"{value // 3600:02d}:{value // 60 % 60:02d}:00"
+        raise PydanticCustomError("rule", 'in quotes, e.g. "{example}"', {"example": example})
+    if not isinstance(value, str) or not TIME.fullmatch(value):
+        raise PydanticCustomError("rule", 'like "12:00:00" or "2-00:00:00"')
+    if seconds_of(value) < 60:
+        raise PydanticCustomError("rule", "a minute or more")
+    return value
 
-    partition: str
-    time: str
-    memory: str
-    cpus: int
-    nodes: int
-    processes: int
-    gpus: int
-    throttle: int
-    pack: int
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
 
-    @property
-    def seconds(self) -> int:
-        days, hours, minutes, seconds = (int(text or 0) for text in TIME.fullmatch(self.time).groups())  # type: ignore
-        return 86400 * days + 3600 * hours + 60 * minutes + seconds
+Time = Annotated[str, BeforeValidator(_time)]
+Name = Annotated[Text, Field(min_length=1)]
+
+
+def seconds_of(time: str) -> int:
+    """The seconds of a time limit of Slurm, e.g. 2-00:00:00."""
+    match = TIME.fullmatch(time)
+    assert match
+    days, hours, minutes, seconds = (int(text or 0) for text in match.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds
+
+
+class RequestSection(Model):
+    """What the cluster file says of one kind of run; what it leaves out comes from the sections above it."""
+
+    partition: Name | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    time: Time | None = None
+    memory: Name | None = None
+    nodes: Positive | None = None
+    processes: Positive | None = None
+    gpus: Natural | None = None
+    cpus: Positive | None = None
+    throttle: Natural | None = None
+    pack: Positive | None = None
+
+
+class ClusterConfig(Model):
+    """A cluster file."""
+
+    work: Text | None = None
+    results: Text | None = None
+    setup: tuple[Text, ...] = ()
+    beat_seconds: PositiveFloat = BEAT_SECONDS
+    runs: dict[Text, RequestSection]
+
+
+class Request(Model):
+    """What jobs of one kind ask for. The nodes are the whole job's, cpus are per process, the rest is per node."""
+
+    kind: Text
+    partition: Name
+    time: Time
+    memory: Name
+    cpus: Positive
+    nodes: Positive = 1
+    gpus: Natural = 0
+    processes: Positive
+    throttle: Natural = 0
+    pack: Positive = 1
+    account: Text = ""
+    qos: Text = ""
+    constraint: Text = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kind.startswith("pretrain") and self.pack > 1:
+            raise rule("pack", "1: the evaluations of a job wait for its own pre-training alone")
+        for key in ("nodes", "processes"):
+            if self.kind.startswith("evaluate") and getattr(self, key) > 1:
+                raise rule(key, "1: an evaluation is one process")
+        return self
 
     def options(self) -> list[str]:
-        """sbatch's options."""
-        warn = min(WARN_SECONDS, self.seconds // 2)
-        out = [f"--partition={self.partition}", f"--time={self.time}", f"--mem={self.memory}", f"--nodes={self.nodes}",
-               f"--ntasks-per-node={self.processes}", f"--cpus-per-task={self.cpus}", f"--signal=B:USR2@{warn}"]
-        out += [f"--gpus-per-node={self.gpus}"] if self.gpus else []
-        return out + [f"--{key}={getattr(self, key)}" for key in ("account", "qos", "constraint") if getattr(self, key)]
+        """The options of sbatch."""
+        save_seconds = min(SAVE_SECONDS, seconds_of(self.time) // 2)
+        options = [f"--partition={self.partition}", f"--time={self.time}", f"--mem={self.memory}", f"--nodes={self.nodes}",
+                   f"--ntasks-per-node={self.processes}", f"--cpus-per-task={self.cpus}", f"--signal=B:USR2@{save_seconds}"]
+        options += [f"--gpus-per-node={self.gpus}"] if self.gpus else []
+        return options + [f"--{key}={getattr(self, key)}" for key in ("account", "qos", "constraint") if getattr(self, key)]
 
 
 @dataclass(frozen=True)
 class Cluster:
+    """A cluster file that has been read."""
+
     name: str
     work: Path | None = None
     results: Path | None = None
-    setup: list[str] = field(default_factory=list)  # lines of bash before the worker starts
+    setup: tuple[str, ...] = ()  # lines of bash before the worker starts
     beat_seconds: float = BEAT_SECONDS
-    asked: dict[str, Asked] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)  # by kind of run
 
-    def kind(self, run: Config) -> str:
-        """The kind that the file describes this run's most closely by: pretrain-<size> or pretrain, and so on."""
-        if isinstance(run, EvaluationConfig):
-            first, then = "evaluate", run.evaluation.name
+    def kind_of(self, config: Config) -> str:
+        """The kind of run that the file describes this one by: pretrain-<size> or evaluate-<protocol> where it has that."""
+        if isinstance(config, EvaluationConfig):
+            kind, detail = "evaluate", config.evaluation.name
         else:
-            first, then = "pretrain", run.encoder.size
-        return f"{first}-{then}" if f"{first}-{then}" in self.asked else first
+            kind, detail = "pretrain", config.encoder.size
+        return f"{kind}-{detail}" if f"{kind}-{detail}" in self.requests else kind
 
 
-def kinds() -> list[str]:
+def list_kinds() -> list[str]:
+    """The kinds of run that a cluster file may describe, beside `all`."""
     return ["pretrain", *(f"pretrain-{size}" for size in vit.SIZES),
             "evaluate", *(f"evaluate-{name}" for name in list_protocols())]
 
 
-def find(name: str) -> Path:
-    """The file of a cluster: a path, or the name of one of slurm/clusters."""
+def find_cluster(name: str) -> Path:
+    """The file of a cluster: a path that ends in .yaml, or the name of one of slurm/clusters."""
     if name.endswith(".yaml"):
         return Path(name)
     known = [path.stem for path in FOLDER.glob("*.yaml")]
@@ -88,67 +144,31 @@ def find(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def read(path: Path) -> Cluster:
-    """The cluster that the file describes; UserError naming key and line where it is none."""
-    content = read_yaml(path)
-    given = checked(content, TOP, f"{path}:")
-    runs = given.pop("runs", None)
-    if not runs:
-        raise UserError(f"{path} has no 'runs': what to ask for, for all runs and per kind ({', '.join(kinds())})")
-    if not all(isinstance(line, str) for line in given.get("setup", [])):
-        raise UserError(f"{path}: setup must be a list of lines of bash")
-    sections = {}
-    for kind, section in runs.items():
-        if kind not in ("all", *kinds()):
-            raise unknown(f"kind in {path}, runs:", kind, ["all", *kinds()])
-        if not isinstance(section, dict):
-            raise UserError(f"{path}: runs.{kind} must be a mapping, got {section!r}")
-        sections[kind] = checked(section, ASKED, f"{path}, runs.{kind}:")
-    asked = {}
-    for kind in {"pretrain", "evaluate", *sections} - {"all"}:
-        merged = dict(DEFAULTS)
-        for name in ("all", kind.partition("-")[0], kind):
-            merged |= sections.get(name, {})
-        asked[kind] = asked_of(merged, f"{path}: runs.{kind}")
-    if given.get("beat_seconds", BEAT_SECONDS) <= 0:
-        raise UserError(f"{path}: beat_seconds must be positive")
-    given |= {key: (path.parent / given[key]).absolute() for key in ("work", "results") if key in given}
-    return Cluster(path.stem, **given, asked=asked)
+def read_cluster(path: Path) -> Cluster:
+    """The cluster that the file describes; UserError with file and line where it describes none."""
+    document = read_document(path)
+    config = validate(ClusterConfig, document.value, document.place)
+    known = [ALL, *list_kinds()]
+    for kind in config.runs:
+        if kind not in known:
+            raise UserError(f"{unknown('kind of run', kind, known)} ({document.place(('runs', kind))})")
+    kinds = {"pretrain", "evaluate", *config.runs} - {ALL}
+    folders = {key: (path.parent / value).absolute() for key in ("work", "results") if (value := getattr(config, key))}
+    return Cluster(path.stem, setup=config.setup, beat_seconds=config.beat_seconds, **folders,
+                   requests={kind: merge_request(kind, config, document) for kind in sorted(kinds)})
 
 
-def checked(section: dict[Any, Any], schema: dict[str, type], where: str) -> dict[str, Any]:
-    """The section, its keys known and its values of the right type."""
-    out = {}
-    for key, value in section.items():
-        if key not in schema:
-            raise unknown(f"key in {where}", key, schema)
-        if key == "time" and isinstance(value, int):  # YAML reads 1:00:00 as 3600
-            raise UserError(f'{where} time must be in quotes, e.g. "{value // 3600:02d}:{value // 60 % 60:02d}:00"')
-        value = float(value) if schema[key] is float and type(value) is int else value
-        if type(value) is not schema[key]:
-            raise UserError(f"{where} {key!r} must be a {schema[key].__name__}, got {value!r}")
-        out[key] = value
-    return out
+def merge_request(kind: str, config: ClusterConfig, document: Document) -> Request:
+    """What a kind of run asks for: `all` <- pretrain or evaluate <- the kind itself."""
+    values: dict[str, Any] = {"kind": kind}
+    places: dict[str, Keys] = {}  # key -> where the value that counts is written
+    for section in dict.fromkeys((ALL, kind.partition("-")[0], kind)):
+        given = config.runs[section].to_json() if section in config.runs else {}
+        values |= given
+        places |= {key: ("runs", section, key) for key in given}
+    values.setdefault("processes", max(1, values.get("gpus", 0)))
 
+    def locate(keys: Keys) -> str:
+        return document.place(places.get(str(keys[0]), ("runs", kind)) if keys else ("runs", kind))
 
-def asked_of(merged: dict[str, Any], where: str) -> Asked:
-    for key in NEEDED:
-        if not merged.get(key):
-            raise UserError(f"{where} has no {key!r}; give it there or for all")
-    merged.setdefault("processes", max(1, merged["gpus"]))
-    for key in ("nodes", "processes", "cpus", "pack"):
-        if merged[key] < 1:
-            raise UserError(f"{where}.{key} must be 1 or more, got {merged[key]}")
-    for key in ("gpus", "throttle"):
-        if merged[key] < 0:
-            raise UserError(f"{where}.{key} must be 0 or more, got {merged[key]}")
-    if not TIME.fullmatch(merged["time"]):
-        raise UserError(f'{where}.time must be like "12:00:00" or "2-00:00:00", got {merged["time"]!r}')
-    asked = Asked(**merged)
-    if asked.seconds < 60:
-        raise UserError(f"{where}.time must be a minute or more, got {asked.time!r}")
-    if "runs.pretrain" in where and asked.pack > 1:
-        raise UserError(f"{where}.pack must be 1: a job's evaluations wait for its pre-training alone")
-    if "runs.evaluate" in where and asked.nodes * asked.processes > 1:
-        raise UserError(f"{where}: an evaluation is one process; set nodes: 1 and processes: 1")
-    return asked
+    return validate(Request, values, locate, f"runs.{kind}.")

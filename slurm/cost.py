@@ -1,6 +1,7 @@
 """What the runs that are left will cost, from what like runs cost."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,75 +10,90 @@ from bench.core.models import canonical
 from bench.runs.config import Config, EvaluationConfig, PretrainConfig, parse_config
 from bench.runs.results import load_result, newest_results
 from slurm.cluster import Cluster
-from slurm.plan import Run
+from slurm.states import Run
 
-LIKE = 3  # records of a recipe that are averaged; ours
-OTHERS = 300  # records of no run of this sweep that are looked at, newest first; ours
+LIKE = 3  # results of like runs that are averaged
+OTHERS = 300  # results of no run of this sweep that are read, newest first
 
 
 @dataclass
 class Cost:
+    """What the runs of one kind cost."""
+
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
-    unknown: int = 0  # runs of which no like one has a record
+    known: int = 0  # runs that these hours are of
+    unknown: int = 0  # runs of which no like one has a result
 
     def __str__(self) -> str:
-        known = f"{self.gpu_hours:,.1f} GPU-hours, {self.cpu_hours:,.1f} CPU-hours"
-        return known + (f", and {self.unknown} runs that no record is like: unknown" if self.unknown else "")
+        known = f"{self.gpu_hours:,.1f} GPU-hours and {self.cpu_hours:,.1f} CPU-hours for {count_runs(self.known)}"
+        unknown = f"unknown for {count_runs(self.unknown)}, because no like run has a result"
+        return "; ".join([*([known] if self.known else []), *([unknown] if self.unknown else [])])
 
 
-def like(config: Config, pretrain: Config) -> str:
-    """What runs share whose speed is about the same: all but seeds, lengths and data."""
-    assert isinstance(pretrain, PretrainConfig)
+def count_runs(number: int) -> str:
+    return f"{number:,} run" if number == 1 else f"{number:,} runs"
+
+
+def recipe_of(config: Config, pretrain: PretrainConfig) -> str:
+    """A text that runs share whose speed is about the same: all but seeds, lengths and data."""
     shared: list[Any] = [pretrain.encoder.to_json(), pretrain.data.crop_seconds, pretrain.data.rate_hz]
     if isinstance(config, EvaluationConfig):
         return canonical([*shared, config.evaluation.to_json(), config.task, config.data.store])
     return canonical([*shared, config.method.to_json(), config.views, config.optim.precision, config.optim.batch])
 
 
-def seconds(config: Config, records: list[dict[str, Any]]) -> float:
-    """How long a run takes if it is as fast as the mean of those recorded."""
-    results = [each["result"] for each in records]
-    if isinstance(config, EvaluationConfig):
-        return sum(r["seconds"] / r.get("together", 1) for r in results) / len(results)  # those that ran together share them
-    work = config["optim"]["steps"] * config["optim"]["batch"]
-    return work * sum(r["seconds"] / max(1, r["records"]) for r in results) / len(results)
+def predict_seconds(config: Config, like: list[dict[str, Any]]) -> float:
+    """How long a run takes if it is as fast as the mean of these results of like runs."""
+    if isinstance(config, EvaluationConfig):  # those that ran at once share their seconds
+        return float(sum(r["seconds"] / r.get("together", 1) for r in like) / len(like))
+    records = config.optim.steps * config.optim.batch
+    return float(records * sum(r["seconds"] / max(1, r["records"]) for r in like) / len(like))
 
 
-def estimate(runs: dict[str, Run], results: Path, cluster: Cluster) -> dict[str, Cost]:
-    """kind -> cost of the runs without a record, on what the cluster's file asks for."""
-    def pretrain(run: Run) -> Config:
-        return runs[run.pretrain].config if run.pretrain else run.config
-
+def estimate_costs(runs: dict[str, Run], folder: Path, cluster: Cluster) -> dict[str, Cost]:
+    """kind -> cost of the runs without a result, on what the cluster's file asks for."""
+    recipes = {run.name: recipe_of(run.config, _pretrain_config(run, runs)) for run in runs.values()}
     left = [run for run in runs.values() if run.state != "done"]
-    wanted = {like(run.config, pretrain(run)) for run in left}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in runs.values():
-        if run.state == "done":
-            key = like(run.config, pretrain(run))
-            if key in wanted and len(found.get(key, ())) < LIKE:
-                found.setdefault(key, []).append(load_result(results, run.name))
-    for made in others(results, runs) if wanted - found.keys() else ():
-        key = like(parse_config(made["config"]), parse_config(made.get("pretrain_config", made["config"])))
-        if key in wanted and len(found.get(key, ())) < LIKE:
-            found.setdefault(key, []).append(made)
+    like = find_like(runs, recipes, {recipes[run.name] for run in left}, folder)
     costs: dict[str, Cost] = {}
     for run in left:
-        kind, key = cluster.kind(run.config), like(run.config, pretrain(run))
-        asked, cost = cluster.asked[kind], costs.setdefault(kind, Cost())
-        if key in found:
-            hours = asked.nodes * seconds(run.config, found[key]) / 3600
-            cost.gpu_hours += hours * asked.gpus
-            cost.cpu_hours += hours * asked.processes * asked.cpus
-        elif isinstance(run.config, PretrainConfig) and not run.config.optim.steps:
-            pass  # no step, no time
+        kind = cluster.kind_of(run.config)
+        request, cost, known = cluster.requests[kind], costs.setdefault(kind, Cost()), like.get(recipes[run.name])
+        if known:
+            hours = request.nodes * predict_seconds(run.config, known) / 3600
+            cost.gpu_hours += hours * request.gpus
+            cost.cpu_hours += hours * request.processes * request.cpus
+        if known or (isinstance(run.config, PretrainConfig) and not run.config.optim.steps):  # no step, no time
+            cost.known += 1
         else:
             cost.unknown += 1
     return costs
 
 
-def others(results: Path, runs: dict[str, Run]) -> Iterable[dict[str, Any]]:
-    """Results of runs outside the sweep, the newest; what is no result is left to `ecgssl report`."""
-    for result in newest_results(results, OTHERS, frozenset(runs)):
-        if result["result"].get("seconds") is not None:
-            yield result
+def find_like(runs: dict[str, Run], recipes: dict[str, str], wanted: set[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """recipe -> the `result` of at most LIKE runs, of the sweep's own and then of others, for the recipes wanted."""
+    like: dict[str, list[dict[str, Any]]] = {}
+    for run in runs.values():
+        recipe = recipes[run.name]
+        if run.state == "done" and recipe in wanted and len(like.get(recipe, ())) < LIKE:
+            like.setdefault(recipe, []).append(load_result(folder, run.name)["result"])
+    for recipe, result in read_others(folder, runs) if wanted - like.keys() else ():
+        if recipe in wanted and len(like.get(recipe, ())) < LIKE:
+            like.setdefault(recipe, []).append(result)
+    return like
+
+
+def _pretrain_config(run: Run, runs: dict[str, Run]) -> PretrainConfig:
+    config = runs[run.pretrain].config if run.pretrain else run.config
+    assert isinstance(config, PretrainConfig)
+    return config
+
+
+def read_others(folder: Path, runs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(recipe, `result`) of runs outside the sweep, the newest OTHERS; what is damaged is left out."""
+    for each in newest_results(folder, OTHERS, frozenset(runs)):
+        if each["result"].get("seconds") is not None:
+            with contextlib.suppress(ValueError):  # of another version
+                pretrain = PretrainConfig.model_validate(each.get("pretrain_config", each["config"]))
+                yield recipe_of(parse_config(each["config"]), pretrain), each["result"]

@@ -1,11 +1,13 @@
-"""Who works on which run, on a shared folder: at most one at a time, and whoever is dead is taken over.
+"""Who works on which run, on a shared folder: at most one process at a time, and the runs of a dead one are taken over.
 
 Nothing here needs a lock, or clocks that agree. A holder is a file that its process rewrites at every beat. A lease is a
-hard link to it, `<run>.<n>`: to make a link is atomic on NFS, too, and the highest n counts. A holder has ended when it
-says so (`<holder>.ended`), or when one who waits has seen it stand still for MISSED beats of its own clock, and says it.
+hard link to that file, named `<run>.<n>`: making a link is atomic, on NFS too, and the highest n counts. A holder has ended
+when `<holder>.ended` exists. The holder writes that file itself, or a process that wants the run does so after it has seen
+the holder stand still for MISSED beats of its own clock. What the holder is doing is in `<holder>.progress`.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -14,160 +16,192 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import write_text
+from bench.core.progress import Progress, read_progress
 
-BEAT_SECONDS = 15.0  # ours; times MISSED it is longer than NFS clients trust what they remember of a folder (60 s)
-MISSED = 8  # beats; ours
+BEAT_SECONDS = 15.0  # MISSED beats take longer than NFS clients trust what they remember of a folder (60 s)
+MISSED = 8
 DEAD = "dead"
 
 
 @dataclass(frozen=True)
-class Found:
+class HolderInfo:
+    """Which process a holder is."""
+
+    name: str
+    job: str | None  # of Slurm, as squeue names it
+    node: str
+    pid: int
+    machine: str
+    start_ticks: int
+    beat_seconds: float
+    log: str  # path of its log below the folder of submissions; "" where it has none
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.node}" + (f", job {self.job}" if self.job else "")
+
+    def is_gone(self) -> bool:
+        """Whether the holder was a process of this machine and exists no more."""
+        return self.machine == machine_id() and start_ticks(self.pid) != self.start_ticks
+
+
+@dataclass(frozen=True)
+class Lease:
     """The newest lease of a run."""
 
     run: str
     number: int
     path: Path
 
-    def read(self) -> tuple[str, dict[str, Any]]:
-        """The whole text, which differs after every beat, and who the holder is; ("", {}) where it is gone."""
+    def read(self) -> tuple[str, HolderInfo] | None:
+        """(the whole text, which differs after every beat; the holder), or None where the lease has been removed."""
         try:
             text = self.path.read_text()
-            return text, json.loads(text.split("\n")[1])
+            return text, HolderInfo(**json.loads(text.split("\n")[1]))
         except FileNotFoundError:
-            return "", {}
-        except (IndexError, ValueError):
+            return None
+        except (IndexError, ValueError, TypeError):
             raise UserError(f"{self.path} is damaged; remove it if nothing works on {self.run}") from None
 
 
 class Holder:
-    """This process as a holder of leases in folder; beat() at least every beat_seconds, end() at the end.
+    """This process as a holder of leases. Call beat() at least every beat_seconds, and end() at the end.
 
-    log: where it writes to, for those who look.
+    log: where the process writes to, for those who look.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS, log: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.beat_seconds = folder, beat_seconds
-        self.name = f"holder-{secrets.token_hex(8)}"
         self.beats = 0
-        self.watched: dict[str, tuple[str, float]] = {}  # holder -> its text and when it was first seen, by our clock
-        self.held: set[str] = set()
-        self.path = folder / self.name
-        about = {"name": self.name, "job": job(), "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
-                 "pid": os.getpid(), "place": place(), "born": born(os.getpid()), "beat_seconds": beat_seconds, "log": log}
+        self.runs: set[str] = set()  # whose lease is ours
+        self.seen: dict[str, tuple[str, float]] = {}  # other holder -> its text, and when that was first seen by our clock
+        node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        self.info = HolderInfo(f"holder-{secrets.token_hex(8)}", current_job(), node, os.getpid(), machine_id(),
+                               start_ticks(os.getpid()), beat_seconds, log)
+        self.path = folder / self.info.name
         self.handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        os.write(self.handle, f"{0:012d}\n{json.dumps(about)}\n".encode())
+        os.write(self.handle, f"{0:012d}\n{json.dumps(dataclasses.asdict(self.info))}\n".encode())
         os.fsync(self.handle)
 
+    @property
+    def progress(self) -> Path:
+        """The file that says how far the holder's work is."""
+        return progress_path(self.folder, self.info.name)
+
     def beat(self) -> bool:
-        """Show that this process lives; False when another has ended it: its leases are lost."""
+        """Show that this process lives. False when another process has ended this holder: its leases are lost."""
         self.beats += 1
         os.pwrite(self.handle, b"%012d" % self.beats, 0)
         os.fsync(self.handle)
-        return not ended(self.folder, self.name)
+        return not has_ended(self.folder, self.info.name)
 
     def take(self, runs: Iterable[str]) -> dict[str, str]:
-        """Take what is free; gives run -> who has it, for the others. Repeated at every beat it finds the dead out."""
+        """Take the leases that are free; gives run -> who has it, for the others. Call it at every beat to find dead holders."""
         busy = {}
-        there = newest(self.folder, runs := [run for run in runs if run not in self.held])
+        runs = [run for run in runs if run not in self.runs]
+        leases = newest_leases(self.folder, runs)
         for run in runs:
-            found = there.get(run)
-            if found:
-                text, who = found.read()
-                if who and not ended(self.folder, who["name"]) and not self.dead(text, who):
-                    busy[run] = f"pid {who['pid']} on {who['node']}" + (f", job {who['job']}" if who["job"] else "")
-                    continue
-            target = self.folder / f"{run}.{found.number + 1 if found else 1}"
-            with contextlib.suppress(FileExistsError):
-                os.link(self.path, target)
-            try:  # not what link() said: over NFS a repeated request finds its own link there
-                ours = os.path.samefile(self.path, target)
-            except FileNotFoundError:  # another took it, was done, and forgot it
-                ours = False
-            if ours:
-                self.held.add(run)
+            lease = leases.get(run)
+            content = lease.read() if lease else None
+            if content and not has_ended(self.folder, content[1].name) and not self.declare_dead(*content):
+                busy[run] = str(content[1])
+            elif self.link(self.folder / f"{run}.{lease.number + 1 if lease else 1}"):
+                self.runs.add(run)
             else:
-                busy[run] = "another that was faster"
+                busy[run] = "another process that was faster"
         return busy
 
-    def dead(self, text: str, who: dict[str, Any]) -> bool:
-        """Whether the holder stood still for as long as we watched, or is no process of this machine; ends it then."""
-        before, since = self.watched.get(who["name"], ("", 0.0))
-        if text != before:
-            self.watched[who["name"]] = text, time.monotonic()
-        still = text == before and time.monotonic() - since > MISSED * who["beat_seconds"]
-        if still or gone(who):
-            end(self.folder, who["name"], DEAD)
+    def link(self, target: Path) -> bool:
+        """Whether the lease at target is ours after an attempt to make it."""
+        with contextlib.suppress(FileExistsError):
+            os.link(self.path, target)
+        try:  # the answer of link() does not tell: over NFS a repeated request finds its own link there
+            return os.path.samefile(self.path, target)
+        except FileNotFoundError:  # another process took it, finished, and removed it
+            return False
+
+    def declare_dead(self, text: str, info: HolderInfo) -> bool:
+        """Whether another holder is dead: it stood still for as long as we watched, or its process is gone. Ends it then."""
+        last, since = self.seen.get(info.name, ("", 0.0))
+        if text != last:
+            self.seen[info.name] = text, time.monotonic()
+        still = text == last and time.monotonic() - since > MISSED * info.beat_seconds
+        if still or info.is_gone():
+            mark_ended(self.folder, info.name, DEAD)
             return True
         return False
 
     def forget(self, runs: Iterable[str]) -> None:
-        """Remove the leases of finished runs: their records say all that is needed."""
-        for run, found in newest(self.folder, self.held.intersection(runs)).items():
-            for number in range(1, found.number + 1):
+        """Remove our leases of these runs: their results say all that is needed."""
+        for run, lease in newest_leases(self.folder, self.runs.intersection(runs)).items():
+            for number in range(1, lease.number + 1):
                 (self.folder / f"{run}.{number}").unlink(missing_ok=True)
-            self.held.discard(run)
+            self.runs.discard(run)
 
     def end(self) -> None:
-        """Give up what is held."""
+        """Give up all leases."""
         os.close(self.handle)
-        if self.held:
-            end(self.folder, self.name, "gave up")
+        if self.runs:
+            mark_ended(self.folder, self.info.name, "gave up")
         self.path.unlink(missing_ok=True)
+        self.progress.unlink(missing_ok=True)
 
 
-def newest(folder: Path, runs: Iterable[str] | None = None) -> dict[str, Found]:
-    """run -> its newest lease, for these runs or all that have one."""
+def newest_leases(folder: Path, runs: Iterable[str] | None = None) -> dict[str, Lease]:
+    """run -> its newest lease, for these runs or for all that have one."""
     wanted = set(runs) if runs is not None else None
-    out: dict[str, Found] = {}
+    leases: dict[str, Lease] = {}
     for name in os.listdir(folder) if folder.is_dir() else ():
         run, _, number = name.rpartition(".")
-        if number.isdecimal() and (wanted is None or run in wanted) and int(number) > getattr(out.get(run), "number", 0):
-            out[run] = Found(run, int(number), folder / name)
-    return out
+        if number.isdecimal() and (wanted is None or run in wanted) and int(number) > getattr(leases.get(run), "number", 0):
+            leases[run] = Lease(run, int(number), folder / name)
+    return leases
 
 
-def ended(folder: Path, holder: str) -> bool:
+def progress_path(folder: Path, holder: str) -> Path:
+    return folder / f"{holder}.progress"
+
+
+def holder_progress(folder: Path, holder: str) -> Progress | None:
+    """How far the work of a holder is; None where it has not said so."""
+    return read_progress(progress_path(folder, holder))
+
+
+def has_ended(folder: Path, holder: str) -> bool:
     return (folder / f"{holder}.ended").exists()
 
 
-def end(folder: Path, holder: str, how: str) -> None:
-    """Say that the holder has ended: it gave up, or it is dead."""
+def mark_ended(folder: Path, holder: str, how: str) -> None:
+    """Note that the holder has ended: it gave up, or it is dead."""
     write_text(folder / f"{holder}.ended", how)
 
 
-def died(folder: Path, holder: str) -> bool:
-    """Whether another found the holder dead."""
+def was_declared_dead(folder: Path, holder: str) -> bool:
+    """Whether another process has declared the holder dead."""
     path = folder / f"{holder}.ended"
     return path.is_file() and path.read_text() == DEAD
 
 
-def job() -> str | None:
-    """This process's Slurm job as squeue names it, 12_3 of an array, or None."""
+def current_job() -> str | None:
+    """The Slurm job of this process as squeue names it, 12_3 of an array, or None."""
     env = os.environ
     if "SLURM_ARRAY_TASK_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env.get("SLURM_JOB_ID")
 
 
-def place() -> str:
-    """What tells machines, and containers on one machine, apart, whatever they are called."""
+def machine_id() -> str:
+    """A text that tells machines, and containers on one machine, apart, whatever their names are."""
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def born(pid: int) -> int:
+def start_ticks(pid: int) -> int:
     """When a process of this machine started, in ticks since its boot; 0 where there is none, or a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if state == "Z" else int(fields[18])
-
-
-def gone(who: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    return who["place"] == place() and born(who["pid"]) != who["born"]

@@ -1,18 +1,56 @@
-"""The part of a work folder that the jobs of sweeps and the commands about them share."""
+"""The part of a work folder that the jobs of sweeps, and the commands about them, share."""
 
 import itertools
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.core.errors import UserError
+from bench.core.files import read_json, write_text
+from bench.core.models import Model, Positive, PositiveFloat, Text, validate
+from bench.runs.config import Config, parse_config, run_id
+
 SAME = 3  # failures in a row for one reason that park a run
+LOG_BYTES = 1 << 14  # of the end of a log, to find its last words
+TOKEN = re.compile(r"[0-9a-f]+")
+
+Unit = list[str]  # run_ids of what runs together: a pre-training, or evaluations that one call of `evaluate` takes
+
+
+class Submission(Model):
+    """What one call of sbatch submits, and how its jobs work."""
+
+    sweep: Text
+    cluster: Text
+    kind: Text
+    after: Text  # token of the submission whose task of the same index comes first; "" for none
+    work: Text
+    results: Text
+    code: Text  # name of the copy of the code
+    nodes: Positive
+    processes: Positive
+    cpus: Positive
+    beat_seconds: PositiveFloat
+    save_minutes: PositiveFloat
+    tasks: dict[int, list[Unit]]  # index -> its units
 
 
 @dataclass(frozen=True)
-class Shared:
-    """leases/, failures/ (a file per run), submissions/ (a folder per sbatch), code/ (copies), all below work/slurm."""
+class Failure:
+    """Why a run failed, once."""
+
+    reason: str
+    job: str | None = None
+    node: str | None = None
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class SharedFolder:
+    """leases/, failures/ (a file per run), submissions/ (a folder per call of sbatch), code/ (copies), all in work/slurm."""
 
     work: Path
     results: Path
@@ -33,48 +71,73 @@ class Shared:
     def submissions(self) -> Path:
         return self.folder / "submissions"
 
-    def tasks(self, token: str) -> dict[int, list[list[str]]]:
-        """index -> units of runs of a submission; none where it was made in another work folder."""
-        path = self.submissions / token / "submission.json"
-        if not re.fullmatch(r"[0-9a-f]+", token) or not path.is_file():
+    def read_tasks(self, token: str) -> dict[int, list[Unit]]:
+        """index -> units of a submission; empty where it was made in another work folder."""
+        folder = self.submissions / token
+        if not TOKEN.fullmatch(token) or not (folder / "submission.json").is_file():
             return {}
-        return {int(index): units for index, units in json.loads(path.read_text())["tasks"].items()}
+        return read_submission(folder).tasks
 
-    def log(self, token: str, index: int) -> Path:
+    def log_path(self, token: str, index: int) -> Path:
         """Where a task of a submission writes to, in all its attempts."""
         return self.submissions / token / "logs" / f"{index}.log"
 
-    def logs(self) -> dict[str, Path]:
+    def newest_logs(self) -> dict[str, Path]:
         """run -> its newest log, whichever submission that belongs to."""
-        found: dict[str, tuple[float, Path]] = {}
+        newest: dict[str, tuple[float, Path]] = {}
         for folder in self.submissions.glob("*"):
-            for index, units in self.tasks(folder.name).items():
-                path = self.log(folder.name, index)
+            for index, units in self.read_tasks(folder.name).items():
+                path = self.log_path(folder.name, index)
                 if path.is_file():
-                    when = path.stat().st_mtime
+                    written = path.stat().st_mtime
                     for run in itertools.chain(*units):
-                        found[run] = max(found.get(run, (0.0, path)), (when, path))
-        return {run: path for run, (_, path) in found.items()}
+                        newest[run] = max(newest.get(run, (0.0, path)), (written, path))
+        return {run: path for run, (_, path) in newest.items()}
 
-    def failed(self, run: str) -> list[dict[str, str]]:
-        """What made the run fail, oldest first: reason, job, node, when."""
+    def failures_of(self, run: str) -> list[Failure]:
+        """The run's failures, oldest first."""
         path = self.failures / f"{run}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [Failure(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
 
-    def note(self, run: str, reason: str, **about: str | None) -> None:
-        """Note why the run failed."""
+    def note_failure(self, run: str, failure: Failure) -> None:
+        """Append a failure to the run's file."""
         self.failures.mkdir(parents=True, exist_ok=True)
+        line = asdict(failure) | {"reason": " ".join(failure.reason.split())}
         with (self.failures / f"{run}.jsonl").open("a") as f:
-            f.write(json.dumps({"reason": " ".join(reason.split()), **about}) + "\n")
+            f.write(json.dumps(line) + "\n")
 
 
-def parked(notes: list[dict[str, str]]) -> bool:
-    """Whether the last SAME failures have one reason, numbers apart."""
-    reasons = {re.sub(r"\d+", "0", note["reason"]) for note in notes[-SAME:]}
-    return len(notes) >= SAME and len(reasons) == 1
+def write_submission(folder: Path, submission: Submission, tasks: Mapping[int, Sequence[Sequence[Config]]]) -> None:
+    """Write tasks.jsonl, the configs of every task, and then submission.json: where it exists the rest is complete."""
+    lines = (json.dumps({"index": index, "units": [[config.to_json() for config in unit] for unit in units]}) + "\n"
+             for index, units in tasks.items())
+    write_text(folder / "tasks.jsonl", "".join(lines))
+    write_text(folder / "submission.json", json.dumps(submission.to_json()))
 
 
-def tail(path: Path, size: int) -> str:
+def read_submission(folder: Path) -> Submission:
+    """The submission in folder; UserError where it is damaged."""
+    path = folder / "submission.json"
+    return validate(Submission, read_json(path, "submission"), lambda keys: str(path))
+
+
+def read_units(folder: Path, index: int) -> list[dict[str, Config]]:
+    """The units of a task: run_id -> config."""
+    with (folder / "tasks.jsonl").open() as f:
+        for line in f:
+            task = json.loads(line)
+            if task["index"] == index:
+                return [{run_id(config): config for config in map(parse_config, unit)} for unit in task["units"]]
+    raise UserError(f"{folder / 'tasks.jsonl'} has no task {index}")
+
+
+def is_parked(failures: list[Failure]) -> bool:
+    """Whether the last SAME failures have one reason, apart from numbers in it."""
+    reasons = {re.sub(r"\d+", "0", failure.reason) for failure in failures[-SAME:]}
+    return len(failures) >= SAME and len(reasons) == 1
+
+
+def read_tail(path: Path, size: int = LOG_BYTES) -> str:
     """The last bytes of a file as text; "" where there is none."""
     if not path.is_file():
         return ""
@@ -84,17 +147,33 @@ def tail(path: Path, size: int) -> str:
 
 
 def last_line(log: Path) -> str:
-    lines = [line for line in tail(log, 1 << 14).splitlines() if line.strip()]
-    return lines[-1] if lines else "it left no word"
+    """The last line of a log that is not empty."""
+    lines = [line for line in read_tail(log).splitlines() if line.strip()]
+    return lines[-1] if lines else "its log is empty"
 
 
 def last_words(log: Path) -> str:
-    """What Slurm said at the end of a log, e.g. that the job's memory was too small; "" for nothing.
+    """What Slurm wrote at the end of a log, e.g. that the job's memory was too small; "" for nothing.
 
-    The first line of it that is not of the end itself (***): those after it come in any order.
+    Of several lines it is the first that does not report the end itself (***): those after it come in any order.
     """
-    said = [""]
-    for line in tail(log, 1 << 14).splitlines():
+    lines = [""]
+    for line in read_tail(log).splitlines():
         _, slurm, words = line.partition("slurmstepd")
-        said = [*said, words.partition(": ")[2].removeprefix("error: ")] if slurm and line.startswith(slurm) else [""]
-    return next((line for line in said if line and not line.startswith("*** ")), said[-1])
+        lines = [*lines, words.partition(": ")[2].removeprefix("error: ")] if slurm and line.startswith(slurm) else [""]
+    return next((line for line in lines if line and not line.startswith("*** ")), lines[-1])
+
+
+def list_stems(folder: Path, suffix: str) -> set[str]:
+    """The names of the files in folder that end so, without the ending: one listing for all runs."""
+    names: Iterable[str] = os.listdir(folder) if folder.is_dir() else ()
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+
+
+def read_server_time(folder: Path) -> float:
+    """The time of the machine that stamps files in folder, so that no node's clock matters."""
+    probe = folder / f".probe-{os.getpid()}"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink()
+    return now

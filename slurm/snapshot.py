@@ -16,37 +16,37 @@ PARTS = ("bench", "methods", "slurm")
 SUFFIXES = (".py", ".yaml", ".csv")
 
 
-def take(folder: Path) -> Path:
-    """The copy in folder/<hash of what is in it>, made unless it is there; methods from outside are in methods/, too."""
+def copy_code(folder: Path) -> Path:
+    """The copy in folder/<hash of its content>, made unless it exists; methods from outside are in its methods/, too."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+    new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
     try:
         for part in PARTS:
             for path in sorted((ROOT / part).rglob("*")):
                 if path.suffix in SUFFIXES:
-                    copy(path, made / path.relative_to(ROOT))
+                    copy_file(path, new / path.relative_to(ROOT))
         for path in find_methods().values():
             for each in (path, path.with_suffix(".py")):
-                copy(each, made / "methods" / each.name)
-        write_text(made / provenance.SNAPSHOT, json.dumps(provenance.code()))
-        os.chmod(made, 0o755)
-        target = folder / digest(made)
-        with contextlib.suppress(OSError):  # another was faster, or it is there: the same content
-            made.rename(target)
+                copy_file(each, new / "methods" / each.name)
+        write_text(new / provenance.SNAPSHOT, json.dumps(provenance.code()))
+        os.chmod(new, 0o755)
+        target = folder / hash_files(new)
+        with contextlib.suppress(OSError):  # it exists, with the same content
+            new.rename(target)
         return target
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
-def copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
 
-def digest(folder: Path) -> str:
+def hash_files(folder: Path) -> str:
     """12 hex digits that name the content of the files below folder."""
-    sums = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        sums.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-        sums.update(path.read_bytes())
-    return sums.hexdigest()[:12]
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

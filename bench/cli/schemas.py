@@ -8,8 +8,9 @@ import json
 from bench.core.files import ROOT, write_text
 from bench.core.models import Model
 from bench.sweeps import SweepConfig
+from slurm.cluster import ClusterConfig
 
-SCHEMAS: dict[str, type[Model]] = {"sweep": SweepConfig}
+SCHEMAS: dict[str, type[Model]] = {"sweep": SweepConfig, "cluster": ClusterConfig}
 
 
 def write_schema(name: str) -> str:

@@ -2,99 +2,146 @@
 
 import difflib
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from bench.cli.options import WORK, Device, Methods, Minutes, Results, Threads, Work, sweep_app, where
 from bench.core.errors import UserError
 
+if TYPE_CHECKING:  # what takes seconds to import is imported where it is used
+    from slurm.cluster import Cluster
+    from slurm.plan import Plan
+    from slurm.shared import SharedFolder
+    from slurm.states import Run
+
 Spec = Annotated[Path, typer.Argument(help="YAML file, e.g. slurm/sweeps/demo.yaml.")]
 ClusterFile = Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="One of slurm/clusters, or a YAML file like "
                                                  "them.")]
 SweepWork = Annotated[Path | None, typer.Option("--work", help="Folder for stores, checkpoints, logs; else the cluster "
-                                                "file's, else [env: ECGSSL_WORK].")]
-SweepResults = Annotated[Path | None, typer.Option("--results", help="Folder of the records; else the cluster file's, else "
+                                                "file's, else the environment variable ECGSSL_WORK.")]
+SweepResults = Annotated[Path | None, typer.Option("--results", help="Folder of the results; else the cluster file's, else "
                                                    "results.")]
+ARRAY_SIZE = 1001  # Slurm's default, where no cluster answers
 
 
-def _sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | None) -> tuple[Any, Any, Any]:
-    """(runs of the sweep, what its jobs share, the cluster or None)."""
+def _folder_of(cluster: "Cluster | None", work: Path | None, results: Path | None) -> "SharedFolder":
+    """What the sweep's jobs share: the options win over the cluster's file."""
+    from slurm.shared import SharedFolder
+
+    return SharedFolder(work or (cluster and cluster.work) or WORK, results or (cluster and cluster.results) or Path("results"))
+
+
+def _read_cluster(name: str) -> "Cluster":
+    from slurm.cluster import find_cluster, read_cluster
+
+    return read_cluster(find_cluster(name))
+
+
+def _open_sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | None
+                ) -> "tuple[dict[str, Run], SharedFolder]":
+    """(the runs of the sweep, what its jobs share)."""
     from bench import sweeps
-    from slurm import cluster as clusters
-    from slurm import plan
-    from slurm.shared import Shared
+    from slurm import states
 
-    where = clusters.read(clusters.find(cluster)) if cluster else None
-    work = work or (where and where.work) or WORK
-    shared = Shared(work, results or (where and where.results) or Path("results"))
-    return plan.graph(sweeps.load_sweep(spec, work)[0]), shared, where
+    shared = _folder_of(_read_cluster(cluster) if cluster else None, work, results)
+    return states.list_runs(sweeps.load_sweep(spec, shared.work)[0]), shared
 
 
-def _looked(runs: Any, shared: Any) -> Any:
+def _read_states(runs: "dict[str, Run]", shared: "SharedFolder") -> None:
     """Fill in the runs' states; a queue that does not answer is said, not fatal."""
-    from slurm import commands, plan
+    from slurm import commands, states
 
     try:
-        queue = commands.queue()
+        queue = commands.list_queue()
     except UserError as error:
         queue = None
         print(f"ecgssl: without the queue: {error}", file=sys.stderr)
-    plan.look(runs, shared, queue)
+    states.read_states(runs, shared, queue)
 
 
-def _must_hold(runs: Any, name: str, spec: Path) -> None:
-    if name not in runs:
-        near = difflib.get_close_matches(name, runs, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no run {name!r} in {spec}{hint}; `ecgssl sweep status {spec}` lists them")
+def _check_names(runs: "dict[str, Run]", names: Collection[str], spec: Path) -> None:
+    """UserError for a name that is no run of the sweep."""
+    for name in names:
+        if name not in runs:
+            near = difflib.get_close_matches(name, runs, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"no run {name!r} in {spec}{hint}; `ecgssl sweep status {spec}` lists them")
 
 
-def _submitted(made: Any, runs: Any) -> None:
+def _print_plan(plan: "Plan", runs: "dict[str, Run]") -> None:
     """Say what was submitted."""
-    from slurm import plan
+    from slurm.states import count_states
+    from slurm.status import format_states
 
-    for array in made.arrays:
-        print(f"array of {len(array.tasks)} jobs, {array.runs()} runs: {array.kind}"
+    for array in plan.arrays:
+        print(f"array of {len(array.tasks)} jobs, {array.size} runs: {array.kind}"
               + (", each after its pre-training" if array.after else ""))
-    if made.later:
-        print(f"{len(made.later)} evaluations wait for pre-trainings that run outside the queue: submit again after them")
-    found = plan.counts(runs.values())
-    print("before: " + ", ".join(f"{n} {state}" for state, n in found.items() if n)
-          + ("" if made.arrays else "; nothing to submit"))
+    if plan.later:
+        print(f"{len(plan.later)} evaluations wait for pre-trainings that run outside the queue: submit again after them")
+    print(f"before: {format_states(count_states(runs.values()))}" + ("" if plan.arrays else "; nothing to submit"))
 
 
 @sweep_app.command("plan")
 def sweep_plan(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None, results: SweepResults = None,
                outside: Methods = None) -> None:
     """Show a sweep's runs by state, the arrays and dependencies that `submit` would make, and the cost. Submits nothing."""
-    from slurm import commands, cost, plan, status, submit
+    from bench import sweeps
+    from slurm import cost, local, states
 
-    runs, shared, where = _sweep(spec, cluster, work, results)
-    _looked(runs, shared)
-    states = [state for state, n in plan.counts(runs.values()).items() if n]
-    by_stage = Table("method", "stage", *states)
-    for (method, stage), found in status.stages(runs.values()).items():
-        by_stage.add_row(method, stage, *(str(found[state] or "") for state in states))
-    Console().print(by_stage)
-    if where:
-        try:
-            largest = commands.largest_array()
-        except UserError:
-            largest = 1001  # Slurm's default
-        made = plan.arrays(runs, where, largest)
-        arrays = Table("array", "jobs", "runs", "after", "asks for")
-        number = {array.token: i for i, array in enumerate(made.arrays, 1)}
-        for array in made.arrays:
-            after = f"array {number[array.after]}" if array.after in number else "what is queued" if array.after else ""
-            asks = " ".join(where.asked[array.kind].options())
-            arrays.add_row(f"{number[array.token]} {array.kind}", str(len(array.tasks)), str(array.runs()), after, asks)
-        Console().print(arrays if made.arrays else "nothing to submit")
-    for kind, price in cost.estimate(runs, shared.results, where or submit.local(1)).items():
-        print(f"left of {kind}: {price}")
+    place = _read_cluster(cluster) if cluster else None
+    shared = _folder_of(place, work, results)
+    pretrainings, missing = sweeps.preview_sweep(spec, shared.work)
+    runs = states.list_runs(pretrainings)
+    if missing:
+        print(f"not in {shared.work / 'stores'}: {', '.join(missing)}. The plan below is made from the configs alone. Ids of "
+              "runs depend on the stores, so it counts every run as missing; `ecgssl data prepare` makes a store")
+    else:
+        _read_states(runs, shared)
+    _print_stages(runs)
+    if place:
+        _print_arrays(runs, place)
+    for kind, price in cost.estimate_costs(runs, shared.results, place or local.local_cluster(1)).items():
+        print(f"cost of {kind}: {price}")
+
+
+def _print_stages(runs: "dict[str, Run]") -> None:
+    """A table of the runs: how many are in which state."""
+    from slurm.states import count_states
+    from slurm.status import count_by_stage
+
+    numbers = count_states(runs.values())
+    used = [state for state, number in numbers.items() if number]
+    table = Table("method", "stage", *used, show_footer=True)
+    for (method, stage), by_state in count_by_stage(runs.values()).items():
+        table.add_row(method, stage, *(str(by_state[state] or "") for state in used))
+    for column, text in zip(table.columns, (f"{len(runs)} runs", "", *(str(numbers[state]) for state in used)), strict=True):
+        column.footer = text
+    Console().print(table)
+
+
+def _print_arrays(runs: "dict[str, Run]", cluster: "Cluster") -> None:
+    """A table of the arrays that `submit` would make."""
+    from slurm import commands
+    from slurm.plan import Limits, plan_arrays
+
+    try:
+        size = commands.max_array_size()
+    except UserError:
+        size = ARRAY_SIZE
+    plan = plan_arrays(runs, cluster, Limits(size))
+    table = Table("array", "jobs", "runs", "after")
+    number = {array.token: i for i, array in enumerate(plan.arrays, 1)}
+    for array in plan.arrays:
+        after = f"array {number[array.after]}" if array.after in number else "what is queued" if array.after else ""
+        table.add_row(f"{number[array.token]} {array.kind}", str(len(array.tasks)), str(array.size), after)
+    Console().print(table if plan.arrays else "nothing to submit")
+    for kind in dict.fromkeys(array.kind for array in plan.arrays):
+        print(f"{kind} asks for: {' '.join(cluster.requests[kind].options())}")
 
 
 @sweep_app.command("submit")
@@ -102,11 +149,11 @@ def sweep_submit(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", m
                                                                   "a YAML file like them.")],
                  work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
                  outside: Methods = None) -> None:
-    """Submit to Slurm what has no record, is not queued and has not failed; again at any time: only what is missing."""
-    from slurm import submit
+    """Submit to Slurm what has no result, is not queued and has not failed; again at any time: only what is missing."""
+    from slurm.submit import Settings, submit
 
-    runs, shared, where = _sweep(spec, cluster, work, results)
-    _submitted(submit.submit(runs, shared, where, spec.stem, save_minutes=save_minutes), runs)
+    runs, shared = _open_sweep(spec, cluster, work, results)
+    _print_plan(submit(runs, shared, Settings(spec.stem, _read_cluster(cluster), save_minutes)), runs)
 
 
 @sweep_app.command("retry")
@@ -116,19 +163,19 @@ def sweep_retry(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", me
                 work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
                 outside: Methods = None) -> None:
     """Submit failed runs again, and what is missing; says what made them fail."""
-    from slurm import submit
+    from slurm.submit import Settings, submit
 
     if not failed:
         raise UserError("say what to retry: --failed")
-    runs, shared, where = _sweep(spec, cluster, work, results)
-    made = submit.submit(runs, shared, where, spec.stem, ("failed",), save_minutes)
+    runs, shared = _open_sweep(spec, cluster, work, results)
+    plan = submit(runs, shared, Settings(spec.stem, _read_cluster(cluster), save_minutes), ("failed",))
     for run in runs.values():
         if run.state == "failed":
             print(f"{run.name}: again after: {run.reason}")
         elif run.state == "parked":
             print(f"{run.name}: parked, three times the same: {run.reason}; to try again remove "
                   f"{shared.failures / run.name}.jsonl")
-    _submitted(made, runs)
+    _print_plan(plan, runs)
 
 
 @sweep_app.command("status")
@@ -142,23 +189,24 @@ def sweep_status(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None
     from rich.live import Live
 
     from bench.core.files import write_text
-    from slurm import status
+    from slurm.page import render_page
+    from slurm.status import render_table
 
-    runs, shared, _ = _sweep(spec, cluster, work, results)
+    runs, shared = _open_sweep(spec, cluster, work, results)
 
-    def look() -> Any:
-        _looked(runs, shared)
+    def render() -> Group:
+        _read_states(runs, shared)
         if page:
-            write_text(page, status.page(runs, shared, spec.stem))
-        return status.table(runs, shared)
+            write_text(page, render_page(runs, shared, spec.stem))
+        return render_table(runs, shared)
 
     if not watch:
-        Console().print(look())
+        Console().print(render())
         return
-    with Live(look(), console=Console()) as live:
+    with Live(render(), console=Console()) as live:
         while any(run.state in ("running", "waiting") for run in runs.values()):
             time.sleep(5)
-            live.update(look())
+            live.update(render())
 
 
 @sweep_app.command("logs")
@@ -166,22 +214,22 @@ def sweep_logs(spec: Spec, run: Annotated[str, typer.Argument(help="A run_id, se
                follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
                work: SweepWork = None, results: SweepResults = None, outside: Methods = None) -> None:
     """Print a run's log, of its newest attempt; -f follows it into the next."""
-    from slurm import status
+    from slurm.status import follow_log
 
-    runs, shared, _ = _sweep(spec, cluster, work, results)
-    _must_hold(runs, run, spec)
-    if run not in shared.logs() and not follow:
+    runs, shared = _open_sweep(spec, cluster, work, results)
+    _check_names(runs, [run], spec)
+    if run not in shared.newest_logs() and not follow:
         raise UserError(f"run {run} has no log in {shared.work}: it has not begun")
 
-    def over() -> bool:
-        _looked(runs, shared)
+    def is_over() -> bool:
+        _read_states(runs, shared)
         return not follow or runs[run].state not in ("running", "waiting")
 
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    status.follow(run, shared, over, write)
+    follow_log(run, shared, is_over, write)
 
 
 @sweep_app.command("cancel")
@@ -189,13 +237,12 @@ def sweep_cancel(spec: Spec, names: Annotated[list[str] | None, typer.Argument(m
                                                                                "of the sweep.")] = None,
                  cluster: ClusterFile = None, work: SweepWork = None, results: SweepResults = None,
                  outside: Methods = None) -> None:
-    """Cancel the jobs, queued and running, that carry these runs, with all that is packed with them. Records stay."""
-    from slurm import submit
+    """Cancel the jobs, queued and running, that carry these runs, with all that is packed with them. Results stay."""
+    from slurm.submit import cancel
 
-    runs, shared, _ = _sweep(spec, cluster, work, results)
-    for name in names or []:
-        _must_hold(runs, name, spec)
-    print(f"{len(submit.cancel(runs, shared, names or []))} jobs cancelled")
+    runs, shared = _open_sweep(spec, cluster, work, results)
+    _check_names(runs, names or [], spec)
+    print(f"{len(cancel(runs, shared, names or []))} jobs cancelled")
 
 
 @sweep_app.command("run")
@@ -205,15 +252,16 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
                                                   "failures are noted, the rest goes on.")] = False,
               jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Of --local: how many at a time.")] = 1,
               outside: Methods = None) -> None:
-    """Run a sweep on this machine; whatever has a record is skipped, so interrupting and repeating it is safe."""
+    """Run a sweep on this machine; whatever has a result is skipped, so interrupting and repeating it is safe."""
     from bench import sweeps
-    from slurm import plan, status, submit
 
     if local:
-        runs, shared, _ = _sweep(spec, None, work, results)
-        submit.run_here(runs, shared, spec.stem, jobs, threads or 1, save_minutes)
-        plan.look(runs, shared, None)
-        Console().print(status.table(runs, shared))
+        from slurm.local import run_local
+        from slurm.status import render_table
+
+        runs, shared = _open_sweep(spec, None, work, results)
+        run_local(runs, shared, spec.stem, jobs=jobs, cpus=threads or 1, save_minutes=save_minutes)
+        Console().print(render_table(runs, shared))
         if any(run.state != "done" for run in runs.values()):
             sys.exit(1)
     else:

@@ -103,11 +103,11 @@ def validate(model: type[M], value: Any, locate: Locate = lambda keys: "", under
 
 def explain(model: type[BaseModel], error: Any, locate: Locate, under: str) -> UserError:
     """One line for an error of pydantic."""
-    keys: Keys = tuple(each for each in error["loc"] if each != "[key]")
+    keys: Keys = tuple(each for each in error["loc"] if not str(each).startswith(("[key]", "dict[", "function-")))  # of unions
     context = error.get("ctx", {})
     if error["type"] == "rule" and context.get("key"):
         keys = (*keys, *context["key"].split("."))
-    name = under + dotted(keys)
+    name = (under + dotted(keys)).removesuffix(".")
     place = locate(keys)
     end = f" ({place})" if place else ""
     if error["type"] == "extra_forbidden":
@@ -152,12 +152,14 @@ def dotted(keys: Iterable[str | int]) -> str:
 def fields_of(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:
     """The names of the fields of the model that keys lead to from `model`."""
     current: Any = model
+    free = False  # whether the next key is one of the user's own names
     for key in keys:
-        if isinstance(key, int):
-            continue
-        if isinstance(current, type) and issubclass(current, BaseModel):
+        if free or isinstance(key, int):
+            free = False
+        elif isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(key))
             current = _model_in(field.annotation) if field else None
+            free = field is not None and _holds_mapping(field.annotation)
     return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
 
 
@@ -168,6 +170,12 @@ def _model_in(annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         return None
     return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
+
+
+def _holds_mapping(annotation: Any) -> bool:
+    """Whether the type is a dict, or an Optional or Annotated one."""
+    return get_origin(annotation) is dict or (get_origin(annotation) is not tuple and any(
+        _holds_mapping(inner) for inner in get_args(annotation)))
 
 
 def canonical(value: Any) -> str:

@@ -377,9 +377,9 @@ def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
             ("pretrain", "methods", ["randm"], "did you mean 'random'"),
             ("pretrain", "mix", {"slo": 1.0}, "no store 'slo'"),
             ("pretrain", "set", {**here, "data.rate": 1}, "data.rate"),
-            ("pretrain", "sedes", [0], "did you mean 'pretrain[0].seeds'"),
+            ("pretrain", "sedes", [0], "did you mean 'pretrain.seeds'"),
             ("evaluate", "protocols", ["liner"], "did you mean 'linear'"),
-            ("evaluate", "seeds", 3, "evaluate[0].seeds must be a list")):
+            ("evaluate", "seeds", 3, "evaluate.seeds must be a list")):
         spec.write_text(yaml.safe_dump({**good, section: {**good[section], key: value}}))
         assert message in fails(*sweep)
     assert str(tmp_path / "none.yaml") in fails("sweep", "run", tmp_path / "none.yaml", *sweep[3:])

@@ -39,7 +39,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     where, said = Workspace(work, tmp_path / "results", torch.device("cpu")), list[str]()
     runs = sweep.run_sweep(tmp_path / "spec.yaml", where, said.append)
-    assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 done"]
+    assert said == ["spec.yaml: 4 pre-trainings, 8 evaluations; 0 of 12 already done"]
     reported(where.results, out)
 
     with (out / "table.csv").open() as f:
@@ -53,7 +53,7 @@ def test_from_records_of_a_corpus_to_a_table(tmp_path: Path, nano: object) -> No
 
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
     again = sweep.run_sweep(tmp_path / "spec.yaml", where, said.append)
-    assert said[1].endswith("12 of 12 done")
+    assert said[1].endswith("12 of 12 already done")
     assert [r.run_id for r in again] == [r.run_id for r in runs]
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
     reported(where.results, out)

@@ -13,7 +13,7 @@ import pytest
 
 from bench.core import files
 from bench.core.errors import UserError
-from bench.runs.config import ROOT
+from bench.core.files import ROOT
 from slurm import lease
 from slurm.lease import Holder
 
@@ -24,7 +24,7 @@ def test_a_lease_has_one_holder_until_it_ends(tmp_path: Path) -> None:
     assert b.take(["x", "z"]) == {"x": f"pid {os.getpid()} on {os.uname().nodename}"}
     a.end()
     assert b.take(["x"]) == {}
-    assert b.held == {"x", "z"}
+    assert b.runs == {"x", "z"}
 
 
 def test_of_many_that_want_a_lease_at_once_one_has_it(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_of_many_that_want_a_lease_at_once_one_has_it(tmp_path: Path) -> None:
 
 def elsewhere(holder: Holder) -> None:
     """Let the holder be a process of another machine, about which only its beats tell."""
-    text = holder.path.read_text().replace(lease.place(), "another machine")
+    text = holder.path.read_text().replace(lease.machine_id(), "another machine")
     holder.path.write_text(text)
 
 
@@ -57,7 +57,7 @@ def test_a_holder_elsewhere_that_stands_still_is_taken_over_and_learns_it_at_its
     while heir.take(["x"]):
         time.sleep(0.01)
     assert time.monotonic() - since > lease.MISSED * 0.01
-    assert lease.died(tmp_path, dead.name)
+    assert lease.was_declared_dead(tmp_path, dead.info.name)
     assert not dead.beat()
     assert heir.beat()
 

@@ -11,25 +11,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from slurm import work
+from slurm import worker
 
 CHILD = """
 import signal, sys, types
-from slurm import work
-signal.pthread_sigmask(signal.SIG_BLOCK, [*work.STOPS, signal.SIGCHLD])
-worker = object.__new__(work.Worker)
-worker.stop, worker.holder = None, types.SimpleNamespace(beat=lambda: True)
+from slurm import worker
+signal.pthread_sigmask(signal.SIG_BLOCK, [*worker.STOPS, signal.SIGCHLD])
+one = object.__new__(worker.Worker)
+one.stop, one.holder = None, types.SimpleNamespace(beat=lambda: True)
 print("ready", flush=True)
 for _ in range(40):
-    worker.wait(None, 0.05)
-sys.exit(worker.stop or 0)
+    one.wait(None, 0.05)
+sys.exit(one.stop or 0)
 """
 
 
 @contextlib.contextmanager
 def child() -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True,
-                          cwd=Path(work.__file__).parents[1]) as process:
+                          cwd=Path(worker.__file__).parents[1]) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
         yield process
 
@@ -52,7 +52,7 @@ def test_a_worker_that_is_asked_to_stop_notes_the_signal() -> None:
 
 def test_a_signal_that_is_none_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "sigtimedwait", lambda *_: SimpleNamespace(si_signo=-779747040))
-    worker = object.__new__(work.Worker)
-    worker.stop = None
+    one = object.__new__(worker.Worker)
+    one.stop = None
     process = SimpleNamespace(send_signal=lambda _: 1 / 0)
-    assert not worker.wait(process, 0.1) and worker.stop is None  # type: ignore[arg-type]
+    assert not one.wait(process, 0.1) and one.stop is None  # type: ignore[arg-type]

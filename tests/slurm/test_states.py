@@ -1,0 +1,91 @@
+"""What state each run of a sweep is in, how far it is, and how that is shown."""
+
+import os
+from pathlib import Path
+
+from sweep_tools import load_runs, shared, write_result
+from test_cluster import cluster_of
+from test_sweeps import SPEC, of_methods
+
+from bench.core import progress
+from bench.core.progress import Progress
+from slurm import lease, page, states, status
+from slurm.commands import QueuedTask
+from slurm.plan import Array
+from slurm.shared import Failure, SharedFolder, is_parked
+from slurm.states import Run
+from slurm.submit import Settings, prepare_submission
+
+__all__ = ["shared"]  # a fixture
+
+
+def submit_tasks(shared: SharedFolder, *tasks: list[Run], token: str = "ab12") -> Path:
+    """A submission with these tasks, of one unit per run."""
+    array = Array("pretrain", {index: [[run.config] for run in runs] for index, runs in enumerate(tasks)}, token=token)
+    return prepare_submission(array, shared, Settings("s", cluster_of(shared.work)), shared.folder)
+
+
+def test_a_run_s_state_comes_from_results_leases_failures_and_the_queue(shared: SharedFolder) -> None:
+    runs = load_runs(shared, of_methods("jepa", seeds=list(range(8))))
+    first = [run for run in runs.values() if not run.pretrain]
+    done, running, turn, lost, failed, parked, waiting, missing = first
+    write_result(shared, done)
+    submit_tasks(shared, [done], [running, turn], [lost], [], [waiting])
+    holder = lease.Holder(shared.leases, log="ab12/logs/1.log")
+    holder.take([running.name, turn.name])
+    progress.write_progress(holder.progress, Progress("pretrain", 3, 10, 6.0, 14.0))
+    dead = lease.Holder(shared.leases, log="ab12/logs/2.log")
+    dead.take([lost.name])
+    dead.path.write_text(dead.path.read_text().replace(f'"start_ticks": {lease.start_ticks(os.getpid())}', '"start_ticks": 1'))
+    shared.note_failure(failed.name, Failure("a\nreason", job="1", node="n1"))
+    for _ in range(3):
+        shared.note_failure(parked.name, Failure("the same"))
+    states.read_states(runs, shared, [QueuedTask("9", 4, "PENDING", "", "Resources", "ab12"),
+                                      QueuedTask("8", 0, "PENDING", "", "", "cd34")])
+    assert [run.state for run in first] == ["done", "running", "waiting", "lost", "failed", "parked", "waiting", "missing"]
+    assert (failed.reason, failed.node, waiting.reason) == ("a reason", "n1", "Resources")
+    assert "vanished" in lost.reason
+    assert (missing.reason, turn.reason) == ("", states.TURN)
+    assert {run.state for run in runs.values() if run.pretrain in (failed.name, parked.name)} == {"blocked"}
+    assert {run.state for run in runs.values() if run.pretrain in (lost.name, done.name)} == {"missing"}
+    assert status.list_cells(running)[3:6] == ["3/10", "0.5", "00:00:14"] and turn.progress is None
+    text = page.render_page(runs, shared, "<s>")
+    assert "&lt;s&gt;" in text and all(word in text for word in (failed.name, "a reason", "its pre-training", "3/10"))
+    assert status.summarise(runs, shared).startswith(
+        "24 runs: 1 done, 1 running, 2 waiting, 1 failed, 1 parked, 4 blocked, 1 lost, 13 missing")
+    holder.end()
+    assert not holder.progress.exists()
+
+
+def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: SharedFolder) -> None:
+    runs = load_runs(shared, SPEC)
+    run = next(iter(runs.values()))
+    folder = submit_tasks(shared, [run])
+    (folder / "logs" / "0.log").write_text("loading\nbash: module: command not found\n\n")
+    states.read_states(runs, shared, [])
+    assert run.state == "missing" and run.reason == "its job ended: bash: module: command not found"
+
+
+def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in_it() -> None:
+    failures = [Failure(f"the loss of step {i} is nan") for i in range(3)]
+    assert is_parked(failures)
+    assert not is_parked(failures[:2])
+    assert not is_parked([*failures[:2], Failure("another")])
+    assert not is_parked([*failures, Failure("another")])
+
+
+def test_the_log_of_the_newest_attempt_is_followed_to_its_end(shared: SharedFolder) -> None:
+    run, lines = next(iter(load_runs(shared, SPEC).values())), list[str]()
+    folders = [submit_tasks(shared, [run], token=token) for token in ("a1", "b2")]
+    rounds = iter(range(10))
+
+    def is_over() -> bool:
+        now = next(rounds)
+        path = folders[now // 2] / "logs" / "0.log"
+        with path.open("a") as f:
+            f.write(f"{now}\n")
+        os.utime(path, (now, now))
+        return now == 3
+
+    status.follow_log(run.name, shared, is_over, lines.append, poll_seconds=0)
+    assert "".join(lines) == "0\n1\n2\n3\n"

@@ -1,0 +1,191 @@
+"""What a sweep submits: every run once, few arrays, evaluations after their pre-training."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sweep_tools import Queue, count_submitted, load_runs, runs_of, shared, write_result
+from test_cluster import cluster_of
+from test_sweeps import SPEC, of_methods, replace
+
+from bench.cli.sweeps import sweep_plan
+from bench.core.errors import UserError
+from bench.core.files import ROOT
+from bench.runs import config, provenance
+from slurm import commands, cost, plan, snapshot, states, submit
+from slurm.local import local_cluster
+from slurm.plan import Limits
+from slurm.shared import SharedFolder
+from slurm.states import Run
+
+__all__ = ["shared"]  # a fixture
+
+
+def settings(shared: SharedFolder, text: str = "") -> submit.Settings:
+    return submit.Settings("s", cluster_of(shared.work, text))
+
+
+@pytest.mark.parametrize(("pack", "array_size"), [(1, 1001), (3, 1001), (100, 1001), (1, 3)])
+def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
+        shared: SharedFolder, monkeypatch: pytest.MonkeyPatch, pack: int, array_size: int) -> None:
+    queue, runs = Queue(monkeypatch, array_size), load_runs(shared, replace("evaluate/seeds", [0, 1, 2, 3]))
+    submit.submit(runs, shared, settings(shared, f"evaluate: {{pack: {pack}}}"))
+    assert count_submitted(shared, queue) == Counter(list(runs))
+    assert max(task.index for task in queue.tasks) < array_size
+    places = {run: (task.job, task.index) for task in queue.tasks for run in runs_of(shared, task) if not runs[run].pretrain}
+    for task in queue.tasks:
+        command = queue.calls[int(task.job) - 1]
+        for run in runs_of(shared, task):
+            if runs[run].pretrain:
+                job, index = places[runs[run].pretrain]
+                assert f"--dependency=aftercorr:{job}" in command and "--kill-on-invalid-dep=yes" in command
+                assert task.index == index
+    submit.submit(runs, shared, settings(shared))
+    assert count_submitted(shared, queue) == Counter(list(runs))
+
+
+def test_the_number_of_sbatch_calls_does_not_grow_with_the_runs(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for name, seeds in (("few", 2), ("many", 60)):
+        here = SharedFolder(shared.work / name, shared.results)
+        here.work.mkdir()
+        (here.work / "stores").symlink_to((shared.work / "stores").resolve())
+        queue = Queue(monkeypatch)
+        spec = replace("evaluate/seeds", list(range(12)), replace("pretrain/seeds", list(range(seeds))))
+        submit.submit(load_runs(here, spec), here, settings(here))
+        calls.append(len(queue.calls))
+    assert calls[0] == calls[1] <= 1 + plan.ARRAYS
+
+
+def test_new_evaluations_of_a_queued_pretraining_wait_for_it(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(monkeypatch)
+    submit.submit(load_runs(shared, SPEC), shared, settings(shared))
+    before = len(queue.calls)
+    runs = load_runs(shared, replace("evaluate/seeds", [0, 5]))
+    submit.submit(runs, shared, settings(shared))
+    assert count_submitted(shared, queue) == Counter(list(runs))
+    assert len(queue.calls) > before and all("--dependency=aftercorr:1" in call for call in queue.calls[before:])
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_evaluations_are_packed_into_as_many_tasks_as_run_at_once(shared: SharedFolder, finished: bool) -> None:
+    runs = load_runs(shared, SPEC)
+    for run in runs.values():
+        if finished and not run.pretrain:
+            write_result(shared, run)
+    states.read_states(runs, shared, None)
+    for jobs in (1, 2, 3, 100):
+        arrays = [array for array in plan.plan_arrays(runs, local_cluster(1), Limits(1000, jobs)).arrays
+                  if array.kind == "evaluate"]
+        assert sum(array.size for array in arrays) == sum(bool(run.pretrain) for run in runs.values())
+        assert not finished or not any(array.after for array in arrays)
+        tasks = [units for array in arrays for units in array.tasks.values()]
+        assert max(map(len, tasks)) <= -(-sum(map(len, tasks)) // jobs)
+
+
+def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
+        shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, runs = Queue(monkeypatch), load_runs(shared, SPEC)
+
+    def refuse(*command: str) -> str:
+        if command[0] == "sbatch" and len(queue.calls) == 1:
+            raise UserError("sbatch refuses: no")
+        return queue.run_command(*command)
+
+    with monkeypatch.context() as m:
+        m.setattr(commands, "run_command", refuse)
+        with pytest.raises(UserError, match="sbatch refuses: no"):
+            submit.submit(runs, shared, settings(shared))
+    assert count_submitted(shared, queue) == Counter([run for run in runs if not runs[run].pretrain])
+    submit.submit(runs, shared, settings(shared))
+    assert count_submitted(shared, queue) == Counter(list(runs))
+
+
+def test_what_stands_in_the_way_of_a_submission_is_said_before_it(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch
+                                                                  ) -> None:
+    queue = Queue(monkeypatch)
+    for name in ("100%", "back\\slash"):
+        with pytest.raises(UserError, match="choose a work folder without"):
+            submit.submit({}, SharedFolder(shared.work / name, shared.results), settings(shared))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with submit.lock_submissions(shared, 1), pytest.raises(UserError, match="another `submit` works on .*pid"):
+        submit.submit({}, shared, settings(shared))
+    other = SharedFolder(shared.work / "other", shared.results)
+    other.work.mkdir()
+    (other.work / "slurm").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write into .*slurm"):
+        submit.submit({}, other, settings(shared))
+    assert queue.calls == []
+
+
+def work(shared: SharedFolder, kind: str, runs: list[Run]) -> "subprocess.CompletedProcess[str]":
+    """What a worker of one task with these runs does."""
+    array = plan.Array(kind, {0: [[run.config for run in runs]]})
+    folder = submit.prepare_submission(array, shared, settings(shared), ROOT)
+    return subprocess.run([sys.executable, "-m", "slurm.worker", folder, "0"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+
+
+def test_a_worker_does_not_repeat_what_is_done_nor_fail_what_comes_too_early(shared: SharedFolder) -> None:
+    """The job of an evaluation may run though its pre-training has no result: Slurm has forgotten that job, say."""
+    runs = load_runs(shared, SPEC)
+    first, *others = runs.values()
+    early = [run for run in others if run.pretrain][:2]
+    done = work(shared, "evaluate", early)
+    assert done.returncode == 1 and "its pre-training has no result" in done.stderr
+    states.read_states(runs, shared, None)
+    assert {run.state for run in early} == {"missing"}
+    assert not any(shared.leases.iterdir())
+    write_result(shared, first)
+    done = work(shared, "pretrain", [first])
+    assert done.returncode == 0 and f"already done: {shared.results / first.name}.json" in done.stderr
+
+
+def test_the_cost_is_what_like_runs_took_or_is_unknown(shared: SharedFolder) -> None:
+    runs = load_runs(shared, SPEC)
+    jepa = next(run for run in runs.values() if run.method == "jepa")
+    write_result(shared, jepa, seconds=3600.0, records=16)
+    cluster = cluster_of(shared.work, "pretrain: {gpus: 2, nodes: 3, cpus: 5}")
+    for own in (True, False):  # a result of the sweep's own, or of another
+        sweep = runs if own else load_runs(shared, of_methods("jepa", "mae", seeds=[1]))
+        states.read_states(sweep, shared, [])
+        costs = cost.estimate_costs(sweep, shared.results, cluster)
+        assert costs["pretrain"].gpu_hours == pytest.approx(6)  # the other jepa
+        assert costs["pretrain"].cpu_hours == pytest.approx(30)
+        assert (costs["pretrain"].unknown, costs["evaluate"].unknown) == ((2, 10) if own else (1, 4))  # mae
+
+
+def test_a_plan_without_stores_counts_runs_and_cost_and_says_what_is_missing(
+        shared: SharedFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = load_runs(shared, SPEC)
+    write_result(shared, next(run for run in runs.values() if run.method == "jepa"), seconds=3600.0, records=16)
+    sweep_plan(shared.work / "s.yaml", "test", shared.work / "empty", shared.results)
+    output = capsys.readouterr().out
+    assert f"not in {shared.work / 'empty' / 'stores'}: tiny. The plan below is made from the configs alone" in output
+    assert "15 runs" in output and "1 pretrain" in output and "2 evaluate" in output
+    assert "cost of pretrain: 0.0 GPU-hours and 2.0 CPU-hours for 3 runs; unknown for 2 runs" in output  # random, mae
+    assert "cost of evaluate: unknown for 10 runs" in output
+
+
+def test_a_copy_of_the_code_is_whole_and_named_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = snapshot.copy_code(tmp_path / "code")
+    assert snapshot.copy_code(tmp_path / "code") == a
+    assert [p.name for p in (tmp_path / "code").iterdir()] == [a.name]
+    for part in snapshot.PARTS:
+        assert {p.relative_to(ROOT) for p in (ROOT / part).rglob("*") if p.suffix in snapshot.SUFFIXES} == {
+            p.relative_to(a) for p in (a / part).rglob("*") if p.is_file()}
+    assert json.loads((a / provenance.SNAPSHOT).read_text()) == provenance.code()
+    monkeypatch.setattr(snapshot, "ROOT", a)
+    monkeypatch.setattr(provenance, "ROOT", a)
+    (a / "bench" / "method.py").write_text("changed")
+    b = snapshot.copy_code(tmp_path / "code")
+    assert b.name != a.name and (b / "bench" / "method.py").read_text() == "changed"
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    (tmp_path / "mine.yaml").write_text("method: {name: mine}\n")
+    monkeypatch.setenv(config.METHODS, str(tmp_path))
+    assert (snapshot.copy_code(tmp_path / "code") / "methods" / "mine.py").read_text() == "x = 1\n"
