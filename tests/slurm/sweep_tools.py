@@ -26,7 +26,8 @@ SPEC: dict[str, Any] = {  # one pre-training of seconds and two evaluations
     "pretrain": {
         "methods": ["jepa"], "seeds": [0], "mix": {"tiny": 1},
         "set": {"data.rate_hz": 100, "data.crop_seconds": 2.5, "encoder.size": "tiny", "encoder.patch": 25,
-                "optim.steps": 200, "optim.batch": 4, "optim.warmup_steps": 2, "views": [{"seconds": 2.5}]},
+                "optim.steps": 200, "optim.batch": 4, "optim.warmup_steps": 2, "optim.precision": "float32",
+                "views": [{"seconds": 2.5}]},
         "per_method": {"jepa": {"method.predictor": SMALL}},
     },
     "evaluate": {
