@@ -1,4 +1,3 @@
-import math
 import re
 
 import configs
@@ -30,25 +29,16 @@ def view_of(x: Tensor, name: str, value, seed: int = 0, seconds: float = 5.0) ->
     return views.make(x, [{"seconds": seconds, name: value}], RATE_HZ, rng(len(x), seed))[0]
 
 
-def test_every_transformation_is_tested_here() -> None:
-    assert set(SETTINGS) == set(views.VIEWS)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_view_is_a_pure_function_of_batch_and_generator(x, name) -> None:
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_a_view_is_a_pure_function_of_batch_and_generator_and_each_record_draws_its_own_numbers(x, name) -> None:
     before = x.clone()
     view = view_of(x, name, SETTINGS[name])
     assert view.shape == x.shape and view.dtype == torch.float32 and view.data_ptr() != x.data_ptr()
     assert torch.equal(x, before)
     assert torch.equal(view, view_of(x, name, SETTINGS[name]))
     assert not torch.equal(view, view_of(x, name, SETTINGS[name], seed=1))
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_record_draws_its_own_numbers(x, name) -> None:
-    same = x[:1].expand(B, C, T)
-    view = view_of(same, name, SETTINGS[name])
-    assert len({row.numpy().tobytes() for row in view}) > B - 5  # few sets of dropped leads may meet
+    of_one_record = view_of(x[:1].expand(B, C, T), name, SETTINGS[name])
+    assert len({row.numpy().tobytes() for row in of_one_record}) > B - 5  # few sets of dropped leads may meet
 
 
 @pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"resized_crop"}))
@@ -80,13 +70,6 @@ def test_a_resized_crop_stretches_a_share_of_its_length_and_stays_inside() -> No
     assert view.min() >= 0 and view.max() <= T - 1
     steps = view.diff(dim=2)
     torch.testing.assert_close(steps, steps[:, :, :1].expand_as(steps), atol=1e-3, rtol=0)
-
-
-def test_a_resized_crop_makes_a_slow_wave_slower() -> None:
-    t = torch.arange(T) / RATE_HZ
-    view = views.resized_crop(torch.sin(2 * math.pi * 4 * t).expand(8, C, T), 500, rng(8), [0.5, 0.5])
-    power = torch.fft.rfft(view).abs()[:, 0, 1:]
-    assert ((power.argmax(1) + 1) / (500 / RATE_HZ) == 2.0).all()
 
 
 def test_time_out_zeroes_one_window_of_the_asked_share_in_every_lead(x) -> None:
@@ -126,18 +109,13 @@ def test_mains_hum_is_50_or_60_hz_folded_where_the_rate_cannot_hold_it(rate_hz, 
     assert (power.sum(1).amax(1) > 0.99 * power.sum((1, 2))).all()
 
 
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_lead_dropout_zeroes_whole_leads_with_its_probability(probability) -> None:
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1.0])
+def test_lead_dropout_zeroes_whole_leads_with_its_probability_and_always_leaves_one(probability) -> None:
     view = views.lead_dropout(torch.ones(4000, C, 3), rng(4000), probability)
     dropped = (view == 0).all(2)
-    assert torch.equal(dropped, (view == 0).any(2))
+    assert torch.equal(dropped, (view == 0).any(2)) and not dropped.all(1).any()
     expected = probability - probability**C / C  # of twelve dropped leads one stays
     assert abs(dropped.float().mean().item() - expected) < 0.01
-
-
-def test_lead_dropout_always_leaves_a_lead(x) -> None:
-    view = view_of(x, "lead_dropout", 1.0)
-    assert ((view != 0).any(2).sum(1) == 1).all()
 
 
 def test_amplitude_scale_multiplies_a_record_by_one_factor(x) -> None:
@@ -164,17 +142,12 @@ def test_the_views_of_every_method_can_be_made(x) -> None:
     ("crop", "views[0] must be a mapping with `seconds`"),
     ({"time_out": [0.1, 0.2]}, "views[0] must be a mapping with `seconds`"),
     ({"seconds": 11}, "views[0].seconds is 11, data.crop_seconds is 10.0"),
-    ({"seconds": -1}, "views[0].seconds is -1"),
-    ({"seconds": 0.001}, "does not divide into patches"),
     ({"seconds": 2.53}, "does not divide into patches of 10 samples"),
     ({"seconds": 5, "timeout": [0.1, 0.2]}, "did you mean 'time_out'"),
     ({"seconds": 5, "time_out": 0.2}, "views[0].time_out must be two numbers"),
-    ({"seconds": 5, "time_out": [0.1, 0.2, 0.3]}, "views[0].time_out must be two numbers"),
     ({"seconds": 5, "time_out": [0.4, 0.2]}, "views[0].time_out must be low <= high, 0 to 1"),
-    ({"seconds": 5, "time_out": [0.4, 1.2]}, "views[0].time_out must be low <= high, 0 to 1"),
     ({"seconds": 5, "resized_crop": [0.5, 3.0]}, "views[0].resized_crop must be low <= high, 0 to 1"),
     ({"seconds": 5, "gaussian_noise": "loud"}, "views[0].gaussian_noise must be a number"),
-    ({"seconds": 5, "gaussian_noise": -0.1}, "views[0].gaussian_noise must be 0 or more"),
     ({"seconds": 5, "gaussian_noise": float("nan")}, "views[0].gaussian_noise must be 0 or more"),
     ({"seconds": 5, "mains_hum": True}, "views[0].mains_hum must be a number"),
     ({"seconds": 5, "lead_dropout": 5}, "views[0].lead_dropout must be 0 to 1"),
