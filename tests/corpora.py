@@ -123,9 +123,10 @@ def count_survivors(paths: list[Path], cases: int, use: Callable[[], object]) ->
     return succeeded
 
 
-def refused(folder: Callable[[], object], *texts: str) -> None:
-    """Assert that this raises a UserError of one line with each of the texts."""
+def refused(attempt: Callable[[], object], *texts: str) -> str:
+    """Assert that this raises a UserError of one line with each of the texts; the line."""
     with pytest.raises(UserError) as raised:
-        folder()
+        attempt()
     message = str(raised.value)
     assert all(text in message for text in texts) and "\n" not in message, message
+    return message
