@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from email.utils import formatdate
 
 from bench.data.corpora import Corpus, PhysioNet, Zenodo
 
@@ -148,8 +147,3 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     Content_Encoding="gzip" if what == "gzip" else "")
         if what in ("cut", "longer", "no length"):
             self.hang_up()
-
-
-def http_date(seconds: float) -> str:
-    """The date so many seconds from now, as Retry-After may have it."""
-    return formatdate(time.time() + seconds, usegmt=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from corpora import refused, report, rows
 from examples import build_ludb, microvolts_of
+from test_wfdb_file import edited
 
-from bench.data.corpora import Refusal, ludb, open_corpus
+from bench.data.corpora import Refusal, open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.ingest.records import open_records
 from bench.plot.ecg import draw_file
@@ -39,39 +40,24 @@ def test_the_200_real_records_are_prepared_with_their_rhythms(shared, tmp_path) 
     assert corpus.tasks == {"rhythm": sorted(rhythms)}
 
 
-@pytest.mark.parametrize(("cell", "names"), [
-    ("Sinus rhythm", "Sinus rhythm"), ("Sinus  rhythm.\n", "Sinus rhythm"), ("", ""),
-    ("Sinus rhythm\nAberrant conduction", "Aberrant conduction;Sinus rhythm"), ("a;b", "A;B"),
-    ("Atrial flutter, typical", "Atrial flutter, typical")])
-def test_a_cell_of_rhythms_holds_one_a_line(cell, names) -> None:
-    assert ludb.parse_rhythms(cell) == names
+def test_its_files_without_their_corpus_are_refused_with_the_command_that_mends_them(tmp_path) -> None:
+    build_ludb(tmp_path)
+    records = open_records(str(tmp_path / "data"), tmp_path)
+    refused(lambda: records.read(rows(records)[0]), "LUDB", "`ecgssl data prepare ludb`", "lead I + lead III is not lead II")
+    refused(lambda: draw_file(tmp_path / "data" / "1.hea", tmp_path / "x.png"), "LUDB", "`ecgssl data prepare ludb`")
+    shutil.move(tmp_path / "data", tmp_path / "mine")  # those of another corpus are refused without its name
+    edited(tmp_path / "mine" / "1.hea", r"^#.*\n", "")
+    records = open_records(str(tmp_path / "mine" / "1.hea"), tmp_path)
+    with pytest.raises(Refusal, match=r"gains or the leads in its header are wrong$"):
+        records.read(rows(records)[0])
 
 
-def test_integers_that_are_no_microvolts_are_refused(tmp_path) -> None:
+def test_cells_of_rhythms_hold_one_a_line_and_integers_that_are_no_microvolts_are_refused(tmp_path) -> None:
     build_ludb(tmp_path)
     corpus, path = open_corpus("ludb", tmp_path, None), tmp_path / "data" / "2.dat"
+    assert list(corpus.records.rhythm) == ["Sinus rhythm", "Aberrant conduction;Sinus rhythm", ""]
     raw = np.fromfile(path, "<i2").reshape(5000, 12)
     raw[:2, 0] += (2, -2)  # the checksum is the same
     raw.tofile(path)
     with pytest.raises(Refusal, match="I \\+ III is not II"):
         corpus.read(rows(corpus)[1])
-
-
-@pytest.mark.parametrize("real", [False, True])
-def test_its_files_without_their_corpus_are_refused_with_the_command_that_mends_them(request, tmp_path, real) -> None:
-    folder = request.getfixturevalue("shared") / "data" / "ludb" if real else tmp_path
-    if not real:
-        build_ludb(folder)
-    records = open_records(str(folder / "data"), tmp_path)
-    refused(lambda: records.read(rows(records)[0]), "LUDB", "`ecgssl data prepare ludb`", "lead I + lead III is not lead II")
-    refused(lambda: draw_file(folder / "data" / "1.hea", tmp_path / "x.png"), "LUDB", "`ecgssl data prepare ludb`")
-
-
-def test_other_files_with_wrong_gains_are_refused_without_naming_ludb(tmp_path) -> None:
-    build_ludb(tmp_path)
-    shutil.move(tmp_path / "data", tmp_path / "mine")
-    header = tmp_path / "mine" / "1.hea"
-    header.write_text("".join(line for line in header.read_text().splitlines(keepends=True) if "#" not in line))
-    records = open_records(str(header), tmp_path)
-    with pytest.raises(Refusal, match=r"gains or the leads in its header are wrong$"):
-        records.read(rows(records)[0])

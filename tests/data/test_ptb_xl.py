@@ -63,14 +63,6 @@ def test_labels_of_five_tasks_are_the_golden_ones(shared) -> None:
     assert counts == {"all": 71, "diagnostic": 44, "subdiagnostic": 23, "superdiagnostic": 5, "form": 19, "rhythm": 12}
 
 
-def test_folds_and_patients_are_those_of_the_csv(ptbxl) -> None:
-    table = pd.read_csv(ptbxl / "ptbxl_database.csv")
-    records = open_corpus("ptb-xl", ptbxl, 100).records
-    assert list(records.fold) == list(table.strat_fold)
-    assert list(records.record_id) == [str(i) for i in table.ecg_id]
-    assert list(records.patient_id) == [str(int(i)) for i in table.patient_id]  # the csv writes 15709.0
-
-
 def test_rows_of_one_release_beside_checksums_of_another_are_refused(tables) -> None:
     path = tables / "ptbxl_database.csv"
     many = pd.concat([pd.read_csv(path)] * 545, ignore_index=True)[:21799]
@@ -118,8 +110,11 @@ def test_an_age_above_89_is_left_out_in_every_version(tables, age, target) -> No
     assert corpus.records.age[1] == target and corpus.kinds == {"age": "regression"} and corpus.tasks["age"] == ["years"]
 
 
-def test_the_real_ages_are_those_of_the_csv(shared) -> None:
+def test_folds_patients_and_ages_of_real_records_are_those_of_the_csv(shared) -> None:
     folder = shared / "data" / "ptb-xl-500"
-    age, table = open_corpus("ptb-xl", folder, 100).records.age, pd.read_csv(folder / "ptbxl_database.csv").age
-    assert (age == "").sum() == 7 == (table.isna() | (table > 89)).sum()
-    assert [float(x) for x in age if x] == table[table <= 89].tolist()
+    records, table = open_corpus("ptb-xl", folder, 100).records, pd.read_csv(folder / "ptbxl_database.csv")
+    assert list(records.fold) == list(table.strat_fold)
+    assert list(records.record_id) == [str(i) for i in table.ecg_id]
+    assert list(records.patient_id) == [str(int(i)) for i in table.patient_id]  # the csv writes 15709.0
+    assert (records.age == "").sum() == 7 == (table.age.isna() | (table.age > 89)).sum()
+    assert [float(x) for x in records.age if x] == table.age[table.age <= 89].tolist()

@@ -64,11 +64,7 @@ def test_a_gap_is_nan(tmp_path) -> None:
     digital = np.fromfile(tmp_path / "r1.dat", "<i2").reshape(-1, 12)
     digital[10:20, 3] = GAP
     digital.tofile(tmp_path / "r1.dat")
-    sums = digital.sum(0)
-    lines = path.read_text().split("\n")
-    words = lines[4].split(" ")
-    lines[4] = " ".join([*words[:6], str(int(sums[3]) & 0xFFFF), *words[7:]])
-    path.write_text("\n".join(lines))
+    edited(path, r" -?\d+ 0 aVR$", f" {int(digital[:, 3].sum()) & 0xFFFF} 0 aVR")
     gaps = np.isnan(wfdb_file.read(path).physical())
     assert gaps[3, 10:20].all() and gaps.sum() == 10
     np.testing.assert_array_equal(wfdb_file.read(path).physical(), wfdb_mv(path))
@@ -88,49 +84,31 @@ def test_a_header_is_read_with_the_defaults_of_its_grammar(tmp_path) -> None:
 @pytest.mark.parametrize(("pattern", "by", "reason", "text"), [
     (r"^r1 ", "r1/3 ", "unsupported format", "has several segments ('r1/3')"),
     (r"^r1 ", "r2 ", "damaged header", "says that its name is 'r2'"),
-    (r"^r1 12 ", "r1 11 ", "damaged header", "announces 11 signals and describes 12"),
     (r"^r1 12 ", f"r1 {'9' * 5000} ", "damaged header", "announces"),
     (r" 500 50$", " 500.5 50", "unsupported format", "a rate in whole Hz"),
     (r" 500 50$", "", "unsupported format", "does not say its rate"),
-    (r" 50$", "", "unsupported format", "does not say its rate or its number of samples"),
     (r" 50$", " 0", "unsupported format", "a number of samples"),
     (r" 50$", " 51", "truncated", "r1.dat is truncated: r1.hea needs 1,224 bytes, it has 1,200"),
-    (r" 50$", " 999999999999", "truncated", "r1.dat is truncated"),
-    (r" 50$", f" {'9' * 5000}", "unsupported format", "a number of samples"),
     (r" 50$", " 49", "too long", "r1.dat is too long: r1.hea needs 1,176 bytes, it has more"),
-    (r"\.dat 16 ", ".dat 212 ", "unsupported format", "format '212'"),
-    (r"\.dat 16 ", ".dat 16x2 ", "unsupported format", "format '16x2'"),
-    (r"\.dat 16 ", ".dat 16:3 ", "unsupported format", "format '16:3'"),
-    (r"^r1\.dat", "../r1.dat", "damaged header", "'../r1.dat' is not the name of a file beside it"),
-    (r"^r1\.dat", "/etc/passwd", "damaged header", "'/etc/passwd' is not the name"),
-    (r"^r1\.dat", "~", "damaged header", "'~' is not the name"),
+    (r" 50$", f" {'9' * 5000}", "unsupported format", "a number of samples"),
+    *((r"\.dat 16 ", f".dat {form} ", "unsupported format", f"format '{form}'") for form in ("212", "16x2", "16:3")),
+    *((r"^r1\.dat", name, "damaged header", f"'{name}' is not the name of a file beside it")
+      for name in ("../r1.dat", "/etc/passwd", "~")),
     (r"^r1\.dat", "r2.dat", "missing file", "r2.dat does not exist"),
     (r"/mV", "/uV", "other units", "is in uV, not in mV"),
     (r" V6$", " V7", "missing leads", "V5, V7; the 12 leads I, II"),
-    (r" V6$", "", "missing leads", "the 12 leads I, II"),
     (r" V1$", " V2", "missing leads", "the 12 leads I, II"),
     (r"^r1 12 ((?:.*\n)*.*) V6$", r"r1 13 \1 V6\nr1.dat 16 200 16 0 0 0 0 v5", "damaged header", "names lead 'v5' twice"),
     (r" V6$", " V\0", "damaged header", "line 'r1.dat"),
-    (r"(\(-?\d+)\)", r"\1", "damaged header", "line 'r1.dat"),
     (r"-?\d+ 0 V6$", "7 0 V6", "wrong checksum", "lead V6 of r1.dat"),
+    (r"^r1\.dat 16 (.* II)$", r"r2.dat 16 \1", "damaged header", "signals of r1.dat do not follow each other"),
+    (r"^r1\.dat 16 (.* II)$", r"r1.dat 16+2 \1", "damaged header", "r1.dat has two offsets"),
 ])
 def test_a_header_that_is_not_as_it_should_be_is_refused_by_what_is_wrong(tmp_path, pattern, by, reason, text) -> None:
     path = edited(write(tmp_path), pattern, by)
     with pytest.raises(Refusal, match=re.escape(text)) as raised:
         wfdb_file.read(path)
     assert raised.value.reason == reason and str(tmp_path) in str(raised.value) and len(str(raised.value)) < 400
-
-
-def test_signals_of_one_file_stand_together_and_begin_at_one_byte(tmp_path) -> None:
-    path = write(tmp_path)
-    original = path.read_text()
-    edited(path, r"^r1\.dat 16 (.* II)$", r"r2.dat 16 \1")
-    with pytest.raises(Refusal, match=r"signals of r1\.dat do not follow each other"):
-        wfdb_file.read(path)
-    path.write_text(original)
-    edited(path, r"^r1\.dat 16 (.* II)$", r"r1.dat 16+2 \1")
-    with pytest.raises(Refusal, match=r"r1\.dat has two offsets"):
-        wfdb_file.read(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"#\n", bytes(range(256)), b"r1 12", b"\xff\xfe", b"r1 12 500 50\n"])
@@ -188,10 +166,10 @@ def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) ->
     original = path.read_bytes()
     assert same_or_refused(path)
     accepted = 0
-    for _ in range(700):
+    for _ in range(400):
         path.write_bytes(mutated(rng, mutated(rng, original) or original) if rng.integers(3) == 0 else mutated(rng, original))
         accepted += same_or_refused(path)
-    assert 15 < accepted < 500
+    assert 10 < accepted < 300
 
 
 @pytest.mark.parametrize("form", [ptbxl_form, challenge_form])
