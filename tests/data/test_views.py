@@ -1,6 +1,5 @@
 import re
 
-import configs
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -8,7 +7,6 @@ from torch import Generator, Tensor
 from bench.core.errors import UserError
 from bench.core.rng import Rng, seeded
 from bench.data import views
-from bench.runs.config import find_methods
 
 B, C, T, RATE_HZ = 64, 12, 500, 100
 SETTINGS = {"resized_crop": [0.5, 1.0], "time_out": [0.2, 0.4], "gaussian_noise": 0.3, "baseline_wander": 0.5,
@@ -128,14 +126,6 @@ def test_transformations_run_in_the_order_in_which_they_are_listed(x) -> None:
     last = views.make(x, [{"seconds": 5.0, "gaussian_noise": 0.3, "time_out": [0.4, 0.4]}], RATE_HZ, rng())[0]
     first = views.make(x, [{"seconds": 5.0, "time_out": [0.4, 0.4], "gaussian_noise": 0.3}], RATE_HZ, rng())[0]
     assert (last == 0).float().mean() > 0.39 and not (first == 0).any()
-
-
-def test_the_views_of_every_method_can_be_made(x) -> None:
-    for method in find_methods():
-        c = configs.load(method)
-        views.check(c["views"], c["data"]["rate_hz"], c["data"]["crop_seconds"], c["encoder"]["patch"])
-        view = views.make(torch.zeros(2, C, 5000), c["views"], 500, rng(2))
-        assert [v.shape for v in view] == [(2, C, round(v["seconds"] * 500)) for v in c["views"]]
 
 
 @pytest.mark.parametrize(("view", "message"), [

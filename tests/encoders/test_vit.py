@@ -1,10 +1,10 @@
 """The backbone computes what the published implementation computes."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import configs
 import numpy as np
 import pytest
 import torch
@@ -55,7 +55,8 @@ def test_logits_of_the_attentive_head_are_those_of_the_published_implementation(
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("xs", 3_600_000), ("s", 14_277_888), ("b", 85_185_024)])
-def test_sizes_have_the_published_number_of_parameters(size: str, parameters: int) -> None:
+def test_sizes_have_the_published_number_of_parameters_and_may_be_written_as_numbers(size: str, parameters: int) -> None:
+    assert vit.parse_size(str(SIZES[size])) == SIZES[size]
     with torch.device("meta"):
         net = Encoder(SIZES[size], leads=12, patch=25, registers=1)
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == parameters
@@ -93,13 +94,6 @@ def test_positions_are_sines_on_even_and_cosines_on_odd_channels() -> None:
         angle = n / 10_000 ** ((channel - channel % 2) / 16)
         assert table[n, channel].item() == pytest.approx(math.cos(angle) if channel % 2 else math.sin(angle), abs=1e-5)
     assert torch.equal(table, sincos(80, 16)[:50])
-
-
-def test_a_patch_is_every_lead_of_its_samples() -> None:
-    x = torch.arange(2 * 12 * 50.0).view(2, 12, 50)
-    patches = encoder(patch=25).patchify(x)
-    assert patches.shape == (2, 2, 300)
-    assert torch.equal(patches[1, 1].view(12, 25), x[1, :, 25:])
 
 
 def test_kept_tokens_keep_their_positions_and_do_not_see_the_rest() -> None:
@@ -143,17 +137,18 @@ def test_dropout_is_drawn_in_training_alone() -> None:
 def test_layer_scale_starts_at_its_value_and_scales_both_branches() -> None:
     net = encoder(layer_scale=0.5)
     scales = {n: p for n, p in net.named_parameters() if "scale" in n}
-    assert set(scales) == {f"blocks.{i}.scale{j}.weight" for i in (0, 1) for j in (1, 2)}
-    assert all((p == 0.5).all() and p.shape == (16,) for p in scales.values())
+    assert len(scales) == 4 and all((p == 0.5).all() and p.shape == (16,) for p in scales.values())
     x, block = torch.randn(2, 5, 16), net.blocks[0]
     with torch.no_grad():
         for p in scales.values():
             p.zero_()
         assert torch.equal(block(x), x)
-        block.scale1.weight.fill_(1.0)
-        moved = block(x) - x
-        block.scale1.weight.fill_(2.0)
-        assert (block(x) - x - 2 * moved).abs().max() < 1e-5
+        for scale in (block.scale1, block.scale2):
+            scale.weight.fill_(1.0)
+            moved = block(x) - x
+            scale.weight.fill_(2.0)
+            assert (block(x) - x - 2 * moved).abs().max() < 1e-5
+            scale.weight.zero_()
     assert not [n for n, _ in encoder().named_parameters() if "scale" in n]
 
 
@@ -219,24 +214,13 @@ def test_a_token_of_one_lead_knows_its_time_and_lead_and_each_lead_has_two_separ
             assert (some[b] - naive_lead_time(net, x[b], keep[b].tolist())[registers:]).abs().max() < 1e-5
 
 
-def test_patches_of_one_lead_come_lead_after_lead() -> None:
-    x, net = torch.arange(2 * 12 * 50.0).view(2, 12, 50), encoder(**LEAD_TIME)
-    patches = net.patchify(x)
-    assert patches.shape == (2, 24, 25)
-    assert net.count_tokens(x) == 24
-    assert encoder(patch=25).count_tokens(x) == 2
-    assert torch.equal(patches[1, 7], x[1, 3, 25:])  # lead 3, second patch
-    assert set(net.state_dict()) - set(encoder().state_dict()) == {"lead", "separator"}
-
-
-def test_leads_that_change_places_and_embeddings_change_nothing_else() -> None:
-    net, x = encoder(**LEAD_TIME), torch.randn(2, 12, 100)
-    order = torch.randperm(12)
-    with torch.no_grad():
-        before = net(x).unflatten(1, (12, -1))
-        assert (net(x[:, order]).unflatten(1, (12, -1)) - before[:, order]).abs().max() > 1e-3
-        net.lead.copy_(net.lead[order])
-        assert (net(x[:, order]).unflatten(1, (12, -1)) - before[:, order]).abs().max() < 1e-5
+def test_a_patch_is_every_lead_of_its_samples_or_one_lead_and_then_lead_after_lead() -> None:
+    x, net, lead_net = torch.arange(2 * 12 * 50.0).view(2, 12, 50), encoder(patch=25), encoder(**LEAD_TIME)
+    every, single = net.patchify(x), lead_net.patchify(x)
+    assert (every.shape, single.shape) == ((2, 2, 300), (2, 24, 25))
+    assert (net.count_tokens(x), lead_net.count_tokens(x)) == (2, 24)
+    assert torch.equal(every[1, 1].view(12, 25), x[1, :, 25:])
+    assert torch.equal(single[1, 7], x[1, 3, 25:])  # lead 3, second patch
 
 
 @pytest.mark.parametrize("head", ["attentive", "register"])
@@ -264,21 +248,14 @@ def test_layers_are_what_the_mlps_of_the_last_blocks_add_without_registers_and_s
     assert not torch.equal(*both)
 
 
-def test_impossible_shapes_say_what_to_change() -> None:
-    with pytest.raises(UserError, match="a view of 260 samples does not divide into patches of 25 samples; change encoder.patch"):
-        encoder()(torch.randn(1, 12, 260))
-    with pytest.raises(UserError, match="width 16 does not divide into 3 heads"):
-        Encoder(Size(16, 1, 3))
-    with pytest.raises(UserError, match="unknown initialisation 'xavier'; did you mean 'xavier_uniform'"):
-        encoder(init="xavier")
-    with pytest.raises(UserError, match=r"unknown encoder\.tokens 'lead_time'; did you mean 'lead-time'"):
-        encoder(tokens="lead_time")
-    for size in ("x", "0x2x2", "15x2x2", "16x2x0", "16x2", "16x2x2x2", "-16x2x2"):
-        with pytest.raises(UserError, match=rf"unknown encoder\.size '{size}'.* Known: WIDTHxDEPTHxHEADS, b, s, tiny, xs"):
-            vit.parse_size(size)
-
-
-def test_a_size_without_a_name_is_its_numbers() -> None:
-    net = vit.build(configs.load("jepa", ["encoder.size=24x3x2"]).encoder)
-    assert (net.width, len(net.blocks), net.size.heads) == (24, 3, 2)
-    assert vit.parse_size(str(SIZES["xs"])) == SIZES["xs"]
+@pytest.mark.parametrize(("build", "words"), [
+    (lambda: encoder()(torch.randn(1, 12, 260)),
+     "a view of 260 samples does not divide into patches of 25 samples; change encoder.patch"),
+    (lambda: Encoder(Size(16, 1, 3)), "width 16 does not divide into 3 heads"),
+    (lambda: encoder(init="xavier"), "unknown initialisation 'xavier'; did you mean 'xavier_uniform'"),
+    (lambda: encoder(tokens="lead_time"), r"unknown encoder\.tokens 'lead_time'; did you mean 'lead-time'"),
+    *((lambda size=size: vit.parse_size(size), rf"unknown encoder\.size '{size}'.* Known: WIDTHxDEPTHxHEADS, b, s, tiny, xs")
+      for size in ("x", "0x2x2", "15x2x2", "16x2x0", "16x2", "16x2x2x2", "-16x2x2"))])
+def test_impossible_shapes_say_what_to_change(build: Callable[[], object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build()

@@ -57,26 +57,20 @@ def test_a_methods_yaml_says_what_it_is(name: str) -> None:
     assert header["family"] in ("joint-embedding predictive", "invariance-based", "generative", "none")
 
 
-def test_at_80_columns_every_column_of_the_list_can_be_read(ecgssl: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_80_columns_every_column_of_the_list_and_every_setting_of_a_method_can_be_read(ecgssl, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(catalogue, "count_gflop", lambda made: 2.0 if made.method.name == "jepa" else 3.0)
+    monkeypatch.setattr(catalogue, "count_gflop", lambda config: 2.0 if config.method.name == "jepa" else 3.0)
     lines = ecgssl("methods").splitlines()
-    assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["method", "what", "it", "does", "source", "weights", "cost"]
     rows = {line.split()[0]: line for line in lines if re.search(r"\d M +\d\.\d\d$", line.rstrip())}
     assert sorted(rows) == SHARED_METHODS
     assert rows["jepa"].rstrip().endswith("4.5 M  1.00") and rows["mae"].rstrip().endswith("6.9 M  1.50")
-    assert not any("…" in line for line in lines)
-
-
-def test_at_80_columns_every_setting_of_a_method_can_be_read(ecgssl: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    lines = ecgssl("methods", "show", "dino", "--set", "optim.lr=0.5").splitlines()
-    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line[:1].strip()}
-    assert rows["optim.lr"] == ["0.5", "--set"]
-    assert rows["method.student_temperature"] == ["0.1", "methods/dino.yaml"]
-    assert rows["optim.clip"] == ["0.0", "bench/runs/base.yaml"]
+    settings = ecgssl("methods", "show", "dino", "--set", "optim.lr=0.5").splitlines()
+    values = {line.split()[0]: line.split()[1:] for line in settings if line[:1].strip()}
+    assert values["optim.lr"] == ["0.5", "--set"]
+    assert values["method.student_temperature"] == ["0.1", "methods/dino.yaml"]
+    assert values["optim.clip"] == ["0.0", "bench/runs/base.yaml"]
+    assert max(map(len, lines + settings)) <= 80 and not any("…" in line for line in lines + settings)
 
 
 def test_the_operations_of_a_step_are_those_counted_by_hand() -> None:
@@ -142,8 +136,7 @@ def test_the_tutorial_shows_the_files_that_the_command_writes_and_they_claim_no_
     assert catalogue.read_header(text)["source"] == "name your paper here"
 
 
-def test_the_tutorials_commands_lead_to_a_row_of_the_table(ecgssl: Callable[..., str], stores: Path, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tutorials_commands_lead_to_a_row_of_the_table(ecgssl, stores, tmp_path, monkeypatch) -> None:
     """On a small store, with small settings; every command of the tutorial, in its order."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(catalogue, "count_gflop", lambda made: 1.0)
@@ -168,6 +161,7 @@ def test_the_tutorials_commands_lead_to_a_row_of_the_table(ecgssl: Callable[...,
     assert re.search(r"denoise.*\d\.\d\d\d", (tmp_path / "report" / "table.md").read_text())
 
 
+@pytest.mark.slow
 def test_the_tutorials_test_command_holds_for_an_outside_method_even_if_its_loss_lies_near_0(outside: Path) -> None:
     path = outside / "mine.py"
     path.write_text(path.read_text().replace(".square().mean()\n", ".square().mean() - 1\n"))
@@ -176,4 +170,4 @@ def test_the_tutorials_test_command_holds_for_an_outside_method_even_if_its_loss
                           env={**os.environ, METHODS: str(outside)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 18
+    assert passed and int(passed[1]) >= 16

@@ -38,11 +38,15 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_loss_is_a_finite_scalar_and_what_is_logged_is_detached(name: str) -> None:
+def test_loss_is_a_finite_scalar_what_is_logged_is_detached_and_after_step_moves_no_trainable_parameter(name: str) -> None:
     built, batch = make(name)
     loss, scalars = built(batch, step(0))
     assert loss.shape == () and math.isfinite(loss.item()) and loss.requires_grad
     assert [key for key, value in scalars.items() if value.shape != () or value.requires_grad] == []
+    train(built, batch, adamw(built), [0])
+    before = {n: p.clone() for n, p in built.named_parameters() if p.requires_grad}
+    built.after_step(step(2))
+    assert all(torch.equal(p, before[n]) for n, p in built.named_parameters() if p.requires_grad)
 
 
 def test_every_trainable_parameter_gets_a_gradient_and_forward_changes_no_parameter_and_no_view(name: str) -> None:
@@ -63,14 +67,6 @@ def test_constant_records_give_a_finite_loss_and_finite_gradients(name: str, val
     assert math.isfinite(loss.item())
     assert all(bool(p.grad.isfinite().all()) for p in built.parameters() if p.grad is not None)
     assert all(math.isfinite(v.item()) for v in scalars.values())
-
-
-def test_after_step_moves_no_trainable_parameter(name: str) -> None:
-    built, batch = make(name)
-    train(built, batch, adamw(built), [0])
-    before = {n: p.clone() for n, p in built.named_parameters() if p.requires_grad}
-    built.after_step(step(2))
-    assert all(torch.equal(p, before[n]) for n, p in built.named_parameters() if p.requires_grad)
 
 
 class ShapesOnly:
@@ -106,12 +102,12 @@ def test_a_compiled_step_is_not_compiled_again_after_three(name: str) -> None:
         part.compile(backend="eager")  # traced and guarded as with any backend, without generating code
     torch.compiler.reset()
     states = set()
-    for index in range(8):
+    for index in range(5):
         with torch.compiler.set_stance("default" if index < 3 else "fail_on_recompile"):
             now = step(index)
             built(batch, now)[0].backward()
         states.add(now.host.get_state().sum().item())
-    assert len(states) == 8  # the numbers that decide shapes were drawn anew in each step
+    assert len(states) == 5  # the numbers that decide shapes were drawn anew in each step
     torch.compiler.reset()
 
 
@@ -180,20 +176,21 @@ def test_an_unknown_hyperparameter_is_named_and_every_known_one_is_explained(any
     assert [key for key in hyperparameters(cls) if not re.search(rf"^\W*.*\b{key}\b.*: ", inspect.getdoc(cls) or "", re.M)] == []
 
 
-@pytest.mark.parametrize(("section", "words"), [
-    ({"name": "simlcr"}, r"unknown method\.name 'simlcr'; did you mean 'simclr'"),
-    ({"name": "mae", "keep": 0.5}, "method.decoder is missing in methods/mae.yaml; MAE needs it"),
+@pytest.mark.parametrize(("build", "words"), [
+    (lambda: method.build_method(MethodConfig(name="simlcr"), encoder()), r"method\.name 'simlcr'; did you mean 'simclr'"),
+    (lambda: method.build_method(MethodConfig.model_validate({"name": "mae", "keep": 0.5}), encoder()),
+     "method.decoder is missing in methods/mae.yaml; MAE needs it"),
+    *((lambda name=name, given=given: method.build_method(configs.load(name).method, encoder(tokens=given)),
+       f"needs encoder.tokens {needed}, got {given}")
+      for name, given, needed in (("st_mem", "time", "lead-time"), ("mlae", "time", "lead-time"), ("cpc", "lead-time", "time"))),
+    *((lambda wrong=wrong: make("data2vec", **wrong), r"method\.top and method\.ramp must be shares")
+      for wrong in ({"top": 0.0}, {"top": 1.5}, {"ramp": 0.0})),
+    (lambda: make("random")[0]([torch.randn(2, 12, 1000)], step(0)), r"optim\.steps must be 0"),
 ])
-def test_a_wrong_method_section_says_what_to_write(section: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        method.build_method(MethodConfig.model_validate(section), encoder())
-
-
-def test_random_has_no_pretraining() -> None:
-    built, _ = make("random")
+def test_a_method_that_cannot_be_built_or_trained_says_what_to_write(build: Callable[[], object], words: str) -> None:
     assert set(find_methods()) - set(TRAINED) == {"random"}
-    with pytest.raises(UserError, match=r"optim\.steps must be 0"):
-        built([torch.randn(2, 12, 1000)], step(0))
+    with pytest.raises(UserError, match=words):
+        build()
 
 
 def test_progress_runs_from_0_to_1_and_host_numbers_lie_in_their_interval() -> None:
@@ -262,13 +259,6 @@ def test_ema_copies_start_equal_and_move_along_half_a_cosine_whose_value_is_logg
     assert all(torch.equal(v, after[k]) for k, v in built.state_dict().items())
     logged = [built(batch, step(i))[1]["momentum"].item() for i in (0, 2, 4)]
     assert logged == pytest.approx([0.6, 0.8, 1.0])
-
-
-@pytest.mark.parametrize(("name", "given", "needed"), [
-    ("st_mem", "time", "lead-time"), ("mlae", "time", "lead-time"), ("cpc", "lead-time", "time")])
-def test_a_method_refuses_tokens_that_it_is_not_made_for(name: str, given: str, needed: str) -> None:
-    with pytest.raises(UserError, match=f"needs encoder.tokens {needed}, got {given}"):
-        method.build_method(configs.load(name).method, encoder(tokens=given))
 
 
 @pytest.mark.parametrize("rate_hz", [500, 100])

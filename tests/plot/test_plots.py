@@ -58,16 +58,10 @@ def test_the_same_figure_is_the_same_bytes_without_a_date_whatever_the_users_sty
     assert ">RankMe<" in svg.replace("\n", "") and ">a$b_c$<" in svg and ">$%<" in svg  # text stays text, a dollar a dollar
 
 
-@pytest.mark.parametrize("name", ["x.jpeg", "x"])
-def test_a_picture_of_another_format_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name} must end in \.png, \.svg or \.pdf"):
-        image_format(Path(name))
-
-
 # ECG
 
 
-def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt() -> None:
+def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt_and_leads_are_matched_by_name() -> None:
     signal = np.zeros((12, 1000))
     signal[1, 500:] = 1.0
     figure = plot_ecg(signal, 100)
@@ -79,25 +73,18 @@ def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt() -> None:
     box = axes.get_position()
     size_mm = figure.get_size_inches() * 25.4 * [box.width, box.height]
     assert size_mm == pytest.approx([axes.get_xlim()[1], axes.get_ylim()[1]])
-
-
-def test_columns_of_an_ecg_follow_each_other_in_time_and_leads_are_matched_by_name() -> None:
     order = [name.upper() for name in reversed(LEADS)]
     signal = np.arange(12 * 1000, dtype=float).reshape(12, 1000)
     drawn = [np.asarray(line.get_ydata(), float) for line in plot_ecg(signal * 1e-4, 100, order).axes[0].lines]
-    pieces = [y for y in drawn if len(y) == 250]
-    assert len(pieces) == 12
     baseline = drawn[0][0]  # where the calibration pulse of the first row begins
-    assert pieces[3][0] - baseline == pytest.approx(signal[order.index("V4"), 750] * 1e-3)
+    pieces = [y for y in drawn if len(y) == 250]  # four columns that follow each other in time
+    assert len(pieces) == 12 and pieces[3][0] - baseline == pytest.approx(signal[order.index("V4"), 750] * 1e-3)
 
 
-@pytest.mark.parametrize(("samples", "strips"), [(1000, 1), (999, 0), (100, 0)])
-def test_rhythm_strip_needs_ten_seconds(samples: int, strips: int) -> None:
-    names = [text.get_text() for text in plot_ecg(SIGNAL[:, :samples], 100).axes[0].texts]
-    assert names.count("II") == 1 + strips
-
-
-def test_ecg_in_standard_deviations_says_so_and_a_gap_is_left_open() -> None:
+def test_an_ecg_has_a_rhythm_strip_of_ten_seconds_leaves_gaps_open_and_says_standard_deviations() -> None:
+    for samples, strips in ((1000, 1), (999, 0), (100, 0)):
+        names = [text.get_text() for text in plot_ecg(SIGNAL[:, :samples], 100).axes[0].texts]
+        assert names.count("II") == 1 + strips
     assert any("sd, not mV" in text.get_text() for text in plot_ecg(SIGNAL, 100, unit="sd").texts)
     signal = SIGNAL.copy()
     signal[1] = np.nan
@@ -115,13 +102,14 @@ def test_a_contact_sheet_has_a_title_and_twelve_leads_per_record_at_half_the_sca
     assert inches == pytest.approx(0.5 * page.axes[0].get_position().width * page.get_figwidth())
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(UserError, match="unknown unit 'volts'; write one of mV, sd"):
-        plot_ecg(SIGNAL, 100, unit="volts")
-    with pytest.raises(UserError, match=r"\(8, 1000\)"):
-        plot_ecg(SIGNAL[:8], 100)
-    with pytest.raises(UserError, match="7 classes; 6 can be told apart"):
-        plot_map(np.zeros((7, 2)), list("abcdefg"))
+@pytest.mark.parametrize(("draw", "words"), [
+    (lambda: plot_ecg(SIGNAL, 100, unit="volts"), "unknown unit 'volts'; write one of mV, sd"),
+    (lambda: plot_ecg(SIGNAL[:8], 100), r"\(8, 1000\)"),
+    (lambda: plot_map(np.zeros((7, 2)), list("abcdefg")), "7 classes; 6 can be told apart"),
+    *((lambda name=name: image_format(Path(name)), rf"{name} must end in \.png, \.svg or \.pdf") for name in ("x.jpeg", "x"))])
+def test_what_cannot_be_drawn_is_refused(draw: Callable[[], object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        draw()
 
 
 # Masks and maps
