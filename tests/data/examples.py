@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import wfdb
 from corpora import array_corpus, noise, wfdb_mv
-from test_wfdb_file import edited, write
+from test_wfdb_file import challenge_record, write
 
 from bench.data.corpora import challenge, code_15, known_corpora, mimic_iv_ecg
 from bench.data.signal import LEADS
@@ -32,7 +32,6 @@ def build_mimic(folder: Path) -> None:
     table = []
     for study, subject in ((40689238, 10000032), (44458630, 10000032), (49036311, 10000117)):
         path = f"files/p{subject // 10000}/p{subject}/s{study}/{study}"
-        (folder / path).parent.mkdir(parents=True)
         write((folder / path).parent, str(study), mimic_iv_ecg.CORPUS.leads, 5000, adc_gain=[200.0] * 12, baseline=[0] * 12)
         table.append((subject, study, study, "2180-07-23 08:44:00", path))
     pd.DataFrame(table, columns=["subject_id", "study_id", "file_name", "ecg_time", "path"]).to_csv(
@@ -88,17 +87,6 @@ def microvolts_of(folder: Path, record_id: str) -> np.ndarray:
     record = wfdb.rdrecord(str(folder / "data" / record_id), physical=False)
     names = [name.casefold() for name in record.sig_name]
     return record.d_signal.T[[names.index(lead.casefold()) for lead in LEADS]] / 1000
-
-
-def challenge_record(folder: Path, name: str, dx: str = "426783006", **more: object) -> Path:
-    """NAME.hea and NAME.mat in the Challenge's form; path of the header."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = write(folder, name, **{"adc_gain": [1000.0] * 12, "baseline": [0] * 12, **more})
-    data = folder / f"{name}.dat"
-    data.with_suffix(".mat").write_bytes(bytes(24) + data.read_bytes())
-    data.unlink()
-    edited(path, r"\.dat 16 ", ".mat 16x1+24 ")
-    return edited(path, r"\Z", f"# Age: 61\n# Dx: {dx}\n# Rx: Unknown\n")
 
 
 FIRST = {"chapman-shaoxing": "JS00001", "cpsc": "A0001", "cpsc-extra": "Q0001", "georgia": "E00001", "ningbo": "JS10647",

@@ -37,13 +37,6 @@ def test_your_own_data_keep_their_names_folds_and_labels_if_they_have_some(tmp_p
     assert list(bare.records.fold) == [0, 0] and bare.stats_folds == [] and bare.tasks == {}
 
 
-@pytest.mark.parametrize(("folds", "named"), [(["1", "11", "10"], "record r1 has '11'"), (["-1", "0", "12"], "r0 has '-1', r2"),
-                                              ([str(i) for i in range(11, 21)], "r2 has '13' and 7 more")])
-def test_folds_that_do_not_exist_are_refused_with_their_records(tmp_path, folds, named) -> None:
-    folder = array_corpus(tmp_path / "a", noise(len(folds), 12, 300), {"fold": folds})
-    refused(lambda: open_corpus("array", folder, None), "records.csv: fold must be 1 to 10, or 0 or empty", named)
-
-
 def test_targets_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
     folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
         "rhythm": ["SR", "AF;SR", "", "SR"], "sex": ["f", "m", "", " m "], "age": ["56", "", "NaN", "1e1"]},

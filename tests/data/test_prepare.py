@@ -312,16 +312,14 @@ def test_a_corpus_without_a_usable_record_or_with_a_flat_lead_makes_no_store(tmp
 
 
 def test_a_store_of_another_rate_holds_the_resampled_signal(tmp_path) -> None:
-    time_s = np.arange(800) / 400
-    sine = np.rint(1000 * np.sin(2 * np.pi * 5 * time_s) * np.arange(1, 13)[:, None]).astype(np.int16)
+    sine = np.rint(1000 * np.sin(2 * np.pi * 5 * np.arange(800) / 400) * np.arange(1, 13)[:, None]).astype(np.int16)
     corpus = corpus_folder([sine, sine[:, :601]], rate_hz=400)
-    for resampling in ("fourier", "periodic"):
-        store = prepare(corpus, tmp_path, name=resampling, rate_hz=500, resampling=resampling)
-        assert (store.rate_hz, store.manifest["published_rate_hz"]) == (500, 400)
-        assert list(store.index["length"]) == [1000, 751]
-        want = np.sin(2 * np.pi * 5 * np.arange(1000) / 500) * np.arange(1, 13)[:, None]
+    stores = [prepare(corpus, tmp_path, name=name, rate_hz=500, resampling=name) for name in ("fourier", "periodic")]
+    want = np.sin(2 * np.pi * 5 * np.arange(1000) / 500) * np.arange(1, 13)[:, None]
+    for store in stores:
+        assert (store.rate_hz, store.manifest["published_rate_hz"], list(store.index["length"])) == (500, 400, [1000, 751])
         np.testing.assert_allclose(store.signal(0)[:, 50:-50], want[:, 50:-50], atol=0.005 * 12)
-    assert open_store(tmp_path / "fourier").fingerprint != open_store(tmp_path / "periodic").fingerprint
+    assert stores[0].fingerprint != stores[1].fingerprint
 
 
 def test_duplicates_are_reported_within_and_across_and_dropped_on_request(tmp_path) -> None:

@@ -17,7 +17,7 @@ REAL = ("ptb-xl-500/records100", "ptb-xl-500/records500", "challenge-2021", "ptb
 
 def write(folder: Path, name: str = "r1", leads: tuple[str, ...] = LEADS, length: int = 50, **more) -> Path:
     """A record of noise as the wfdb package writes it; path of its header."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     n = len(leads)
     spec = {"fs": 500, "units": ["mV"] * n, "sig_name": list(leads), "fmt": ["16"] * n,
             "adc_gain": RNG.uniform(100, 5000, n).tolist(), "baseline": RNG.integers(-99, 99, n).tolist(), **more}
@@ -126,12 +126,14 @@ def ptbxl_form(folder: Path) -> Path:
     return write(folder, "00001_lr", tuple(lead.upper() for lead in LEADS), adc_gain=[1000.0] * 12, baseline=[0] * 12)
 
 
-def challenge_form(folder: Path) -> Path:
-    path = write(folder, "JS00001", adc_gain=[1000.0] * 12, baseline=[0] * 12)
-    data = folder / "JS00001.dat"
+def challenge_record(folder: Path, name: str = "JS00001", dx: str = "426783006", **more: object) -> Path:
+    """NAME.hea and NAME.mat in the Challenge's form; path of the header."""
+    path = write(folder, name, **{"adc_gain": [1000.0] * 12, "baseline": [0] * 12, **more})
+    data = folder / f"{name}.dat"
     data.with_suffix(".mat").write_bytes(bytes(24) + data.read_bytes())
-    edited(path, r"\.dat 16 1000\.0\(0\)/mV", ".mat 16x1+24 1000/mV")
-    return edited(path, r"\Z", "#Age: 61\n# Dx: 1,2\n")
+    data.unlink()
+    edited(path, r"\.dat 16 ", ".mat 16x1+24 ")
+    return edited(path, r"\Z", f"# Age: 61\n# Dx: {dx}\n# Rx: Unknown\n")
 
 
 def ptbdb_form(folder: Path) -> Path:
@@ -159,7 +161,7 @@ def same_or_refused(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("form", [ptbxl_form, challenge_form, ptbdb_form])
+@pytest.mark.parametrize("form", [ptbxl_form, challenge_record, ptbdb_form])
 def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) -> None:
     rng = np.random.default_rng(1)
     path = form(tmp_path)
@@ -172,11 +174,11 @@ def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) ->
     assert 10 < accepted < 300
 
 
-@pytest.mark.parametrize("form", [ptbxl_form, challenge_form])
+@pytest.mark.parametrize("form", [ptbxl_form, challenge_record])
 def test_damaged_samples_are_refused(tmp_path, form) -> None:
     rng = np.random.default_rng(2)
     path = form(tmp_path)
-    (data,) = (p for p in tmp_path.iterdir() if p.suffix == (".mat" if form is challenge_form else ".dat"))
+    (data,) = (p for p in tmp_path.iterdir() if p.suffix in (".mat", ".dat"))
     original = data.read_bytes()
     start = len(original) - 1200
     for _ in range(150):

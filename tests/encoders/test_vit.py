@@ -166,19 +166,6 @@ def test_attention_is_the_softmax_of_scaled_products() -> None:
     assert (half.float() - naive).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_a_batch_in_bfloat16_autocast_is_close_to_float32(frozen: bool) -> None:
-    net, x = encoder(), torch.randn(4, 12, 250)
-    model = heads.Classifier(net, heads.build("attentive", net, 3), frozen)
-    expected = model(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(x)
-    logits.float().sum().backward()
-    assert (logits.float() - expected).abs().max() < 0.02
-    assert all((p.grad is None) == frozen for p in net.parameters())
-    assert all(p.grad is not None and p.dtype == torch.float32 for p in model.head.parameters())
-
-
 LEAD_TIME = {"tokens": "lead-time", "patch": 25}
 
 

@@ -68,13 +68,6 @@ def test_every_augmentation_is_shown_beside_the_original(store, drawn) -> None:
     assert all(x.shape != original.shape or not np.array_equal(x, original) for _, x in panels[1:])
 
 
-def test_label_counts_show_every_class_fold_by_fold(tmp_path, drawn) -> None:
-    labels.draw_labels(corpora.store(tmp_path, noise(4, 12, 50), [1, 1, 9, 10], labels=["a;b", "a", "", "c"]), tmp_path / "x.png")
-    [([(task, counts)], folds, _)] = drawn["plot_labels"]
-    assert task == "kind" and folds == [1, 9, 10]
-    assert {name: n.tolist() for name, n in counts.items()} == {"a": [2, 0, 0], "b": [1, 0, 0], "c": [0, 0, 1]}
-
-
 def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
     for name, steps in (("aaaaaaaaaaaa", 3), ("bbbbbbbbbbbb", 1)):
         folder = tmp_path / "runs" / name
