@@ -66,13 +66,6 @@ def test_a_corpus_is_found_in_the_challenges_root_and_in_its_own_folder(tmp_path
         corpus.read(rows(corpus)[0])
 
 
-@pytest.mark.parametrize(("name", "corpus"), [
-    *((name, corpus) for corpus, name in FIRST.items()), ("JS10646", "chapman-shaoxing"), ("HR00001", "ptb-xl"),
-    ("X0001", ""), ("js00001", ""), ("A1x", "")])
-def test_a_records_name_tells_its_corpus(name, corpus) -> None:
-    assert challenge.find_corpus(name) == corpus
-
-
 def test_records_are_ordered_by_name_whatever_part_they_lie_in_and_lie_in_one(tmp_path) -> None:
     names = ["E00003", "E00001", "E00010", "E00002"]
     for part, name in zip(("g1", "g10", "g2", "."), names, strict=True):

@@ -72,13 +72,6 @@ def test_what_goes_wrong_once_is_put_right(web, tmp_path, tricks) -> None:
     assert tree(tmp_path) == TREE and not web.tricks[FILE]
 
 
-@pytest.mark.parametrize("trick", [("cut",), ("longer",)], ids=str)
-def test_what_always_goes_wrong_is_put_right_where_the_bytes_allow_it(web: Site, tmp_path: Path, trick: tuple) -> None:
-    web.always[".dat"] = web.always["SHA256SUMS.txt"] = trick
-    get(web, tmp_path)
-    assert tree(tmp_path) == TREE
-
-
 def test_a_cut_file_is_continued_after_a_restart(web, tmp_path) -> None:
     web.tricks[FILE], web.always[FILE] = [("cut",)], ("status", 404)
     fails(web, tmp_path, "404")

@@ -33,19 +33,13 @@ def test_records_come_back_from_a_file_of_their_leads_one_after_the_other_in_lit
     assert (prepared.folder / "signals.i16").read_bytes() == want
 
 
-def test_statistics_are_those_of_the_training_folds_or_of_all_where_there_are_none(prepared, tmp_path) -> None:
-    training = np.concatenate(SIGNALS[:2], axis=1) / 1000
-    np.testing.assert_allclose(prepared.mean, training.mean(1), rtol=1e-12)
-    np.testing.assert_allclose(prepared.sd, training.std(1), rtol=1e-12)
-    without_folds = corpora.store(tmp_path, SIGNALS, name="all")
-    np.testing.assert_allclose(without_folds.mean, np.concatenate(SIGNALS, axis=1).mean(1) / 1000, rtol=1e-12)
-    np.testing.assert_allclose(without_folds.sd, np.concatenate(SIGNALS, axis=1).std(1) / 1000, rtol=1e-12)
-
-
-def test_statistics_are_right_far_from_zero(tmp_path) -> None:
-    far = [(32000 + noise(12, 5000) // 400).astype(np.int16)]
-    prepared = corpora.store(tmp_path, far)
-    np.testing.assert_allclose(prepared.sd, far[0].std(1) / 1000, rtol=1e-6)
+@pytest.mark.parametrize(("signals", "folds", "used"), [
+    (SIGNALS, FOLDS, 2), (SIGNALS, (), 4), ([(32000 + noise(12, 5000) // 400).astype(np.int16)], (), 1)])  # far from zero, too
+def test_statistics_are_those_of_the_training_folds_or_of_all_where_there_are_none(tmp_path, signals, folds, used) -> None:
+    prepared = corpora.store(tmp_path, signals, folds)
+    mv = np.concatenate(signals[:used], axis=1) / 1000
+    np.testing.assert_allclose(prepared.mean, mv.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(prepared.sd, mv.std(1), rtol=1e-8)
 
 
 def test_the_manifest_says_what_the_store_holds_and_labels_are_counted_by_class_and_fold(prepared) -> None:

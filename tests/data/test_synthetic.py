@@ -120,26 +120,23 @@ def less_r_in_v2(signal_mv: np.ndarray) -> float:
     return -float(np.median([signal_mv[7, a:b].max() for a, b in qrs_edges(signal_mv)]))
 
 
+def late_r_in_v1(signal_mv: np.ndarray) -> float:
+    return float(np.median([signal_mv[6, (a + b) // 2 : b].max() for a, b in qrs_edges(signal_mv)]))
+
+
+def s_per_r_in_v1(signal_mv: np.ndarray) -> float:
+    return float(np.median([-signal_mv[6, a:b].min() / signal_mv[6, a:b].max() for a, b in qrs_edges(signal_mv)]))
+
+
 @pytest.mark.parametrize(("measure", "limit", "over", "under"), [
     (qrs_ms, 120, ["CLBBB", "CRBBB"], ["NORM", "IMI", "AMI", "LVH"]), (pr_ms, 200, ["1AVB"], ["NORM"]),
     (sokolow_lyon_mv, SOKOLOW_LIMIT_MV, ["LVH"], ["NORM", "ISC_"]), (inferior_q_mv, 0.15, ["IMI"], ["NORM"]),
-    (less_r_in_v2, -0.1, ["AMI"], ["NORM"])])
+    (less_r_in_v2, -0.1, ["AMI"], ["NORM"]), (late_r_in_v1, 0.2, ["CRBBB"], ["NORM"]), (s_per_r_in_v1, 3, ["CLBBB"], ["CRBBB"])])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_measurement_is_over_its_limit_in_the_records_of_its_statements_only(measure, limit, over, under, seed) -> None:
     for name in (*over, *under):
         others = ["SBRAD"] if measure is pr_ms else []  # slow, so that P stands clear of T
         assert (measure(clean(name, *others, seed=seed)) >= limit) == (name in over), name
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_left_block_is_negative_in_v1_and_right_block_ends_positive_there(seed: int) -> None:
-    left, right = clean("CLBBB", seed=seed), clean("CRBBB", seed=seed)
-    for first, last in qrs_edges(left):
-        v1, v6 = left[6, first:last], left[11, first:last]
-        assert -v1.min() > 3 * v1.max() and v6.max() > 3 * -v6.min()
-    for first, last in qrs_edges(right):
-        end = slice((first + last) // 2, last)
-        assert right[6, end].max() > 0.2 and right[11, end].min() < -0.15 and right[0, end].min() < -0.1
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -183,14 +180,7 @@ def test_every_fold_holds_every_statement_and_no_patient_is_in_two() -> None:
     assert {len(at) for at in folds.values()} == {1, 2}
 
 
-def test_an_existing_folder_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match=str(tmp_path)):
-        write_ptbxl(tmp_path, records=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_run_that_stops_midway_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone_and_a_run_that_stops_midway_leaves_nothing_behind(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         assert total == 5
         if done == 2:
@@ -199,3 +189,7 @@ def test_a_run_that_stops_midway_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_ptbxl(tmp_path / "data", records=5, progress=stop)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        write_ptbxl(tmp_path, records=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

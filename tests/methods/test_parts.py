@@ -114,13 +114,6 @@ def test_columns_are_found_alike_with_and_without_a_search() -> None:
     assert torch.equal(true_columns(mask, 11), true_columns_by_rank(mask, 11))
 
 
-def test_masks_of_a_batch_differ_and_the_same_generator_gives_the_same() -> None:
-    first, again, other = (draw_block_mask(40, 8, 10, rng(64, s))[0] for s in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert len(set(map(tuple, first.tolist()))) > 20
-
-
 @pytest.mark.parametrize(("draw", "words"), [
     *((lambda visible=visible: draw_block_mask(20, visible, 3, rng(2)), f"{visible} of 20 patches would be visible")
       for visible in (0, 20, -1)),
