@@ -322,24 +322,16 @@ def test_a_store_of_another_rate_holds_the_resampled_signal(tmp_path) -> None:
     assert stores[0].fingerprint != stores[1].fingerprint
 
 
-def test_duplicates_are_reported_within_and_across_and_dropped_on_request(tmp_path) -> None:
-    signals = noise(5, 12, 50)
+def test_duplicates_are_reported_within_and_across_rates_and_dropped_on_request_and_flat_records_are_none(tmp_path) -> None:
+    signals = noise(7, 12, 100)
     signals[3] = signals[1]
-    first = corpora.store(tmp_path, signals[[4, 0]], name="first")
+    signals[5] = signals[6] = 0
+    first = corpora.store(tmp_path, signals[[4, 0, 5]], name="first", at_hz=50)
     unreadable = corpora.store(tmp_path, noise(2, 12, 50, seed=5), name="old")
     (unreadable.folder / "index.npy").unlink()
     assert report(corpora.store(tmp_path, signals, name="all"))["duplicates"] == {
         "within": [["r1", "r3"]], "across": {"first": ["r0", "r4"]}, "not_compared": ["old"]}
     dropped = prepare(corpus_folder(signals), tmp_path, name="dropped", drop_duplicates=True, not_in=[first])
-    assert list(dropped.records.record_id) == ["r1", "r2"]
+    assert list(dropped.records.record_id) == ["r1", "r2", "r5", "r6"]
     reasons = {reason: group["records"].keys() for reason, group in report(dropped)["refused"].items()}
     assert reasons == {"duplicate": {"r3"}, "in first": {"r0", "r4"}}
-
-
-def test_flat_records_are_no_duplicates_and_the_rate_of_a_store_hides_none(tmp_path) -> None:
-    signals = noise(4, 12, 100)
-    signals[1] = signals[3] = 0
-    corpus = corpus_folder(signals)
-    slow = prepare(corpus, tmp_path, name="slow", rate_hz=50, drop_duplicates=True)
-    assert len(slow.index) == 4 and report(slow)["duplicates"]["within"] == []
-    assert report(prepare(corpus, tmp_path, name="fast"))["duplicates"]["across"] == {"slow": ["r0", "r2"]}

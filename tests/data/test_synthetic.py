@@ -66,14 +66,6 @@ def test_einthovens_and_goldbergers_laws_hold(noise: bool) -> None:
         assert np.abs(law).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_a_record_without_noise_is_a_dipole_seen_through_dowers_matrix(name: str) -> None:
-    signal_mv = clean(name)
-    assert signal_mv.shape == (12, 5000) and signal_mv.dtype == np.float64
-    assert np.linalg.matrix_rank(signal_mv, tol=1e-9) == 3
-    assert np.abs(DOWER @ dipole(signal_mv) - signal_mv[EIGHT]).max() < 1e-12
-
-
 def test_a_record_is_a_function_of_its_statements_and_random_numbers() -> None:
     first, same, other = (draw_record(("NORM",), np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert np.array_equal(first, same) and not np.array_equal(first, other)

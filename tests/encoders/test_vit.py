@@ -88,14 +88,6 @@ def test_xavier_uniform_fills_its_bounds_and_time_patches_are_those_of_a_convolu
             assert part.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02), name
 
 
-def test_positions_are_sines_on_even_and_cosines_on_odd_channels() -> None:
-    table = sincos(50, 16)
-    for n, channel in [(0, 0), (0, 1), (7, 4), (7, 5), (49, 14), (49, 15)]:
-        angle = n / 10_000 ** ((channel - channel % 2) / 16)
-        assert table[n, channel].item() == pytest.approx(math.cos(angle) if channel % 2 else math.sin(angle), abs=1e-5)
-    assert torch.equal(table, sincos(80, 16)[:50])
-
-
 def test_kept_tokens_keep_their_positions_and_do_not_see_the_rest() -> None:
     net, x = encoder(patch=25), torch.randn(3, 12, 250)
     keep = torch.tensor([[9, 2, 5], [0, 1, 2], [7, 8, 4]])
@@ -150,20 +142,6 @@ def test_layer_scale_starts_at_its_value_and_scales_both_branches() -> None:
             assert (block(x) - x - 2 * moved).abs().max() < 1e-5
             scale.weight.zero_()
     assert not [n for n, _ in encoder().named_parameters() if "scale" in n]
-
-
-def test_attention_is_the_softmax_of_scaled_products() -> None:
-    q, k, v = torch.randn(3, 2, 2, 5, 8)
-    naive = torch.empty_like(v)
-    for b in range(2):
-        for h in range(2):
-            for i in range(5):
-                weights = torch.tensor([math.exp((q[b, h, i] @ k[b, h, j]).item() / math.sqrt(8)) for j in range(5)])
-                naive[b, h, i] = (weights / weights.sum()) @ v[b, h]
-    assert (vit.attend(q, k, v) - naive).abs().max() < 1e-5
-    half = vit.attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    assert half.dtype == torch.bfloat16
-    assert (half.float() - naive).abs().max() < 0.05
 
 
 LEAD_TIME = {"tokens": "lead-time", "patch": 25}

@@ -137,13 +137,6 @@ def test_random_masks_hide_every_patch_equally_often() -> None:
     assert np.abs(pairs - 5 * 4 / (20 * 19)).max() < 5 * np.sqrt(0.05 / MASKS)  # no structure between patches
 
 
-def test_random_masks_of_groups_are_drawn_apart() -> None:
-    keep, hidden = draw_random_mask(20, 0.25, rng(50), 12)
-    assert (keep.shape, hidden.shape) == ((50, 12, 5), (50, 12, 15))
-    assert torch.equal(torch.cat([keep, hidden], 2).sort(2).values, torch.arange(20).expand(50, 12, -1))
-    assert len({tuple(sorted(mask)) for mask in keep.view(-1, 5).tolist()}) > 500
-
-
 def test_ema_is_the_weighted_mean_and_copies_buffers() -> None:
     a, b = (torch.nn.BatchNorm1d(3) for _ in range(2))
     with torch.no_grad():
