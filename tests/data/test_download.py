@@ -64,7 +64,7 @@ def ranges(web: Site, path: str = FILE) -> list[str]:
     [], [("cut",)] * 4, [("cut",), ("no range",)], [("cut",), ("other range",)], [("status", 429)], [("status", 503)] * 5,
     [("status", 503, "0")], [("status", 500), ("cut",), ("status", 502)], [("wrong",), ("cut",), ("cut",)], [("longer",)],
     [("shorter",)], [("hang", 1)], [("gzip",)], [("cut",), ("longer",)], [("status", 503, "Thu, 01 Jan 1970 00:00:00 GMT")],
-    [("status", 503, "soon")],
+    [("status", 503, "soon")], [("redirect", f"/toy/1.0/{FILE}")] * 2,
 ], ids=str)
 def test_what_goes_wrong_once_is_put_right(web, tmp_path, tricks) -> None:
     web.tricks[FILE] = list(tricks)

@@ -139,7 +139,7 @@ def test_the_tutorial_shows_the_files_that_the_command_writes_and_they_claim_no_
 def test_the_tutorials_commands_lead_to_a_row_of_the_table(ecgssl, stores, fast, tmp_path, monkeypatch) -> None:
     """On a small store, with small settings; every command of the tutorial, in its order."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "count_gflop", lambda made: 1.0)
+    monkeypatch.setattr(catalogue, "count_gflop", lambda config: 1.0)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "stores").symlink_to(stores)
     small = {"pretrain": ["data.rate_hz=100", "encoder.size=16x2x2", "encoder.patch=10", "optim.steps=4", "optim.batch=4",

@@ -82,25 +82,25 @@ def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
         curves.draw_curves(tmp_path, ["aaaaaaaaaaab"], tmp_path / "runs.svg")
 
 
-def inputs(made: Any, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Panel]:
+def inputs(config: Any, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Panel]:
     """The inputs of the method's encoder for the store's first record; `change` is applied to the method before."""
-    model = build_model(made)
+    model = build_model(config)
     if change:
         change(model)
-    return masks.record_inputs(model, made, read_normalised(store, 0, 10.0), rebuild)
+    return masks.record_inputs(model, config, read_normalised(store, 0, 10.0), rebuild)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_panels_of_every_method_are_the_inputs_of_its_encoder(name, configure, tiny) -> None:
     """Changing the samples that a panel calls hidden changes nothing that the encoder computes."""
-    made, outputs = configure(name), []
+    config, outputs = configure(name), []
 
     def listen(model: Method) -> None:
         model.encoder.register_forward_hook(lambda _, args, out: outputs.append((args, out)))
 
-    panels = inputs(made, tiny, listen)
+    panels = inputs(config, tiny, listen)
     assert panels and all(panel.visible.shape == panel.signal.shape and panel.visible.any() for panel in panels)
-    own, encoder = panels[-len(outputs):], build_model(made).encoder.eval()
+    own, encoder = panels[-len(outputs):], build_model(config).encoder.eval()
     for panel, (args, out) in zip(own, outputs, strict=True):
         changed = torch.from_numpy(panel.signal.copy()).masked_fill(torch.from_numpy(~panel.visible), 99.0)[None]
         with torch.no_grad():
@@ -110,28 +110,28 @@ def test_the_panels_of_every_method_are_the_inputs_of_its_encoder(name, configur
 
 @pytest.mark.parametrize("name", ["mae", "st_mem"])
 def test_a_decoder_that_is_right_rebuilds_every_hidden_sample(name, configure, tiny) -> None:
-    made = configure(name)
+    config = configure(name)
     x = read_normalised(tiny, 0, 10.0)
 
     class Right(torch.nn.Module):
         def forward(self, tokens, visible, hidden):
-            patches = build_model(made).encoder.patchify(x.expand(2, -1, -1))
+            patches = build_model(config).encoder.patchify(x.expand(2, -1, -1))
             target = patches.gather(1, hidden[..., None].expand(-1, -1, patches.shape[2]))
             return (target - target.mean(2, keepdim=True)) / target.std(2, keepdim=True)
 
-    [panel] = inputs(made, tiny, lambda model: setattr(model, "decoder", Right()), rebuild=True)
+    [panel] = inputs(config, tiny, lambda model: setattr(model, "decoder", Right()), rebuild=True)
     np.testing.assert_allclose(panel.rebuilt[~panel.visible], panel.signal[~panel.visible], atol=1e-5)
     assert np.isnan(panel.rebuilt[panel.visible]).all() and not panel.visible.all()
 
 
 def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, where, tmp_path, drawn) -> None:
-    made = configure("mae")
-    run = pretrain.pretrain(made, [tiny], where).run_id
+    config = configure("mae")
+    run = pretrain.pretrain(config, [tiny], where).run_id
     masks.draw_run(tiny, "r03", tmp_path / "x.png", where.work, run)
     saved = checkpoint.load(where.work / "runs" / run / "final.pt").tensors
     weights = {k.removeprefix("model/"): v for k, v in saved.items() if k.startswith("model/")}
-    masks.draw_method(tiny, "r03", tmp_path / "x.png", made, weights)
-    masks.draw_method(tiny, "r03", tmp_path / "x.png", made)
+    masks.draw_method(tiny, "r03", tmp_path / "x.png", config, weights)
+    masks.draw_method(tiny, "r03", tmp_path / "x.png", config)
     ([trained], _, title), ([same], *_), ([untrained], _, plain) = drawn["plot_masks"]
     np.testing.assert_array_equal(trained.rebuilt, same.rebuilt)
     assert untrained.rebuilt is None and "r03" in title and "reconstructed" in title and "reconstructed" not in plain
