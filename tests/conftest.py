@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from corpora import array_corpus
 from pretraining import Pretraining
 
+from bench import cli
 from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
@@ -177,6 +179,20 @@ def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
     loaded, skipped = load_results(results, controls=True)
     assert not skipped
     return report.write(loaded, out, rule=rule)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """command(argument, ...) -> (exit code, standard output, standard error) of `ecgssl argument ...`."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ecgssl", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

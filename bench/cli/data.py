@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from bench.cli.options import WORK, Work, data_app
 from bench.core.errors import UserError
@@ -38,15 +39,17 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all
     if as_json:
         print(json.dumps([asdict(c) for c in corpora], indent=1))
         return
-    narrow = [Column(name, no_wrap=True) for name in ("corpus", "records", "hours", "Hz", "licence", "doi")]
-    table = Table(*narrow, "high-pass", "labels", "left out by rule", padding=(0, 0))
+    size = Table(*(Column(name, no_wrap=True) for name in ("corpus", "records", "hours", "Hz", "licence", "doi")), padding=(0, 0))
+    content = Table(Column("corpus", no_wrap=True), "labels", Column("high-pass", no_wrap=True), "left out by rule", padding=(0, 0))
     for c in corpora:
-        table.add_row(c.name, f"{c.records:,}" if c.records else "-", f"{c.seconds / 3600:,.0f}" if c.seconds else "-",
-                      ", ".join(map(str, c.rate_hz)) or "any", c.licence, c.url.removeprefix("https://doi.org/") or "-",
-                      f"{c.highpass_hz:g} Hz" if c.highpass_hz else "-", c.labels or "-", c.dropped or "-")
-    Console().print(table)
-    print("Records and hours are those that the paper used (arXiv 2410.13867). --json adds citation, version, files, "
-          "leads and patients.")
+        size.add_row(c.name, f"{c.records:,}" if c.records else "-", f"{c.seconds / 3600:,.0f}" if c.seconds else "-",
+                     ", ".join(map(str, c.rate_hz)) or "any", c.licence, c.url.removeprefix("https://doi.org/") or "-")
+        content.add_row(c.name, Text(c.labels or "-"), f"{c.highpass_hz:g} Hz" if c.highpass_hz else "-", Text(c.dropped or "-"))
+    console = Console()
+    for table in (size, content):  # two, as one would be wider than 80 characters
+        console.print(table)
+    console.print(Text("Records and hours are those that the paper used (arXiv 2410.13867). --json adds citation, version, "
+                       "files, leads and patients."))
 
 
 @data_app.command()
