@@ -1,4 +1,4 @@
-"""Prints what preparing, transforming, opening, drawing and reading records cost here, each beside what it replaces."""
+"""Print what preparing, resampling, opening and reading records cost on this machine, each beside what it replaces."""
 
 import argparse
 import dataclasses
@@ -30,7 +30,8 @@ from bench.data.loader import Loader
 from bench.data.signal import LEADS, fill_gaps, resample
 from bench.data.store import FILES, FORMAT, INDEX, fingerprint, open_store
 from bench.data.synthetic.ptbxl_layout import write_ptbxl
-from bench.runs import results as record
+from bench.runs.provenance import provenance
+from bench.runs.results import dumps
 
 SECTIONS = ("prepare", "transform", "scale", "reads")
 SAMPLES, BATCH = 5000, 2048
@@ -54,11 +55,11 @@ def on_cores(cores: int, work: Callable[[], Any]) -> float:
         os.sched_setaffinity(0, allowed)
 
 
-def table(console: Console, title: str, heads: list[str], rows: list[list[str]]) -> None:
-    made = Table(*heads, title=title, title_justify="left")
+def print_table(console: Console, title: str, heads: list[str], rows: list[list[str]]) -> None:
+    table = Table(*heads, title=title, title_justify="left")
     for row in rows:
-        made.add_row(*row)
-    console.print(made)
+        table.add_row(*row)
+    console.print(table)
 
 
 def spread(values: list[float]) -> str:
@@ -77,13 +78,13 @@ def challenge_like(corpus: Path, folder: Path) -> Path:
     return folder
 
 
-def preparing(console: Console, corpus: Path, rounds: int, folder: Path) -> dict[str, Any]:
+def measure_prepare(console: Console, corpus: Path, rounds: int, folder: Path) -> dict[str, Any]:
     """records/s from published files to a finished store, against a loop that reads the same files with wfdb."""
     out = {}
-    for kind, where in (("ptb-xl", corpus), ("georgia", challenge_like(corpus, folder / "georgia"))):
-        few = open_corpus(kind, where, 500)
+    for kind, folder_of_kind in (("ptb-xl", corpus), ("georgia", challenge_like(corpus, folder / "georgia"))):
+        few = open_corpus(kind, folder_of_kind, 500)
         source = dataclasses.replace(few, records=pd.concat([few.records] * MANY, ignore_index=True))
-        stems = [str(p.with_suffix("")) for p in sorted(where.rglob("*.hea")) if "records100" not in p.parts]
+        stems = [str(p.with_suffix("")) for p in sorted(folder_of_kind.rglob("*.hea")) if "records100" not in p.parts]
         rates: dict[str, list[float]] = {}
         for _ in range(rounds):
             plain = len(stems) / on_cores(1, lambda s=stems: [wfdb.rdrecord(stem) for stem in s])
@@ -96,7 +97,7 @@ def preparing(console: Console, corpus: Path, rounds: int, folder: Path) -> dict
         base = rates["wfdb.rdrecord in a loop, one core"]
         ratio = {what: median(a / b for a, b in zip(r, base, strict=True)) for what, r in rates.items()}
         targets = {"prepare, 1 core": ">= 12", "prepare, 2 cores": ">= 20"}
-        table(console, f"{kind}, {len(stems)} records of 12 x {SAMPLES}", ["", "records/s", "times wfdb", "target"],
+        print_table(console, f"{kind}, {len(stems)} records of 12 x {SAMPLES}", ["", "records/s", "times wfdb", "target"],
               [[what, spread(r), f"{ratio[what]:.1f}", targets.get(what, "")] for what, r in rates.items()])
         out[kind] = {"records_per_second": rates, "ratio": ratio}
     return out
@@ -122,7 +123,7 @@ for _ in range(spec["rounds"]):
 """
 
 
-def transforming(console: Console, published: Path | None, rounds: int, folder: Path) -> dict[str, Any]:
+def measure_transform(console: Console, published: Path | None, rounds: int, folder: Path) -> dict[str, Any]:
     """records/s of filling gaps, resampling to 500 Hz, normalising and clipping on one thread, beside the published one."""
     out: dict[str, Any] = {}
     rng = np.random.default_rng(0)
@@ -143,9 +144,9 @@ def transforming(console: Console, published: Path | None, rounds: int, folder: 
                 np.clip(np.add(np.multiply(y, scale, out=y), shift, out=y), -5, 5, out=y)
 
         seconds: dict[str, list[float]] = {m: [] for m in ("fourier", "periodic")}
-        for method, found in seconds.items():
+        for method, timings in seconds.items():
             ours(method)
-            found += [on_cores(1, lambda m=method: ours(m)) for _ in range(rounds)]
+            timings += [on_cores(1, lambda m=method: ours(m)) for _ in range(rounds)]
         if published:
             np.save(folder / "x.npy", x.astype(np.float16))
             np.save(folder / "statistics.npy", np.stack([mean, sd]))
@@ -160,12 +161,12 @@ def transforming(console: Console, published: Path | None, rounds: int, folder: 
         a, b = (resample(leads_first[1], rate_hz, 500, m) for m in ("fourier", "periodic"))
         inner = slice(500, -500)
         error = float(np.sqrt(np.mean((a - b)[:, inner] ** 2)) / b[:, inner].std())
-        for what, found in seconds.items():
-            ratio = median(seconds["published"]) / median(found) if published else None
-            rows.append([f"{rate_hz} Hz, {samples} samples", what, spread([len(x) / s for s in found]),
+        for what, timings in seconds.items():
+            ratio = median(seconds["published"]) / median(timings) if published else None
+            rows.append([f"{rate_hz} Hz, {samples} samples", what, spread([len(x) / s for s in timings]),
                          f"{ratio:.1f}" if ratio else "-", ">= 3.5" if what == "fourier" else ""])
         out[str(rate_hz)] = {"seconds": seconds, "records": len(x), "rms_difference": error}
-    table(console, "to 500 Hz, gaps filled, normalised, clipped; one thread",
+    print_table(console, "to 500 Hz, gaps filled, normalised, clipped; one thread",
           ["from", "resampling", "records/s", "times published", "target"], rows)
     return out
 
@@ -222,7 +223,7 @@ print(json.dumps({"open_s": opening, "open_mib": opened, "loader_s": making, "dr
 """
 
 
-def scaling(console: Console, folder: Path) -> dict[str, Any]:
+def measure_scale(console: Console, folder: Path) -> dict[str, Any]:
     """Time and memory of opening a store and drawing a batch at 10^4, 10^5 and 10^6 records, each in a process of its own."""
     out = {}
     for records in (10**4, 10**5, 10**6):
@@ -232,14 +233,14 @@ def scaling(console: Console, folder: Path) -> dict[str, Any]:
             raise UserError(f"opening {records:,} records failed: {done.stderr.strip().splitlines()[-1]}")
         out[str(records)] = json.loads(done.stdout)
         shutil.rmtree(store)
-    table(console, f"a store of records of 12 x {SAMPLES}: open it (target at 10^6: < 1 s, < 300 MiB), draw a batch of {BATCH}",
+    print_table(console, f"a store of records of 12 x {SAMPLES}: opened (target at 10^6: < 1 s, < 300 MiB), {BATCH} drawn",
           ["records", "open (s)", "memory (MiB)", "loader (s)", "draw (ms)", "memory of both (MiB)"],
           [[f"{int(n):,}", *(f"{r[k]:.3g}" for k in ("open_s", "open_mib", "loader_s", "draw_ms", "all_mib"))]
            for n, r in out.items()])
     return out
 
 
-def reading(console: Console, records: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure_reads(console: Console, records: int, rounds: int, folder: Path) -> dict[str, Any]:
     """records/s of batches of 512 from a store out of and in the page cache: mapped, and read at positions."""
     store = sparse_store(folder / "reads", records)
     rng = np.random.default_rng(0)
@@ -266,7 +267,7 @@ def reading(console: Console, records: int, rounds: int, folder: Path) -> dict[s
         ratio = median(a / b for a, b in zip(read, mapped, strict=True))
         rows.append([state, spread(mapped), spread(read), f"{ratio:.2f}", target])
     size = (store / "signals.i16").stat().st_size / 2**30
-    table(console, f"records/s, {records:,} records of 12 x {SAMPLES} ({size:.1f} GiB), batches of 512",
+    print_table(console, f"records/s, {records:,} records of 12 x {SAMPLES} ({size:.1f} GiB), batches of 512",
           ["page cache", "memory map", "positioned reads", "ratio", "target"], rows)
     shutil.rmtree(store)
     return {f"{state} {place}": r for (state, place), r in rates.items()}
@@ -281,29 +282,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where temporary files go: the disk that is measured")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
-    origin = record.provenance(CPU)
-    console.print(f"{origin['device']}, {os.cpu_count()} cores, {given.rounds} rounds; median (range)")
-    out: dict[str, Any] = {"provenance": origin, "rounds": given.rounds}
+    origin = provenance(CPU)
+    console.print(f"{origin['device']}, {os.cpu_count()} cores, {options.rounds} rounds; median (range)")
+    out: dict[str, Any] = {"provenance": origin, "rounds": options.rounds}
     try:
-        with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
             folder = Path(name)
-            if "prepare" in given.only:
-                corpus = given.corpus
+            if "prepare" in options.only:
+                corpus = options.corpus
                 if corpus is None:
                     write_ptbxl(folder / "synthetic", records=300)
                     corpus = folder / "synthetic"
-                out["prepare"] = preparing(console, corpus, given.rounds, folder)
-            if "transform" in given.only:
-                out["transform"] = transforming(console, given.published, given.rounds, folder)
-            if "scale" in given.only:
-                out["scale"] = scaling(console, folder)
-            if "reads" in given.only:
-                out["reads"] = reading(console, given.records, given.rounds, folder)
+                out["prepare"] = measure_prepare(console, corpus, options.rounds, folder)
+            if "transform" in options.only:
+                out["transform"] = measure_transform(console, options.published, options.rounds, folder)
+            if "scale" in options.only:
+                out["scale"] = measure_scale(console, folder)
+            if "reads" in options.only:
+                out["reads"] = measure_reads(console, options.records, options.rounds, folder)
             out["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if given.json:
-            write_text(given.json, record.dumps(out))
+        if options.json:
+            write_text(options.json, dumps(out))
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,10 +1,10 @@
-"""The published implementation, measured in a process of its own: both ends of the pipe to it.
+"""Measure the published implementation in a process of its own. Both ends of the pipe are here.
 
     python published.py CHECKOUT DEVICE THREADS
 
-reads one JSON object a line, {"do": "loader" | "masks" | "prepare" | "step", ...}, and answers each with
-{"seconds": ...} or {"error": ...}. The published modules are called data, models, utils and configs: hence a
-process of their own. Everything is built and run there the way the published pretrain.py does it.
+reads one JSON object per line, {"do": "loader" | "masks" | "prepare" | "step", ...}, and answers each with
+{"seconds": ...} or {"error": ...}. It needs a process of its own, as the published modules have names like data and
+models. Everything is built and run there as the published pretrain.py does it.
 """
 
 import importlib
@@ -104,8 +104,8 @@ class Driver:
         return time.perf_counter() - began
 
     def prepare(self, key: str, width: int, depth: int, heads: int, batch: int, samples: int, precision: str,
-                compile: bool, kept: list[float]) -> float:
-        """Build a model and take one step with each share of kept tokens; gives the seconds of that."""
+                compile: bool, shares: list[float]) -> float:
+        """Seconds that one step with each of these shares of visible tokens takes, after the model is built."""
         code = self.code
         file = self.checkout / "configs" / "pretrain" / "ViTS_all.yaml"
         config = code.configs.pretrain.Config(**code.configs.load_config_file(
@@ -120,7 +120,7 @@ class Driver:
             model = torch.compile(model)
         records = list(torch.randn(batch, 12, samples))
         amp = precision == "bfloat16" and self.cuda  # it uses no mixed precision on a CPU
-        batches = [tuple(x.to(self.device) for x in self.collator(25, share, share)(records)) for share in kept]
+        batches = [tuple(x.to(self.device) for x in self.collator(25, share, share)(records)) for share in shares]
         self.steps[key] = (config, model, optimiser, amp, batches)
         began = self.wait()
         for i in range(len(batches)):
@@ -145,7 +145,7 @@ class Driver:
 
     def classifier(self, key: str, width: int, depth: int, heads: int, protocol: str, classes: int, batch: int,
                    samples: int) -> float:
-        """Build what its finetune.py evaluates with a published protocol and take one step; gives the seconds of that."""
+        """Seconds of the first step of what its finetune.py evaluates with a published protocol, after it is built."""
         code, folder = self.code, self.checkout / "configs"
         evaluation = importlib.import_module("configs.eval").Config(
             **code.configs.load_config_file(folder / "eval" / f"{protocol}.yaml"), num_classes=classes)
@@ -175,7 +175,7 @@ class Driver:
         return self.wait() - began
 
     def validate(self, key: str, crops: int) -> float:
-        """Seconds a crop of its validation; it takes the crops of a batch of records at once."""
+        """Seconds per crop in its validation, which takes the crops of a batch of records at once."""
         _, model, _, x, _ = self.steps[key]
         model.eval()
         crops_of_records = x[torch.arange(crops) % len(x)]

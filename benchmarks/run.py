@@ -1,5 +1,4 @@
-"""Prints what loader, masks and JEPA steps cost here, alone or against the published implementation."""
-
+"""Print what the loader, masks and JEPA steps cost on this machine, alone or beside the published implementation."""
 
 import argparse
 import contextlib
@@ -17,14 +16,14 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, gflop, now, peak, taken
+from jepa_step import KEEP, PARTS, WARM_KEEP, Ours, attention, find_attention, gflop, now, peak
 from published import WARM, Published
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.cli.options import where
+from bench.api import open_workspace
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.core.rng import seeded
@@ -35,8 +34,9 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.parts import draw_block_mask
-from bench.runs import results as record
 from bench.runs.config import Override, load_pretrain_config
+from bench.runs.provenance import provenance
+from bench.runs.results import dumps
 from bench.training import optim
 
 RATE_HZ, PATCH, BLOCK = 500, 25, 10  # published configurations
@@ -67,7 +67,7 @@ class Plan:
         return self.samples // PATCH
 
     def aim(self, target: float, here: bool = True) -> float | None:
-        """The target, where what is measured is what it is about."""
+        """The target, if this plan measures what the target is about."""
         return target if here and (self.batch, self.tokens) == (2048, 200) else None
 
 
@@ -132,13 +132,13 @@ def loader_rows(plan: Plan, store: Store, published: Published | None) -> list[R
 def mask_rows(plan: Plan, published: Published | None) -> list[Row]:
     """records/s of masks alone."""
     row = Row(f"masks, {plan.batch} x {plan.tokens}", target=plan.aim(MASKS))
-    kept, repeat = round(KEEP * plan.tokens), 10
+    visible, repeat = round(KEEP * plan.tokens), 10
     rng = seeded(0, plan.batch, plan.device)
-    draw_block_mask(plan.tokens, kept, BLOCK, rng)
+    draw_block_mask(plan.tokens, visible, BLOCK, rng)
     for _ in range(plan.rounds):
         began = now(plan.device)
         for _ in range(repeat):
-            draw_block_mask(plan.tokens, kept, BLOCK, rng)
+            draw_block_mask(plan.tokens, visible, BLOCK, rng)
         row.ours.append(repeat * plan.batch / (now(plan.device) - began))
         if published:
             row.published.append(plan.batch / published("masks", batch=plan.batch, tokens=plan.tokens))
@@ -162,7 +162,7 @@ def step_rows(plan: Plan, store: Store, name: str, batch: int, precision: str, b
             COMPILED if compiled else STEP, plan.device.type == "cpu" and precision == plan.precisions[-1])))
         if published:
             published("prepare", key=what, width=size.width, depth=size.depth, heads=size.heads, batch=batch,
-                      samples=plan.samples, precision=precision, compile=compiled, kept=WARM_KEEP)
+                      samples=plan.samples, precision=precision, compile=compiled, shares=WARM_KEEP)
     for _ in range(plan.rounds):
         for row in rows:
             row.ours.append(batch / ours[row.what].seconds(plan.steps))
@@ -219,48 +219,48 @@ def attention_table(measured: dict[str, dict[str, list[float]]], chosen: str) ->
     return table
 
 
-def options(arguments: list[str] | None) -> argparse.Namespace:
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--published", type=Path, metavar="PATH", help="a checkout of kweimann/ECG-JEPA to compare with")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... or auto (default: cpu)")
-    add("--threads", type=int, default=0, help="CPU threads of either side; 0 takes torch's choice")
-    add("--rounds", type=int, default=5, help="measurements of everything, ours and published in turn (default: 5)")
-    add("--steps", type=int, default=0, help="in a timing (default: 1, on a GPU 20)")
+    add("--threads", type=int, default=0, help="CPU threads of both sides; 0: torch's choice")
+    add("--rounds", type=int, default=5, help="how often everything is measured, ours and the published one in turn (default: 5)")
+    add("--steps", type=int, default=0, help="steps per timing (default: 1, on a GPU 20)")
     add("--only", nargs="+", default=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
-    add("--sizes", nargs="+", default=["xs", "s"], metavar="SIZE", help="of the ViT (default: xs s)")
-    add("--batches", nargs="+", type=int, default=[32, 64], metavar="B", help="of steps (default: 32 64)")
-    add("--precisions", nargs="+", default=["float32", "bfloat16"], metavar="P", help="of those that the device has")
+    add("--sizes", nargs="+", default=["xs", "s"], metavar="SIZE", help="sizes of the ViT (default: xs s)")
+    add("--batches", nargs="+", type=int, default=[32, 64], metavar="B", help="batch sizes of the steps (default: 32 64)")
+    add("--precisions", nargs="+", default=["float32", "bfloat16"], metavar="P", help="float32, bfloat16 (default: both)")
     add("--compile", action="store_true", help="measure steps compiled, too")
-    add("--force-bf16", action="store_true", help="bfloat16 on a CPU without its arithmetic, too")
+    add("--force-bf16", action="store_true", help="measure bfloat16 on a CPU that only emulates it, too")
     add("--quick", action="store_true", help="tiny sizes and one round: does it run?")
-    add("--json", type=Path, metavar="FILE", help="write every number there")
+    add("--json", type=Path, metavar="FILE", help="write every number into this file")
     return parser.parse_args(arguments)
 
 
-def planned(given: argparse.Namespace) -> Plan:
-    """The plan of the options; sets torch's threads."""
-    for kind, values, known in (("size", given.sizes, vit.SIZES), ("section", given.only, SECTIONS)):
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan of the options. Sets torch's threads."""
+    for kind, values, known in (("size", options.sizes, vit.SIZES), ("section", options.only, SECTIONS)):
         for value in values:
             if value not in known:
                 raise unknown(kind, value, known)
-    device = where(Path(), Path(), given.device, given.threads, 0.0).device
-    there = ["float32"] + ["bfloat16"] * (optim.has_bfloat16(device) or given.force_bf16)
-    precisions = [p for p in there if p in given.precisions]
+    device = open_workspace(device=options.device, threads=options.threads).device
+    available = ["float32"] + ["bfloat16"] * (optim.has_bfloat16(device) or options.force_bf16)
+    precisions = [p for p in available if p in options.precisions]
     if not precisions:
-        raise unknown("precision", given.precisions[0], there)
-    compiled = [False, True] if given.compile else [False]
+        raise unknown("precision", options.precisions[0], available)
+    compiled = [False, True] if options.compile else [False]
     cuda = device.type == "cuda"
-    if given.quick:
+    if options.quick:
         return Plan(device, 1, ["tiny"], [2], precisions, compiled, 1, records=8, samples=500, batch=8, batches=1,
                     sides=(64,))
-    return Plan(device, given.rounds, given.sizes, given.batches, precisions, compiled,
-                given.steps or (20 if cuda else 1), sides=(4096, 8192, 16384) if cuda else (1024, 2048, 4096))
+    return Plan(device, options.rounds, options.sizes, options.batches, precisions, compiled,
+                options.steps or (20 if cuda else 1), sides=(4096, 8192, 16384) if cuda else (1024, 2048, 4096))
 
 
 def measure(plan: Plan, sections: list[str], published: Published | None, folder: Path,
             console: Console) -> dict[str, Any]:
-    """Measure and print section by section; gives all the numbers."""
+    """Measure and print one section after the other. All the numbers come back."""
     rows: list[Row] = []
     out: dict[str, Any] = {"peak_gflops": {}, "parts_seconds": {}, "warm_seconds": {}, "attention_seconds": {}}
 
@@ -283,13 +283,13 @@ def measure(plan: Plan, sections: list[str], published: Published | None, folder
             measured = attention(vit.SIZES[name], plan.step_batches[0], plan.tokens, plan.device, precision,
                                  plan.rounds, 3 * plan.steps)
             new = {f"{name} {plan.step_batches[0]} {precision} {place}": ways for place, ways in measured.items()}
-            console.print(attention_table(new, taken(plan.device, precision)))
+            console.print(attention_table(new, find_attention(plan.device, precision)))
             out["attention_seconds"] |= new
     for name, batch in itertools.product(plan.sizes, plan.step_batches if "step" in sections else ()):
         ours: dict[str, Ours] = {}
         for precision in plan.precisions:
-            fresh, models = step_rows(plan, store, name, batch, precision, out["peak_gflops"][precision], published)
-            show(fresh)
+            new, models = step_rows(plan, store, name, batch, precision, out["peak_gflops"][precision], published)
+            show(new)
             ours |= models
         console.print(part_table(ours))
         out["parts_seconds"] |= {what: one.parts for what, one in ours.items()}
@@ -297,27 +297,27 @@ def measure(plan: Plan, sections: list[str], published: Published | None, folder
     return {"records_per_second": [{**asdict(row), "ratio": row.ratio} for row in rows], **out}
 
 
-def run(given: argparse.Namespace, console: Console) -> None:
+def run(options: argparse.Namespace, console: Console) -> None:
     """Measure and print what the options ask for."""
     published = None
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
         cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"}  # empty: compiling costs what it costs at first
         undo.enter_context(patch.dict(os.environ, cache | os.environ))
-        plan = planned(given)
-        if given.published:
-            published = Published(given.published, str(plan.device), torch.get_num_threads())
+        plan = plan_of(options)
+        if options.published:
+            published = Published(options.published, str(plan.device), torch.get_num_threads())
             undo.callback(published.close)
-        origin = record.provenance(plan.device)
+        origin = provenance(plan.device)
         console.print(f"{origin['device']}, {origin['threads']} threads, torch {origin['torch']}, {plan.rounds} rounds")
-        numbers = measure(plan, given.only, published, Path(folder), console)
-        if given.json:
-            write_text(given.json, record.dumps({"provenance": origin, "rounds": plan.rounds, **numbers}))
+        numbers = measure(plan, options.only, published, Path(folder), console)
+        if options.json:
+            write_text(options.json, dumps({"provenance": origin, "rounds": plan.rounds, **numbers}))
 
 
 def main(arguments: list[str] | None = None) -> None:
     console = Console(highlight=False)
     try:
-        run(options(arguments), console if console.is_terminal else Console(highlight=False, width=150))
+        run(parse_options(arguments), console if console.is_terminal else Console(highlight=False, width=150))
     except UserError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         sys.exit(2)
