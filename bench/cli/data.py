@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from bench.cli.options import WORK, Work, data_app
@@ -39,8 +39,9 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all
     if as_json:
         print(json.dumps([asdict(c) for c in corpora], indent=1))
         return
-    size = Table(*(Column(name, no_wrap=True) for name in ("corpus", "records", "hours", "Hz", "licence", "doi")), padding=(0, 0))
-    content = Table(Column("corpus", no_wrap=True), "labels", Column("high-pass", no_wrap=True), "left out by rule", padding=(0, 0))
+    size, content = Table(padding=(0, 0)), Table("corpus", "labels", "high-pass", "left out by rule", padding=(0, 0))
+    for name in ("corpus", "records", "hours", "Hz", "licence", "doi"):
+        size.add_column(name, no_wrap=True)
     for c in corpora:
         size.add_row(c.name, f"{c.records:,}" if c.records else "-", f"{c.seconds / 3600:,.0f}" if c.seconds else "-",
                      ", ".join(map(str, c.rate_hz)) or "any", c.licence, c.url.removeprefix("https://doi.org/") or "-")

@@ -13,12 +13,12 @@ from bench.runs.workspace import Workspace
 
 
 def test_a_backbone_is_exported_and_used_by_command(
-        command: Callable[..., tuple[int, str, str]], backbone_run: str, tiny: Store, ptbxl: Path, workspace: Workspace,
+        command: Callable[..., tuple[int, str, str]], run: str, tiny: Store, ptbxl: Path, workspace: Workspace,
         tmp_path: Path) -> None:
     short = ["evaluation.steps=6", "evaluation.batch=16", "evaluation.validate_every=3", "evaluation.warmup_steps=0"]
-    (name,) = evaluate([configs.evaluation("finetune", "pitch", backbone_run, tiny, 1, short)], tiny, workspace)
+    (name,) = evaluate([configs.evaluation("finetune", "pitch", run, tiny, 1, short)], tiny, workspace)
     work = ("--work", workspace.work)
-    code, out, _ = command("export", backbone_run, "--to", tmp_path / "out", *work, "--results", workspace.results)
+    code, out, _ = command("export", run, "--to", tmp_path / "out", *work, "--results", workspace.results)
     assert (code, out) == (0, f"{tmp_path / 'out'}: README.md, config.json, model.safetensors\n")
     assert name in (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "ecg").mkdir()
@@ -26,7 +26,7 @@ def test_a_backbone_is_exported_and_used_by_command(
         shutil.copy(path, tmp_path / "ecg")
     (tmp_path / "ecg" / "bad.hea").write_text("")
     files = []
-    for backbone in (tmp_path / "out", backbone_run):
+    for backbone in (tmp_path / "out", run):
         code, out, err = command("embed", "--backbone", backbone, "--from", tmp_path / "ecg", "--out", tmp_path / "e.npz", *work)
         assert (code, out) == (0, f"{tmp_path / 'e.npz'}: 4 records (0 resampled, 0 with gaps filled), 1 refused\n")
         assert f"refused bad: {tmp_path / 'ecg' / 'bad.hea'} is damaged: it is empty" in err

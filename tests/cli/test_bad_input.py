@@ -27,13 +27,13 @@ from bench.runs.workspace import Workspace
 
 PROGRESS = re.compile(r"[^:]+: \d+/\d+, ")
 SMALL = ("--set", "encoder.size=tiny", "--set", "data.rate_hz=100", "--set", "encoder.patch=10")
-WHOLE = {"config.json", "error.txt", "metrics.jsonl"}  # a run that cannot go on says there why; locks stay
+EXPLAINING = {"config.json", "error.txt", "metrics.jsonl", "source.txt"}  # in the folder of a run that failed
 
 
 def files(folder: Path) -> set[str]:
-    """Every file below folder but for locks, what a failed run explains itself with, and what a prepare goes on with."""
+    """Every file below folder, without locks, what explains a failed run, and what a stopped prepare continues from."""
     return {str(p.relative_to(folder)) for p in folder.rglob("*")
-            if p.is_file() and "lock" not in (p.name, p.suffix[1:]) and p.name not in WHOLE
+            if p.is_file() and "lock" not in (p.name, p.suffix[1:]) and p.name not in EXPLAINING
             and p.parent.suffix != ".partial"}
 
 
