@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.backbones.backbone import Backbone
-    from bench.backbones.embed import Applied
+    from bench.backbones.embed import Outputs
     from bench.sweeps import Pretraining
 
 Settings = Mapping[str, Any] | Sequence[Override]  # {"optim.lr": 3e-4}, or the overrides of --set
@@ -176,7 +176,7 @@ def load_backbone(folder: str | Path) -> "Backbone":
 
 
 def embed(backbone: "Backbone | str | Path", records: str | Path, *, resample: bool = False, workers: int = 2,
-          workspace: Workspace | None = None) -> "Applied":
+          workspace: Workspace | None = None) -> "Outputs":
     """Embeddings of ECG records: the mean of a backbone's tokens over 2.5 s crops every 1.25 s.
 
     backbone: loaded, or the folder of an exported one, or a run_id. records: a .hea file, a folder of them, a folder with
@@ -193,7 +193,7 @@ def embed(backbone: "Backbone | str | Path", records: str | Path, *, resample: b
 
 
 def predict(run_id: str, records: str | Path, *, resample: bool = False, workers: int = 2,
-            workspace: Workspace | None = None, out: Path | None = None) -> "Applied":
+            workspace: Workspace | None = None, out: Path | None = None) -> "Outputs":
     """The probability of each of an evaluation's classes for ECG records; out: a CSV file to write, too."""
     from bench.backbones.embed import Reading
     from bench.backbones.predict import load_classifier, predict_records, write_predictions
@@ -202,10 +202,10 @@ def predict(run_id: str, records: str | Path, *, resample: bool = False, workers
     classifier = load_classifier(workspace.work, workspace.results, run_id)
     source = open_records(str(records), workspace.work / "stores")
     with progress.bar(f"predict {source.name}", len(source.records)) as bar:
-        applied = predict_records(classifier, source, Reading(workspace.device, resample, workers, bar))
+        outputs = predict_records(classifier, source, Reading(workspace.device, resample, workers, bar))
     if out:
-        write_predictions(out, applied, classifier.facts)
-    return applied
+        write_predictions(out, outputs, classifier.facts)
+    return outputs
 
 
 def _overrides(settings: Settings) -> list[Override]:

@@ -1,4 +1,4 @@
-"""A trained backbone as others use it: ECG in physical units in, tokens out. Nothing of its training is needed."""
+"""A trained backbone: ECG in physical units goes in, tokens come out. The code and data of its training are not needed."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ CONFIG = "config.json"
 
 
 class SeenCorpus(Model):
-    """What a backbone saw of one store; records is None where it is unknown."""
+    """What a backbone saw of one corpus. records: how many; None if that is unknown."""
 
     source: Text
     version: Text
@@ -39,7 +39,7 @@ class SeenCorpus(Model):
 
 
 class BackboneConfig(Model):
-    """config.json of an exported backbone: all that is needed to use the weights, and where they come from."""
+    """config.json of an exported backbone: what is needed to use the weights, and where they come from."""
 
     format: Literal[1] = 1
     run_id: Text
@@ -51,19 +51,19 @@ class BackboneConfig(Model):
     mean: tuple[Float, ...]  # (12,) in units
     sd: tuple[PositiveFloat, ...]  # (12,) in units
     clip_sd: PositiveFloat
-    statistics: Text  # whose mean and sd these are, in words
+    statistics: Text  # in words: which stores mean and sd were computed from
     saw: dict[Text, SeenCorpus]
     step: Natural
     stores: dict[Text, dict[str, Any]]
     pretrain_config: PretrainConfig
-    sha256: Text = ""  # of the weights' file
+    sha256: Text = ""  # of the file of the weights
 
 
 class Backbone(nn.Module):
     """(B, 12, T) ECG in `units` at `rate_hz`, leads in the order LEADS -> (B, N, D) tokens.
 
-    With registers=True the R register tokens come first. It z-scores each lead by `mean` and `sd`, (12, 1), and clips to
-    +-clip_sd itself. `config` is None where the backbone is that of an evaluation.
+    The backbone z-scores each lead by `mean` and `sd`, (12, 1), and clips it to +-clip_sd. With registers=True the R register
+    tokens come first. `config` is None in the backbone of a classifier.
     """
 
     mean: Tensor
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         return tokens
 
     def embed(self, ecg: Tensor) -> Tensor:
-        """(B, 12, T) ECG -> (B, D): the mean of the tokens, registers left out."""
+        """(B, 12, T) ECG -> (B, D): the mean of the tokens, without registers."""
         mean: Tensor = self(ecg).mean(1)
         return mean
 
@@ -96,7 +96,7 @@ def open_backbone(work: Path, name: str) -> Backbone:
 
 
 def load_backbone(folder: Path) -> Backbone:
-    """The exported backbone in folder, in evaluation mode; UserError where there is none, or it is damaged."""
+    """The exported backbone in folder, in evaluation mode. UserError if there is none or it is damaged."""
     path = folder / CONFIG
     content = read_json(path, "exported backbone")
     if content.get("format") != FORMAT:
@@ -137,12 +137,12 @@ def load_run(work: Path, run: str) -> Backbone:
 def take_backbone(trained: Checkpoint) -> Backbone:
     """The backbone in a pre-training's checkpoint, in evaluation mode.
 
-    UserError where it has learned nothing, or does not say how its input was normalised.
+    UserError if it has learned nothing, or if the checkpoint does not say how the input was normalised.
     """
     meta, config = trained.meta, PretrainConfig.model_validate(trained.meta["config"])
     if not meta["step"]:
         raise UserError(f"run {meta['run_id']} ({config.method.name}) has learned nothing: each evaluation draws its own "
-                        f"weights; name the run of a pre-training")
+                        f"weights; name the run of another method")
     mean, sd, units, words = _statistics(meta, config)
     encoder = build_encoder(trained).eval().requires_grad_(False)
     about = BackboneConfig(
@@ -158,10 +158,11 @@ def _backbone(encoder: vit.Encoder, config: BackboneConfig) -> Backbone:
 
 
 def _statistics(meta: dict[str, Any], config: PretrainConfig) -> tuple[list[float], list[float], str, str]:
-    """(12,) mean and sd that normalise new records, their units, and whose they are in words.
+    """(12,) mean and sd that normalise new records, their units, and in words which stores they were computed from.
 
-    In pre-training a record is normalised by its own corpus. One corpus: its statistics. Several: those of their mixture,
-    each corpus with the probability that it is drawn with, as new records belong to none of them.
+    In pre-training a record is normalised by the statistics of its own store. A new record belongs to no store. After
+    pre-training on several stores it is normalised by the statistics of their mixture, in which each store has the weight
+    that it was drawn with.
     """
     stores, weights = meta["stores"], config.data.mix
     if not stores:
@@ -169,7 +170,7 @@ def _statistics(meta: dict[str, Any], config: PretrainConfig) -> tuple[list[floa
                         f"for the stores that it was pre-trained on")
     units = sorted({s["units"] for s in stores.values()})
     if len(units) > 1:
-        raise UserError(f"run {meta['run_id']} was pre-trained on records in {' and '.join(units)}: new ones cannot be both")
+        raise UserError(f"run {meta['run_id']} was pre-trained on records in {' and '.join(units)}; a new record has one unit")
     if len(stores) == 1:
         (name, only), = stores.items()
         return only["mean"], only["sd"], units[0], f"of {name}"

@@ -1,4 +1,4 @@
-"""A backbone on new records: the mean of some function over the crops of each record; embeddings; how alike two are."""
+"""Use a backbone on new records: embeddings, means of any function over the crops of a record, similarity of two backbones."""
 
 import json
 import zipfile
@@ -33,7 +33,7 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """How records are read: device of the backbone, whether other rates are converted, processes, and who is told."""
+    """How records are read: on which device the backbone runs, whether other rates are converted, and by how many processes."""
 
     device: torch.device
     resample: bool = False
@@ -42,19 +42,19 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Applied:
-    """What became of each record."""
+class Outputs:
+    """What a backbone or a classifier computed for each record, and which records were refused."""
 
     record_id: list[str]  # of the n records that could be used
-    values: np.ndarray  # (n, K)
-    crops: np.ndarray  # (n,) how many crops each value is the mean of
+    values: np.ndarray  # (n, K): K features, or classes
+    crops: np.ndarray  # (n,) number of crops that a value is the mean of
     refused: dict[str, str]  # record_id -> why
-    about: dict[str, Any]  # what was done, for the output's metadata
+    about: dict[str, Any]  # settings and counts: the metadata of the file that is written
 
 
 @dataclass
 class _Averages:
-    """Sums of a function's values over the crops of each record, computed a batch of crops at a time."""
+    """Sums of a function's values over the crops of each record. Crops of several records share a batch."""
 
     function: Callable[[Tensor], Tensor]
     device: torch.device
@@ -65,7 +65,7 @@ class _Averages:
     owners: list[int] = field(default_factory=list)
 
     def add(self, record_id: str, signal: np.ndarray, samples: int, stride: int) -> None:
-        """Take the crops of a record, (12, T) float."""
+        """Add the crops of a record, (12, T) float."""
         starts = range(0, signal.shape[1] - samples + 1, stride)
         for start in starts:
             self.crops.append(signal[:, start: start + samples].astype(np.float32))
@@ -76,13 +76,13 @@ class _Averages:
         self.counts.append(len(starts))
 
     def compute(self) -> None:
-        """The function of the crops that wait."""
+        """Compute the function for the crops that wait."""
         if not self.crops:
             return
         with torch.no_grad():
             values = self.function(torch.from_numpy(np.stack(self.crops)).to(self.device)).double().cpu().numpy()
         if not np.isfinite(values).all():
-            raise UserError("the backbone gave values that are no finite numbers")
+            raise UserError("the backbone computed values that are not finite")
         for owner, value in zip(self.owners, values, strict=True):
             if owner == len(self.sums):
                 self.sums.append(np.zeros(values.shape[1]))
@@ -91,18 +91,18 @@ class _Averages:
         self.owners.clear()
 
     def means(self) -> np.ndarray:
-        """(n, K)."""
+        """(n, K): the mean of each record."""
         means: np.ndarray = np.stack(self.sums) / np.array(self.counts)[:, None]
         return means
 
 
 def average_over_crops(function: Callable[[Tensor], Tensor], source: CorpusFolder, backbone: Backbone, settings: HeadConfig,
-                       reading: Reading) -> Applied:
+                       reading: Reading) -> Outputs:
     """The mean of function, (B, 12, T) in the backbone's units -> (B, K), over the crops of every record.
 
     Crops start at every stride, as in an evaluation with these settings. Records are read as `ecgssl data prepare` reads
-    them: gaps filled, and resampled where reading says so. UserError where the records' units or rate are not those of the
-    backbone, or none can be used.
+    them: gaps are filled, and other rates are converted if `reading` allows it. UserError if the units or the rate of the
+    records are not those of the backbone, or if no record can be used.
     """
     rate_hz, crop_seconds, stride_seconds = backbone.rate_hz, settings.crop_seconds, settings.stride_seconds
     check_form(source, backbone, crop_seconds, reading.resample)
@@ -135,11 +135,11 @@ def average_over_crops(function: Callable[[Tensor], Tensor], source: CorpusFolde
     about = {"from": source.name, "rate_hz": rate_hz, "units": source.units, "crop_seconds": crop_seconds,
              "stride_seconds": stride_seconds, "resampled": resampled, "resampling": RESAMPLING if resampled else "",
              "gaps_filled": gaps_filled, "refused": refused}
-    return Applied(averages.record_id, averages.means(), np.array(averages.counts), refused, about)
+    return Outputs(averages.record_id, averages.means(), np.array(averages.counts), refused, about)
 
 
 def check_form(source: CorpusFolder, backbone: Backbone, crop_seconds: float, resample: bool) -> None:
-    """UserError where the backbone cannot take the records' units or rate, or crops of this length."""
+    """UserError if the backbone cannot take the units or the rate of the records, or crops of this length."""
     rate_hz, patch = backbone.rate_hz, backbone.encoder.patch
     if source.units != backbone.units:
         raise UserError(f"{source.name} is in {source.units}, the backbone takes {backbone.units}: it cannot be converted")
@@ -150,17 +150,17 @@ def check_form(source: CorpusFolder, backbone: Backbone, crop_seconds: float, re
                         f"{patch} samples")
 
 
-def embed_records(backbone: Backbone, source: CorpusFolder, reading: Reading) -> Applied:
-    """(n, D) embeddings: the mean of the tokens, registers left out, over the crops that an evaluation would take."""
+def embed_records(backbone: Backbone, source: CorpusFolder, reading: Reading) -> Outputs:
+    """(n, D) embeddings: the mean of the tokens, without registers, over the crops that an evaluation would use."""
     assert backbone.config is not None
     settings = HeadConfig.model_validate(load_defaults("linear").value["evaluation"])
-    applied = average_over_crops(backbone.to(reading.device).embed, source, backbone, settings, reading)
+    outputs = average_over_crops(backbone.to(reading.device).embed, source, backbone, settings, reading)
     about = {key: getattr(backbone.config, key) for key in ("run_id", "method", "statistics")}
-    return replace(applied, about={"backbone": about, "embedding": "mean of tokens, mean over crops", **applied.about})
+    return replace(outputs, about={"backbone": about, "embedding": "mean of tokens, mean over crops", **outputs.about})
 
 
 def check_out(out: Path, endings: tuple[str, ...]) -> None:
-    """UserError, before hours of work, where the file cannot be written or is of no kind that is written."""
+    """UserError if the file cannot be written or has another ending. To be called before hours of work."""
     if out.suffix not in endings:
         raise UserError(f"--out {out} must end in {' or '.join(endings)}")
     if out.is_dir():
@@ -168,11 +168,14 @@ def check_out(out: Path, endings: tuple[str, ...]) -> None:
     record.check_writable(out.parent)
 
 
-def write_embeddings(out: Path, applied: Applied) -> None:
-    """.npz: record_id (n,), embedding (n, D) float32, crops (n,), metadata (JSON); .parquet: record_id, crops, e0, e1, ...,
-    with the metadata under `ecgssl` in the schema."""
-    values, text = applied.values.astype(np.float32), json.dumps(applied.about, sort_keys=True)
-    ids, crops = applied.record_id, applied.crops
+def write_embeddings(out: Path, outputs: Outputs) -> None:
+    """Write embeddings into a file, whose kind is its ending.
+
+    .npz holds record_id (n,), embedding (n, D) float32, crops (n,) and metadata (JSON). .parquet has the columns record_id,
+    crops, e0, e1, ..., and the metadata under the key `ecgssl` of its schema.
+    """
+    values, text = outputs.values.astype(np.float32), json.dumps(outputs.about, sort_keys=True)
+    ids, crops = outputs.record_id, outputs.crops
     with replace_file(out) as file:
         if out.suffix == ".parquet":
             columns = {"record_id": ids, "crops": crops, **{f"e{i}": v for i, v in enumerate(values.T)}}
@@ -183,12 +186,12 @@ def write_embeddings(out: Path, applied: Applied) -> None:
 
 
 def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) record ids and (n, D) embeddings of an .npz file of write_embeddings; UserError where it is none."""
+    """(n,) record ids and (n, D) embeddings of an .npz file of write_embeddings; UserError if it is not one."""
     try:
         with np.load(path, allow_pickle=False) as content:
             ids, values = content["record_id"], content["embedding"]
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path} does not exist, or is no file; `ecgssl embed --out {path.name}` makes one") from None
+        raise UserError(f"{path} does not exist, or is no file; `ecgssl embed --out {path.name}` writes one") from None
     except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is no .npz file of `ecgssl embed` ({type(error).__name__})") from None
     if values.ndim != 2 or len(ids) != len(values) or values.dtype.kind != "f" or len(set(ids.tolist())) != len(ids):
@@ -197,7 +200,7 @@ def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_embeddings(first: Path, second: Path) -> tuple[float, int]:
-    """(debiased linear CKA of two files of embeddings, how many records they share). UserError where these are too few."""
+    """(debiased linear CKA of two files of embeddings, number of records in both). UserError if these are too few."""
     (a, x), (b, y) = read_embeddings(first), read_embeddings(second)
     shared, i, j = np.intersect1d(a, b, return_indices=True)
     return cka(torch.from_numpy(x[i]), torch.from_numpy(y[j])), len(shared)

@@ -1,4 +1,4 @@
-"""Write a backbone for others: model.safetensors, README.md (the model card) and, last, config.json: its presence means whole."""
+"""Write a backbone for others: model.safetensors, README.md (the model card) and, last, config.json, which marks it complete."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from bench.data.signal import LEADS
 from bench.training import checkpoint
 from bench.training.summary import count_parameters
 
-UNSTATED = {"unknown": "unknown: the table names the corpora that the checkpoint names",
-            "stated": "what the person who imported it stated"}
+SAW_WORDS = {"unknown": "unknown; the table has the corpora that the checkpoint names",
+             "stated": "what the person who imported it stated"}
 
 
 def export_backbone(backbone: Backbone, folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Write the backbone into a new or empty folder. results: all that are known; the card names this backbone's scores."""
+    """Write the backbone into a new or empty folder. results: of any runs; the model card shows those of this backbone."""
     assert backbone.config is not None
     unfinished = {WEIGHTS, "README.md"}  # of an export that was killed
     if folder.is_dir() and any(p.name not in unfinished and p.suffix != ".tmp" for p in folder.iterdir()):
@@ -40,19 +40,20 @@ def write_card(backbone: Backbone, results: Sequence[dict[str, Any]]) -> str:
     """The model card, Markdown; its code runs in the exported folder."""
     config, encoder = backbone.config, backbone.encoder
     assert config is not None
-    made, size = config.pretrain_config, encoder.size
-    samples = round(made.data.crop_seconds * backbone.rate_hz)
+    pretraining, size = config.pretrain_config, encoder.size
+    samples = round(pretraining.data.crop_seconds * backbone.rate_hz)
     with torch.device("meta"):
         tokens = encoder.count_tokens(torch.empty(1, len(LEADS), samples))
-    arguments = made.method.arguments
+    arguments = pretraining.method.arguments
     imported = (f"The weights were imported from a checkpoint of the published implementation; what it saw is "
-                f"{UNSTATED[arguments['saw']]}.\n" if "imported" in arguments else "")
+                f"{SAW_WORDS[arguments['saw']]}.\n" if "imported" in arguments else "")
     return CARD.format(
         method=config.method, run_id=config.run_id, width=size.width, depth=size.depth, heads=size.heads,
-        parameters=count_parameters(encoder), steps=config.step, batch=made.optim.batch, crop_seconds=made.data.crop_seconds,
-        samples=samples, tokens=tokens, leads=", ".join(LEADS), units=backbone.units, rate_hz=backbone.rate_hz,
+        parameters=count_parameters(encoder), steps=config.step, batch=pretraining.optim.batch,
+        crop_seconds=pretraining.data.crop_seconds, samples=samples, tokens=tokens,
+        leads=", ".join(LEADS), units=backbone.units, rate_hz=backbone.rate_hz,
         patch=encoder.patch, clip_sd=backbone.clip_sd, registers=len(encoder.registers), statistics=config.statistics,
-        imported=imported, folds=", ".join(map(str, made.data.folds)), seen="\n".join(_corpora(config)),
+        imported=imported, folds=", ".join(map(str, pretraining.data.folds)), seen="\n".join(_corpora(config)),
         scores="\n".join(_scores(config.run_id, results)) or "| none yet | | | | | | |")
 
 
@@ -81,7 +82,7 @@ def _scores(run: str, results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def find_licence(corpus: str) -> str:
-    """The licence of a corpus's data; "unknown" where the corpus is not one of the suite's."""
+    """The licence of a corpus's data; "unknown" if it is not one of `ecgssl data list`."""
     known = known_corpora()
     return str(known[corpus].licence) if corpus in known else "unknown"
 

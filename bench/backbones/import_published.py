@@ -1,4 +1,4 @@
-"""Checkpoints of the published implementation (kweimann/ECG-JEPA, of arXiv 2410.13867) as backbones: `ecgssl import`."""
+"""Turn a checkpoint of the published implementation (kweimann/ECG-JEPA, arXiv 2410.13867) into a backbone: `ecgssl import`."""
 
 import hashlib
 import json
@@ -36,14 +36,14 @@ from bench.training.checkpoint import Checkpoint
 
 M = TypeVar("M", bound=Model)
 
-UNKNOWN = "unknown"  # what a backbone saw, where its user cannot say
+UNKNOWN = "unknown"  # what a backbone saw, if its user does not know
 PARTS = ("encoder", "target_encoder", "predictor", "attn_pool", "fc")
 NAMES = (("patch_embed.proj", "embed"), ("attn.", ""), ("mlp.", ""), ("attn_ls", "scale1"), ("mlp_ls", "scale2"),
-         ("query_token", "query"), ("cross_attention_block.", ""))  # part of a published name -> of ours, in this order
+         ("query_token", "query"), ("cross_attention_block.", ""))  # published part of a name -> ours; in this order
 
 
 class PublishedConfig(Model):
-    """The config in a published pre-training's checkpoint, as far as it decides the encoder's form."""
+    """The config in a published checkpoint: the keys that decide the form of the encoder."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -77,7 +77,7 @@ class PublishedConfig(Model):
 
 
 class PublishedHead(Model):
-    """The eval_config in a published classifier's checkpoint, as far as it decides the head's form."""
+    """The eval_config in the checkpoint of a published classifier: the keys that decide the form of the head."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -103,7 +103,7 @@ class Published:
 
 
 def read_published(path: Path) -> Published:
-    """The checkpoint in path; UserError where it is none, or its config lacks what decides its form."""
+    """The content of a published checkpoint. UserError if it is not one, or if its config lacks what decides its form."""
     content, model = _load(path)
     config = _validate(PublishedConfig, content["config"], f"{path}, config")
     try:
@@ -118,7 +118,7 @@ def read_published(path: Path) -> Published:
     except (RuntimeError, IndexError, KeyError) as error:
         raise UserError(f"{path}: its tensors do not fit each other ({type(error).__name__})") from None
     blocks = {key.split(".")[1] for key in weights.get("target_encoder", weights.get("encoder", {})) if "blocks." in key}
-    if config.depth != len(blocks):  # it costs nothing to say so before so many blocks are built
+    if config.depth != len(blocks):  # checked here, before so many blocks are built
         raise UserError(f"{path}, config: depth is {config.depth}, the encoder has {len(blocks)} blocks")
     head, mean, sd = None, list[float](), list[float]()
     if content.get("eval_config") is not None:
@@ -173,7 +173,7 @@ def _normalisation(path: Path, content: dict[str, Any]) -> tuple[list[float], li
 
 
 def rename_weights(path: Path, model: dict[str, Tensor], order: list[int]) -> dict[str, dict[str, Tensor]]:
-    """part -> our name -> tensor, biases of a head folded; UserError where a name belongs to no part."""
+    """part -> our name -> tensor; a head's biases become one. UserError if a name belongs to no part."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in model.items():
         part, _, rest = name.partition(".")
@@ -198,10 +198,10 @@ def rename_weights(path: Path, model: dict[str, Tensor], order: list[int]) -> di
 
 
 def fold_biases(head: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An attentive head's weights whose only bias is proj.bias, and which gives the same logits.
+    """Weights of an attentive head that has one bias, proj.bias, and computes the same logits.
 
-    The query's bias goes into the query; that of the keys adds the same to every token's score, which the softmax
-    does not see; that of the values adds the same to every pooled token, so to the logits.
+    The bias of the query is added to the query. The bias of the keys adds the same number to the score of every token, which
+    the softmax cancels. The bias of the values adds the same vector to every pooled token, and so to the logits.
     """
     width = head["query"].numel()
     values = head["proj.weight"] @ head["kv.bias"][width:]
@@ -229,10 +229,10 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
 def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | None) -> tuple[str, str]:
     """Write the checkpoint's backbone as a finished pre-training, and its head as an evaluation: (their run_ids; "": no head).
 
-    name: what tables call it. saw: the stores whose training folds it was pre-trained on, for the leak guard, or None where
-    that is unknown; the run's config and every result of its evaluations then say so. The run_id is a function of the
-    weights, their config, the name and these statements. The checkpoint may hold the EMA target encoder (evaluated, as
-    published) or a classifier's encoder.
+    name: of the method, for tables. saw: the stores whose training folds the backbone was pre-trained on, for the leak guard;
+    None if that is unknown, which the config of the run and the results of its evaluations then say. The run_id is a function
+    of the weights, their config, `name` and `saw`. Of a pre-training, the EMA target encoder is imported, as the published
+    implementation evaluates it; of a classifier, its encoder.
     """
     if not re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) or name in find_methods():
         raise UserError(f"--as {name!r:.80} must be letters, digits, '_', '.' or '-', and no method of the suite")
@@ -260,7 +260,7 @@ def import_published(path: Path, work: Path, name: str, saw: Sequence[Store] | N
 
 
 def describe_stores(published: Published, saw: Sequence[Store] | None) -> dict[str, Any]:
-    """How the input was normalised: store -> mean, sd, units; a classifier's checkpoint says it itself."""
+    """How the input was normalised: store -> mean, sd, units. The checkpoint of a classifier holds these numbers itself."""
     stores = {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in saw or ()}
     if not stores and published.head:
         stores = {"preprocess": {"mean": published.mean, "sd": published.sd, "units": "mV", "fingerprint": ""}}
@@ -268,7 +268,7 @@ def describe_stores(published: Published, saw: Sequence[Store] | None) -> dict[s
 
 
 def describe_seen(published: Published, config: PretrainConfig, saw: Sequence[Store] | None) -> dict[str, Any]:
-    """Which corpora the backbone saw; records is None where it is unknown which."""
+    """Which corpora the backbone saw. records is None if their number is unknown."""
     if saw is None:  # the checkpoint names corpora, not which of their records
         names = list(published.config.datasets) or [UNKNOWN]
         return {corpus: {"source": corpus, "version": UNKNOWN, "records": None} for corpus in names}
@@ -278,7 +278,7 @@ def describe_seen(published: Published, config: PretrainConfig, saw: Sequence[St
 
 
 def describe_run(published: Published, weights: str, name: str, saw: Sequence[Store] | None) -> PretrainConfig:
-    """The config of an imported backbone: what its own config says, in our words, and that config itself."""
+    """The config of an imported backbone: the published config in our keys, and the published config as it is."""
     theirs, base = published.config, read_yaml(BASE)
     for store in saw or ():
         if store.rate_hz != theirs.sampling_frequency:
@@ -301,9 +301,9 @@ def describe_run(published: Published, weights: str, name: str, saw: Sequence[St
 
 
 def take_head(published: Published, path: Path, config: PretrainConfig) -> EvaluationWeights:
-    """The classifier's head as an evaluation keeps it. Its classes are numbered: the checkpoint has no names.
+    """The classifier's head in the form in which an evaluation saves it. Its classes are numbers: the checkpoint has no names.
 
-    UserError where the head is of a kind that ours are not.
+    UserError if the product has no head of this kind.
     """
     head, registers = published.head, published.config.num_registers
     assert head is not None

@@ -1,4 +1,4 @@
-"""What an evaluation trained, on new records: the probability of each of its classes."""
+"""Use the classifier that an evaluation trained on new records: the probability of each of its classes."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.backbones.backbone import Backbone
-from bench.backbones.embed import Applied, Reading, average_over_crops
+from bench.backbones.embed import Outputs, Reading, average_over_crops
 from bench.core.errors import UserError
 from bench.core.files import write_text
 from bench.data.corpora import CorpusFolder
@@ -26,11 +26,11 @@ from bench.training import checkpoint, optim
 
 @dataclass(frozen=True)
 class ClassifierFacts:
-    """What is known of a classifier besides its weights."""
+    """What is known about a classifier besides its weights."""
 
     run_id: str
     config: EvaluationConfig
-    classes: list[str]  # of a regression the target's unit
+    classes: list[str]  # a regression has one, the unit of its target
     kind: str  # multi-label, single-label or regression
     moments: tuple[float, float]  # mean and sd of a regression's training values
     threshold: dict[str, float]  # class -> chosen on the validation folds, where the result holds one
@@ -42,19 +42,19 @@ class Classifier(nn.Module):
     def __init__(self, backbone: Backbone, head: nn.Module, bias: Tensor, facts: ClassifierFacts):
         super().__init__()
         self.backbone, self.head, self.facts = backbone, head, facts
-        self.bias = nn.Parameter(bias)  # (C,): 0 but of an imported head, as heads here have no biases
+        self.bias = nn.Parameter(bias)  # (C,): 0 unless the head was imported, as heads here have no biases
 
     def forward(self, ecg: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(ecg, registers=True)) + self.bias
         return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(..., C) logits -> probabilities; of a regression values in the target's unit."""
+        """(..., C) logits -> probabilities. For a regression: values in the unit of the target."""
         return tasks.probabilities(self.facts.kind, logits, self.facts.moments)
 
 
 def build_head(name: str, encoder: vit.Encoder, classes: int, tensors: dict[str, Tensor], what: str) -> tuple[nn.Module, Tensor]:
-    """(the named head with these weights, (classes,) what is added to its logits)."""
+    """(the head of this name with these weights, (classes,) bias that is added to its logits)."""
     head, bias = heads.build(name, encoder, classes), tensors.get("proj.bias", torch.zeros(classes, device="cpu"))
     checkpoint.fill_(head, {k: v for k, v in tensors.items() if k != "proj.bias"}, what)
     if bias.shape != (classes,) or not bias.isfinite().all():
@@ -85,15 +85,15 @@ def load_classifier(work: Path, results: Path, run: str) -> Classifier:
 
 
 def load_thresholds(results: Path, run: str) -> dict[str, float]:
-    """class -> the threshold that the evaluation's result holds; {} where there is no result."""
+    """class -> threshold in the evaluation's result; {} if there is no result."""
     if not record.result_exists(results, run):
         return {}
     per_class = record.load_result(results, run)["result"].get("per_class", {})
     return {name: each["threshold"] for name, each in per_class.items() if each.get("threshold") is not None}
 
 
-def predict_records(classifier: Classifier, source: CorpusFolder, reading: Reading) -> Applied:
-    """(n, C) probabilities, as the evaluation computed them."""
+def predict_records(classifier: Classifier, source: CorpusFolder, reading: Reading) -> Outputs:
+    """(n, C) probabilities, computed as in the evaluation."""
     classifier, config = classifier.to(reading.device), classifier.facts.config
     settings = config.evaluation
 
@@ -102,25 +102,27 @@ def predict_records(classifier: Classifier, source: CorpusFolder, reading: Readi
             logits = classifier(x).double()
         return logits if settings.average == "logits" else classifier.probabilities(logits)
 
-    applied = average_over_crops(compute, source, classifier.backbone, settings, reading)
-    p = torch.from_numpy(applied.values)
+    outputs = average_over_crops(compute, source, classifier.backbone, settings, reading)
+    p = torch.from_numpy(outputs.values)
     p = classifier.probabilities(p) if settings.average == "logits" else p
-    about = {"evaluation": classifier.facts.run_id, "pretrain": config.pretrain, "task": config.task, **applied.about}
-    return replace(applied, values=p.numpy(), about=about)
+    about = {"evaluation": classifier.facts.run_id, "pretrain": config.pretrain, "task": config.task, **outputs.about}
+    return replace(outputs, values=p.numpy(), about=about)
 
 
-def write_predictions(out: Path, applied: Applied, facts: ClassifierFacts) -> None:
-    """CSV, a line per record and class: record_id, class, probability, threshold, positive; of a regression record_id, unit,
-    value. Threshold and positive are empty where the evaluation's result has no threshold. What was done, and the refused
-    records, stand in <out>.json."""
+def write_predictions(out: Path, outputs: Outputs, facts: ClassifierFacts) -> None:
+    """Write a CSV file with a line per record and class: record_id, class, probability, threshold, positive.
+
+    A regression has record_id, unit, value instead. Threshold and positive are empty if the evaluation's result has no
+    threshold. <out>.json holds the settings and the refused records.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     regression = facts.kind == "regression"
     table.writerow(["record_id", *(("unit", "value") if regression else ("class", "probability", "threshold", "positive"))])
-    for record_id, values in zip(applied.record_id, applied.values.tolist(), strict=True):
+    for record_id, values in zip(outputs.record_id, outputs.values.tolist(), strict=True):
         for name, p in zip(facts.classes, values, strict=True):
             threshold = facts.threshold.get(name)
             decision = ("", "") if threshold is None else (threshold, int(p >= threshold))
             table.writerow([record_id, name, p, *(() if regression else decision)])
-    write_text(out.with_name(f"{out.name}.json"), json.dumps(applied.about, indent=1, sort_keys=True))
+    write_text(out.with_name(f"{out.name}.json"), json.dumps(outputs.about, indent=1, sort_keys=True))
     write_text(out, text.getvalue())

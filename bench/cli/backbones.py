@@ -17,8 +17,9 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
                                                         "or a classifier (linear, fine-tuned).")],
                    saw: Annotated[list[str], typer.Option(metavar="STORE", help="Store whose training folds it was "
                                                           "pre-trained on, for the leak guard and the normalisation; may be "
-                                                          "repeated. unknown: nothing is checked, and results say so.")],
-                   name: Annotated[str, typer.Option("--as", help="What tables call it.")] = "published",
+                                                          "repeated. Write unknown if you do not know: then nothing is "
+                                                          "checked, and results say so.")],
+                   name: Annotated[str, typer.Option("--as", help="Its name in tables.")] = "published",
                    work: Work = WORK) -> None:
     """Turn a checkpoint of kweimann/ECG-JEPA into a backbone that can be evaluated, exported and used."""
     from bench.backbones import import_published as importing
@@ -29,8 +30,8 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
     stores = None if saw == [importing.UNKNOWN] else [open_by_name(work / "stores", s) for s in dict.fromkeys(saw)]
     run, evaluation = importing.import_published(file, work, name, stores)
     if stores is None:
-        print("What this backbone saw is unknown: evaluating it on records that it saw is not refused; its results say so.",
-              file=sys.stderr)
+        print("It is unknown which records this backbone saw. Evaluations on records that it saw are not refused; their results "
+              "say so.", file=sys.stderr)
     print(f"run {run}. Next: ecgssl evaluate {run} --protocol linear --task TASK --store STORE")
     if evaluation:
         print(f"its classifier: ecgssl predict --run {evaluation} --from RECORDS --out p.csv")
@@ -38,7 +39,7 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
 
 @app.command()
 def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
-           folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make.")],
+           folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="New or empty folder.")],
            work: Work = WORK, results: Results = Path("results")) -> None:
     """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
     from bench.backbones.backbone import load_run
@@ -69,16 +70,16 @@ def embed(backbone: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN",
     from bench.backbones.embed import check_out, write_embeddings
 
     check_out(out, (".npz", ".parquet"))
-    applied = api.embed(backbone, records, resample=resample, workers=workers,
+    outputs = api.embed(backbone, records, resample=resample, workers=workers,
                         workspace=where(work, work, device, threads, 10.0))
-    write_embeddings(out, applied)
-    show_applied(applied, out)
+    write_embeddings(out, outputs)
+    show_outputs(outputs, out)
 
 
 @app.command()
 def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.")],
-        second: Annotated[Path, typer.Argument(help="Another, of the same records by another backbone.")]) -> None:
-    """How alike two backbones see the same records: debiased linear CKA, 1 alike up to rotation, 0 unrelated."""
+        second: Annotated[Path, typer.Argument(help="Another one: the same records, another backbone.")]) -> None:
+    """Measure how similar two backbones are: debiased linear CKA of their embeddings. 1: equal up to rotation; 0: unrelated."""
     from bench.backbones.embed import compare_embeddings
 
     value, n = compare_embeddings(first, second)
@@ -88,7 +89,7 @@ def cka(first: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.
 @app.command("map")
 def map_command(embeddings: Annotated[Path, typer.Argument(help=".npz file of `ecgssl embed`.")],
                 store: Annotated[str, typer.Option(help="Store that has the records' labels.")],
-                task: Annotated[str, typer.Option(help="A task of it: records with one label are coloured.")] = "superdiagnostic",
+                task: Annotated[str, typer.Option(help="Its task; records with one label are coloured.")] = "superdiagnostic",
                 by: Annotated[str, typer.Option(help="pca, or umap (pip install 'ecg-ssl-bench[umap]').")] = "pca",
                 out: Picture = Path("map.png"), work: Work = WORK) -> None:
     """Draw a 2-D map of embeddings, coloured by class."""
@@ -104,21 +105,21 @@ def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", 
             records: Records, out: Annotated[Path, typer.Option(help="File to write: .csv.")], resample: Resample = False,
             workers: Workers = 2, work: Work = WORK, results: Results = Path("results"), device: Device = "auto",
             threads: Threads = 0) -> None:
-    """Probability of each of an evaluation's classes, with its threshold, for ECG records. Bad records are listed."""
+    """Predict with the classifier of an evaluation: the probability of each class, and its threshold. Bad records are listed."""
     from bench import api
     from bench.backbones.embed import check_out
 
     check_out(out, (".csv",))
-    applied = api.predict(run, records, resample=resample, workers=workers, out=out,
+    outputs = api.predict(run, records, resample=resample, workers=workers, out=out,
                           workspace=where(work, results, device, threads, 10.0))
-    show_applied(applied, out)
+    show_outputs(outputs, out)
 
 
-def show_applied(applied: Any, out: Path) -> None:
-    """What became of the records; refused ones on standard error."""
-    for record_id, why in list(applied.refused.items())[:SHOWN]:
+def show_outputs(outputs: Any, out: Path) -> None:
+    """Print how many records were used; the refused ones go to standard error."""
+    for record_id, why in list(outputs.refused.items())[:SHOWN]:
         print(f"refused {record_id}: {why}", file=sys.stderr)
-    if len(applied.refused) > SHOWN:
-        print(f"... and {len(applied.refused) - SHOWN:,} more; the output's metadata has them all", file=sys.stderr)
-    print(f"{out}: {len(applied.record_id):,} records ({applied.about['resampled']:,} resampled, "
-          f"{applied.about['gaps_filled']:,} with gaps filled), {len(applied.refused):,} refused")
+    if len(outputs.refused) > SHOWN:
+        print(f"... and {len(outputs.refused) - SHOWN:,} more; the output's metadata has them all", file=sys.stderr)
+    print(f"{out}: {len(outputs.record_id):,} records ({outputs.about['resampled']:,} resampled, "
+          f"{outputs.about['gaps_filled']:,} with gaps filled), {len(outputs.refused):,} refused")

@@ -104,28 +104,28 @@ def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; 
 
 
 def show_report(store: Any) -> None:
-    """Print what became of the records, as prepare.json has it."""
+    """Print how many records were accepted, refused and mended, from prepare.json."""
     from bench.core.files import read_json
 
     path = store.folder / "prepare.json"
     report = read_json(path, f"store {store.name}")
     table = Table("records", "count", "for example")
 
-    def row(what: str, found: Any) -> None:
-        few = [f"{k}: {v}" for k, v in list(found.items())[:2]] if isinstance(found, dict) else found[:2]
-        table.add_row(what, f"{len(found):,}", "; ".join(map(str, few)) + ("; ..." if len(found) > 2 else ""))
+    def add(what: str, records: Any) -> None:
+        few = [f"{k}: {v}" for k, v in list(records.items())[:2]] if isinstance(records, dict) else records[:2]
+        table.add_row(what, f"{len(records):,}", Text("; ".join(map(str, few)) + ("; ..." if len(records) > 2 else "")))
 
     table.add_row("all", f"{report['records']:,}", "")
     table.add_row("accepted", f"{report['accepted']:,}", "")
     for reason, group in sorted(report["refused"].items()):
-        row(f"refused{', by rule' if group['by_rule'] else ''}: {reason}", group["records"])
+        add(f"refused{', by rule' if group['by_rule'] else ''}: {reason}", group["records"])
     duplicates = report["duplicates"]
-    for what, found in (("gaps filled (leads)", report["gaps_filled"]), ("constant leads", report["constant_leads"]),
-                        ("clipped (samples)", report["clipped"]),
-                        ("found twice", [" = ".join(ids) for ids in duplicates["within"]]),
-                        *((f"also in {other}", ids) for other, ids in duplicates["across"].items())):
-        if found:
-            row(what, found)
+    for what, records in (("gaps filled (leads)", report["gaps_filled"]), ("constant leads", report["constant_leads"]),
+                          ("clipped (samples)", report["clipped"]),
+                          ("duplicates", [" = ".join(ids) for ids in duplicates["within"]]),
+                          *((f"also in {other}", ids) for other, ids in duplicates["across"].items())):
+        if records:
+            add(what, records)
     Console().print(table)
     usable, paper = report["for_training"], report["paper"]
     print(f"for pre-training: {usable['records']:,} records, {usable['seconds']:,.0f} s"

@@ -57,18 +57,18 @@ def repeat(first: Annotated[Path, typer.Argument(help="Results of a sweep: a fol
     """Compare two runs of the same sweep, result by result. The exit code is 1 where one has runs that the other lacks."""
     from bench.report.reproduction import compare_studies
 
-    found = compare_studies(first, second)
-    for line in found.skipped:
+    comparison = compare_studies(first, second)
+    for line in comparison.skipped:
         print(f"ecgssl: skipped: {line}", file=sys.stderr)
     table = Table(Column(no_wrap=True), "in both", "bit for bit", "differ by (mean)", "at most", "sd over runs")
-    for each in found.agreements:
+    for each in comparison.agreements:
         numbers = ("-" if x is None else f"{x:.2g}" for x in (each.mean, each.largest, each.sd))
         table.add_row(each.kind, f"{each.both:,}", f"{each.equal:,}", *numbers)
     Console().print(table)
     print("A pre-training is compared by its last loss, an evaluation by its score.\n"
           "sd over runs: in the first folder, the median over all recipes.")
-    for folder, names in ((first, found.first_alone), (second, found.second_alone)):
+    for folder, names in ((first, comparison.first_alone), (second, comparison.second_alone)):
         if names:
             print(f"{len(names):,} runs are in {folder} alone: {' '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    if found.first_alone or found.second_alone:
+    if comparison.first_alone or comparison.second_alone:
         sys.exit(1)
