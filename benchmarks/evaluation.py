@@ -21,7 +21,7 @@ from published import Published
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import where
+from bench.api import open_workspace
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.data.corpora import CorpusFolder, Recording
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
         for size in given.sizes:
             if size not in vit.SIZES:
                 raise unknown("size", size, vit.SIZES)
-        device = where(Path(), Path(), given.device, given.threads, 0.0).device
+        device = open_workspace(device=given.device, threads=given.threads).device
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
         origin = record.provenance(device)
         console.print(f"{origin['device']}, {origin['threads']} threads, torch {origin['torch']}")

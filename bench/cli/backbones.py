@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, where
+from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, open_workspace
 from bench.core.errors import UserError
 
 SHOWN = 20  # refused records that are printed
@@ -71,7 +71,7 @@ def embed(backbone: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN",
 
     check_out(out, (".npz", ".parquet"))
     outputs = api.embed(backbone, records, resample=resample, workers=workers,
-                        workspace=where(work, work, device, threads, 10.0))
+                        workspace=open_workspace(work, work, device, threads, 10.0))
     write_embeddings(out, outputs)
     show_outputs(outputs, out)
 
@@ -111,7 +111,7 @@ def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", 
 
     check_out(out, (".csv",))
     outputs = api.predict(run, records, resample=resample, workers=workers, out=out,
-                          workspace=where(work, results, device, threads, 10.0))
+                          workspace=open_workspace(work, results, device, threads, 10.0))
     show_outputs(outputs, out)
 
 

@@ -48,8 +48,8 @@ Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf."
 Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
 
 
-def where(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
-    """The workspace of a command's options; sets torch's threads."""
-    from bench.api import open_workspace
+def open_workspace(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:
+    """The workspace that a command's options describe. Sets the threads of torch."""
+    from bench import api
 
-    return open_workspace(work, results, device=device, threads=threads, save_minutes=minutes, place=place)
+    return api.open_workspace(work, results, device=device, threads=threads, save_minutes=minutes, place=place)

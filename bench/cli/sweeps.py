@@ -10,7 +10,7 @@ import typer
 from rich.console import Console, Group
 from rich.table import Table
 
-from bench.cli.options import WORK, Device, Methods, Minutes, Results, Threads, Work, sweep_app, where
+from bench.cli.options import WORK, Device, Methods, Minutes, Results, Threads, Work, open_workspace, sweep_app
 from bench.core.errors import UserError
 
 if TYPE_CHECKING:  # what takes seconds to import is imported where it is used
@@ -265,5 +265,5 @@ def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"),
         if any(run.state != "done" for run in runs.values()):
             sys.exit(1)
     else:
-        sweeps.run_sweep(spec, where(work, results, device, threads, save_minutes))
+        sweeps.run_sweep(spec, open_workspace(work, results, device, threads, save_minutes))
     print(f"done. Next: ecgssl report --results {results}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import WORK, Device, Methods, Minutes, Results, Set, Threads, Work, app, where
+from bench.cli.options import WORK, Device, Methods, Minutes, Results, Set, Threads, Work, app, open_workspace
 from bench.core.errors import UserError
 
 
@@ -55,7 +55,7 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
     world = processes.join_processes()
     if device in ("auto", "cuda") and world.size > 1 and torch.cuda.is_available():
         device = f"cuda:{world.local}"
-    workspace = where(work, results, device, threads, save_minutes, place)
+    workspace = open_workspace(work, results, device, threads, save_minutes, place)
     run = api.pretrain(method, mix or parse_stores(stores or []), settings=settings, seed=seed, again=again, workspace=workspace,
                        world=world)
     processes.leave_processes()
@@ -91,7 +91,7 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
 
     every = api.evaluate(run, store, tasks=tasks, protocols=protocols, seeds=range(seed, seed + seeds), at=at, external=external,
                          settings=parse_overrides(overrides or []),
-                         workspace=where(work, results, device, threads, save_minutes))
+                         workspace=open_workspace(work, results, device, threads, save_minutes))
     for each in every:
         config, result = each["config"], each["result"]
         low, high = result["interval"]
