@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bench.cli.options import WORK, Work, data_app
@@ -181,8 +181,11 @@ def show_labels(store: Any) -> None:
             continue
         counts = store.label_counts(task)
         names = snomed_names() if task == "snomed" else {}
-        folds = [f"fold {fold}" if fold else "no fold" for fold in counts.columns]
-        table = Table(task, *folds, *["all"] * (len(folds) > 1), title_justify="left")
+        folds = [str(fold) if fold else "none" for fold in counts.columns]
+        table = Table(Column("class", overflow="fold"), box=None, pad_edge=False, title=f"\ntask {task}: records per fold",
+                      title_justify="left")
+        for title in [*folds, *["total"] * (len(folds) > 1)]:
+            table.add_column(title, justify="right", no_wrap=True)
         for name, row in counts.iterrows():
             every = [*row.tolist(), *[row.sum()] * (len(folds) > 1)]
             table.add_row(f"{name} {names[name]}" if name in names else str(name), *(f"{n:,}" for n in every))

@@ -39,7 +39,9 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
 
     from bench.training.metrics import load_metrics
 
-    table = Table("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory")
+    table = Table(box=None, pad_edge=False)
+    for title in ("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory"):
+        table.add_column(title, no_wrap=title in ("method", "seed", "run", "memory"), overflow="fold")
     for name in runs:
         config, lines = load_metrics(work, name)
         values = {key: [line[key] for line in lines if key in line]
