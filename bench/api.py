@@ -19,9 +19,11 @@ from bench.data.store import Store, open_by_name
 from bench.evaluation import runner
 from bench.evaluation.inputs import has_learned
 from bench.evaluation.protocols import load_evaluation_config, select_seeds, start_from_linear
-from bench.runs import results as record
-from bench.runs.config import Override, load_mixture, load_pretrain_config, overrides_of
+from bench.runs.config import load_pretrain_config
 from bench.runs.config import run_id as name_run
+from bench.runs.layers import Override, overrides_of
+from bench.runs.mixtures import load_mixture
+from bench.runs.results import load_result, result_exists, result_path
 from bench.runs.workspace import Workspace
 from bench.training import trainer
 
@@ -120,10 +122,10 @@ def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnosti
                    Override("at", at)])
                for protocol in protocols for task in tasks for seed in select_seeds(protocol, learned, list(seeds))]
     for config in configs:
-        if record.exists(workspace.results, name_run(config)):
-            print(f"already done: {record.path(workspace.results, name_run(config))}")
+        if result_exists(workspace.results, name_run(config)):
+            print(f"already done: {result_path(workspace.results, name_run(config))}")
     names = runner.evaluate(configs, opened, workspace, other)
-    return [record.load(workspace.results, name) for name in names]
+    return [load_result(workspace.results, name) for name in names]
 
 
 def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pretraining]":

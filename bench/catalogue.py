@@ -20,7 +20,8 @@ from bench.core.yaml import read_yaml
 from bench.data import views
 from bench.data.signal import LEADS
 from bench.method import Method, build_model, find_class, hyperparameters, step_at
-from bench.runs.config import PretrainConfig, find_methods, load_pretrain_config, parse_overrides
+from bench.runs.config import PretrainConfig, find_methods, load_pretrain_config
+from bench.runs.layers import parse_overrides
 
 HEADER = ("family", "about", "source", "differs", "cost", "expected")  # keys of the comment at the top of a method's yaml
 RECORDS = 2  # of the batch whose operations are counted

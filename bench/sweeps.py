@@ -18,16 +18,9 @@ from bench.encoders.config import EncoderConfig
 from bench.evaluation import inputs, protocols
 from bench.evaluation import runner as evaluation
 from bench.method import build_model
-from bench.runs.config import (
-    EvaluationConfig,
-    Override,
-    PretrainConfig,
-    find_methods,
-    load_mixture,
-    load_pretrain_config,
-    overrides_of,
-    run_id,
-)
+from bench.runs.config import EvaluationConfig, PretrainConfig, find_methods, load_pretrain_config, run_id
+from bench.runs.layers import Override, overrides_of
+from bench.runs.mixtures import load_mixture
 from bench.runs.results import result_exists
 from bench.runs.workspace import Workspace
 from bench.training.inputs import fill_fingerprints

@@ -36,7 +36,8 @@ from bench.evaluation.protocols import load_evaluation_config
 from bench.evaluation.reader import Reader
 from bench.evaluation.stack import HeadPredictor, Stack, list_points
 from bench.runs import results as record
-from bench.runs.config import overrides_of, run_id
+from bench.runs.config import run_id
+from bench.runs.layers import overrides_of
 from bench.runs.workspace import Workspace
 from bench.training import optim
 

@@ -21,7 +21,9 @@ from bench.evaluation.protocols import load_defaults
 from bench.report import checks
 from bench.report.aggregate import make_report
 from bench.report.results import RANDOM, load_results
-from bench.runs.config import find_methods, load_mixture, load_pretrain_config, overrides_of, run_id
+from bench.runs.config import find_methods, load_pretrain_config, run_id
+from bench.runs.layers import overrides_of
+from bench.runs.mixtures import load_mixture
 from bench.runs.packing import pack
 from bench.runs.results import dumps, read_results
 from paper import tables

@@ -16,7 +16,8 @@ from bench.report.names import distinguish, leaves, text_of
 from bench.report.results import Pretraining, PretrainRecipe
 from bench.report.rows import Row, backbone_of
 from bench.report.statistics import LEVEL
-from bench.runs.config import PretrainConfig, find_methods, name_mixture
+from bench.runs.config import PretrainConfig, find_methods
+from bench.runs.mixtures import name_mixture
 from paper.columns import LEADERS, leaders, numbers, runs_in, score, tested_on
 from paper.commands import commands_of
 from paper.labels import MISSING, label, series_label, store_label, task_label

@@ -16,7 +16,8 @@ from bench.report.names import distinguish, leaves, text_of
 from bench.report.results import METRICS, OTHER_SCORES, RANDOM, Evaluation, EvaluationRecipe, PretrainRecipe
 from bench.report.rows import Row
 from bench.report.statistics import compare_pairs, holm
-from bench.runs.config import BASE, PretrainConfig, find_methods, load_pretrain_config, name_mixture
+from bench.runs.config import BASE, PretrainConfig, find_methods, load_pretrain_config
+from bench.runs.mixtures import name_mixture
 from paper.commands import commands_of, evaluation_options, set_options, store_options
 from paper.families import mixture_of
 from paper.labels import label, row_label, series_label

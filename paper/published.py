@@ -11,7 +11,9 @@ from bench.report.aggregate import Cell, Column, Report
 from bench.report.names import leaves
 from bench.report.results import AFTER_LINEAR, FINETUNE, RANDOM, SCRATCH
 from bench.report.rows import Row
-from bench.runs.config import PretrainConfig, load_pretrain_config, name_mixture, overrides_of
+from bench.runs.config import PretrainConfig, load_pretrain_config
+from bench.runs.layers import overrides_of
+from bench.runs.mixtures import name_mixture
 from paper.labels import row_label
 
 LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500

@@ -5,7 +5,8 @@ from typing import Any
 
 from bench.data.store import Store
 from bench.evaluation.protocols import load_evaluation_config
-from bench.runs.config import EvaluationConfig, Override, PretrainConfig, load_pretrain_config, parse_overrides
+from bench.runs.config import EvaluationConfig, PretrainConfig, load_pretrain_config
+from bench.runs.layers import Override, parse_overrides
 
 
 def overrides_of(items: Iterable[str | tuple[str, Any]]) -> list[Override]:

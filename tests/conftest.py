@@ -21,7 +21,8 @@ from bench.data.signal import LEADS
 from bench.data.store import Store, open_by_name
 from bench.encoders import vit
 from bench.report.results import load_results
-from bench.runs.config import PretrainConfig, load_pretrain_config, overrides_of, parse_overrides
+from bench.runs.config import PretrainConfig, load_pretrain_config
+from bench.runs.layers import overrides_of, parse_overrides
 from bench.runs.workspace import Workspace
 from bench.training import monitor
 from bench.training.inputs import fill_fingerprints

@@ -8,7 +8,8 @@ from typing import Any
 from bench.evaluation.protocols import load_defaults
 from bench.report.aggregate import Report, make_report
 from bench.report.results import Results, parse_results
-from bench.runs.config import load_pretrain_config, overrides_of, run_id
+from bench.runs.config import load_pretrain_config, run_id
+from bench.runs.layers import overrides_of
 
 Record = dict[str, Any]  # a result as JSON has it; a test may change it until it is read
 

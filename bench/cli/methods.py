@@ -18,7 +18,8 @@ def methods(context: typer.Context, overrides: Set = None, outside: Methods = No
     if context.invoked_subcommand:
         return
     from bench import catalogue
-    from bench.runs.config import find_methods, load_pretrain_config, parse_overrides
+    from bench.runs.config import find_methods, load_pretrain_config
+    from bench.runs.layers import parse_overrides
 
     given = overrides or []
     jepa = catalogue.count_gflop(load_pretrain_config("jepa", parse_overrides(given)))
@@ -93,7 +94,8 @@ def methods_see(name: Annotated[str, typer.Argument(help="See `ecgssl methods`."
     """Draw what a method's encoder sees of a record: its views and its masks."""
     from bench.data.store import open_by_name
     from bench.plot import masks
-    from bench.runs.config import Override, load_pretrain_config, parse_overrides
+    from bench.runs.config import load_pretrain_config
+    from bench.runs.layers import Override, parse_overrides
 
     opened = open_by_name(work / "stores", store)
     config = load_pretrain_config(name, [Override("data.rate_hz", opened.rate_hz), *parse_overrides(overrides or [])])

@@ -44,7 +44,7 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
 
     from bench import api
     from bench.core import processes
-    from bench.runs.config import parse_overrides
+    from bench.runs.layers import parse_overrides
 
     if bool(stores) == bool(mix):
         raise UserError("name the data: --store NAME[=WEIGHT], once or more, or --mix NAME; one of the two")
@@ -87,7 +87,7 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
     Give all tasks, frozen protocols and seeds at once: their heads train together, in one pass over the records.
     """
     from bench import api
-    from bench.runs.config import parse_overrides
+    from bench.runs.layers import parse_overrides
 
     every = api.evaluate(run, store, tasks=tasks, protocols=protocols, seeds=range(seed, seed + seeds), at=at, external=external,
                          settings=parse_overrides(overrides or []),

@@ -57,24 +57,6 @@ class Model(BaseModel):
         """The config as plain JSON values; keys that are None are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    # Mapping access while modules move to attributes; it goes with the last of them.
-    def __getitem__(self, key: str) -> Any:
-        if key in type(self).model_fields or key in (self.model_extra or {}):
-            return getattr(self, key)
-        raise KeyError(key)
-
-    def keys(self) -> list[str]:
-        return list(self.to_json())
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
-
-    def items(self) -> list[tuple[str, Any]]:
-        return list(self.to_json().items())
-
     def replace(self, **values: Any) -> Self:
         """A copy with these fields changed, unchecked."""
         return self.model_copy(update=values)

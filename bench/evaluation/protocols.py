@@ -9,7 +9,8 @@ from bench.core.errors import UserError, unknown
 from bench.core.models import validate
 from bench.core.yaml import Document, read_document
 from bench.data.store import Store
-from bench.runs.config import EvaluationConfig, Layers, Override
+from bench.runs.config import EvaluationConfig
+from bench.runs.layers import Layers, Override
 
 FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name", "imported")  # no user sets these
 FOLLOWS = ("lr", "weight_decay")  # a final_ value that equals its start by default follows it when that is set

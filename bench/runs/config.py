@@ -29,13 +29,7 @@ from bench.core.models import (
 )
 from bench.core.yaml import read_document
 from bench.encoders.config import EncoderConfig
-from bench.runs.layers import Layers as Layers
-from bench.runs.layers import Override as Override
-from bench.runs.layers import floats
-from bench.runs.layers import overrides_of as overrides_of
-from bench.runs.layers import parse_overrides as parse_overrides
-from bench.runs.mixtures import load_mixture as load_mixture
-from bench.runs.mixtures import name_mixture as name_mixture
+from bench.runs.layers import Layers, Override, floats
 
 METHODS = "ECGSSL_METHODS"  # environment variable: folders of methods outside the repository
 BASE = Path(__file__).with_name("base.yaml")

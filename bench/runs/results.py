@@ -206,12 +206,3 @@ def save_error(folder: Path) -> Iterator[None]:
             write_text(folder / "error.txt", f"{error}\n")
         raise
     (folder / "error.txt").unlink(missing_ok=True)
-
-
-# Old names, until every caller writes the new ones.
-from bench.runs.provenance import SNAPSHOT as SNAPSHOT  # noqa: E402
-from bench.runs.provenance import code as code  # noqa: E402
-from bench.runs.provenance import cpu_name as cpu_name  # noqa: E402
-from bench.runs.provenance import provenance as provenance  # noqa: E402
-
-path, exists, write, load, reason_kept = result_path, result_exists, write_result, load_result, save_error

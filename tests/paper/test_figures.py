@@ -18,7 +18,8 @@ from bench.report.names import Name
 from bench.report.results import PretrainRecipe, parse_results
 from bench.report.rows import Row
 from bench.report.statistics import Ranking
-from bench.runs.config import MethodConfig, find_methods, load_pretrain_config, overrides_of
+from bench.runs.config import MethodConfig, find_methods, load_pretrain_config
+from bench.runs.layers import overrides_of
 from paper import figures
 from paper.figures.curves import pages_of_curves
 from paper.figures.panels import DASHES, FEW, Styles

@@ -21,7 +21,8 @@ from bench.core.errors import UserError
 from bench.report.aggregate import make_report
 from bench.report.results import parse_results
 from bench.report.statistics import compare
-from bench.runs.config import load_mixture, run_id
+from bench.runs.config import run_id
+from bench.runs.mixtures import load_mixture
 from paper import page, page_data
 
 HOSTILE = "<script>window.hacked = 1</script>&amp;\"'"

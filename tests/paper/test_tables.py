@@ -16,7 +16,8 @@ from scipy import stats
 
 from bench.report.names import MISSING
 from bench.report.statistics import compare, holm
-from bench.runs.config import Layers, Override, load_mixture
+from bench.runs.layers import Layers, Override
+from bench.runs.mixtures import load_mixture
 from paper import columns, inventory, published, reproduction, tables, training, typeset
 from paper.families import families
 from paper.published import TESTED

@@ -61,7 +61,7 @@ def evaluate(task: str, run: str, store: Store, where: Workspace, *overrides: st
     with np.load(folder / "predictions.npz") as content:
         predictions = dict(content)
     return SimpleNamespace(config=config, name=name, predictions=predictions, raw=(folder / "predictions.npz").read_bytes(),
-                           result=json.loads(record.path(where.results, name).read_text())["result"])
+                           result=json.loads(record.result_path(where.results, name).read_text())["result"])
 
 
 def test_a_regression_is_learned_and_reported_in_its_unit(run: str, clinic: Store, where: Workspace, tmp_path: Path) -> None:

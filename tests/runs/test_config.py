@@ -13,7 +13,8 @@ from bench.core.files import ROOT
 from bench.core.models import canonical
 from bench.core.yaml import read_yaml
 from bench.data.corpora import known_corpora
-from bench.runs.config import find_methods, load_mixture, parse_config, run_id
+from bench.runs.config import find_methods, parse_config, run_id
+from bench.runs.mixtures import load_mixture
 
 
 def outside(folder: Path, yaml_text: str) -> str:
