@@ -38,6 +38,7 @@ from bench.evaluation.stack import HeadPredictor, Stack, list_points
 from bench.runs import results as record
 from bench.runs.config import run_id
 from bench.runs.layers import overrides_of
+from bench.runs.provenance import provenance
 from bench.runs.workspace import Workspace
 from bench.training import optim
 
@@ -245,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise unknown("size", size, vit.SIZES)
         device = open_workspace(device=given.device, threads=given.threads).device
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-        origin = record.provenance(device)
+        origin = provenance(device)
         console.print(f"{origin['device']}, {origin['threads']} threads, torch {origin['torch']}")
         if given.published:
             published = Published(given.published, given.device, torch.get_num_threads())

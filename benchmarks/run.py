@@ -34,7 +34,8 @@ from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
 from bench.parts import draw_block_mask
-from bench.runs.config import Override, load_pretrain_config
+from bench.runs.config import load_pretrain_config
+from bench.runs.layers import Override
 from bench.runs.provenance import provenance
 from bench.runs.results import dumps
 from bench.training import optim

@@ -30,7 +30,8 @@ from bench.data import views
 from bench.data.signal import LEADS
 from bench.encoders import vit
 from bench.method import build_model, step_at
-from bench.runs.config import find_methods, load_pretrain_config, overrides_of
+from bench.runs.config import find_methods, load_pretrain_config
+from bench.runs.layers import overrides_of
 from bench.runs.provenance import provenance
 from bench.runs.results import dumps
 from bench.training import optim

@@ -16,7 +16,7 @@ from bench.cli import main
 from bench.core.errors import UserError
 from bench.core.files import ROOT
 from bench.method import build_model
-from bench.runs import results as record
+from bench.runs import provenance
 from bench.runs.config import METHODS, find_methods
 
 TUTORIAL = ROOT / "docs" / "add-a-method.md"
@@ -27,7 +27,7 @@ SHARED_METHODS = sorted(path.stem for path in (ROOT / "methods").glob("*.yaml"))
 def ecgssl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run the command; gives what it prints."""
     monkeypatch.setenv(METHODS, "")  # undone afterwards, whatever --methods adds
-    monkeypatch.setattr(record, "code", lambda: {"commit": "c", "dirty": False})  # else no report of an edited checkout
+    monkeypatch.setattr(provenance, "code", lambda: {"commit": "c", "dirty": False})  # else no report of an edited checkout
 
     def run(*arguments: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["ecgssl", *map(str, arguments)])
