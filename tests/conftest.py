@@ -81,12 +81,6 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def where(workspace: Workspace) -> Workspace:
-    """The same as `workspace`, until all tests use that name."""
-    return workspace
-
-
-@pytest.fixture
 def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
     """configure(method, *overrides): a pre-training of a nano encoder on `tiny`, 8 steps of 4 records."""
 

@@ -124,11 +124,11 @@ def test_a_decoder_that_is_right_rebuilds_every_hidden_sample(name, configure, t
     assert np.isnan(panel.rebuilt[panel.visible]).all() and not panel.visible.all()
 
 
-def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, where, tmp_path, drawn) -> None:
+def test_a_run_shows_what_its_own_weights_rebuild(configure, tiny, workspace, tmp_path, drawn) -> None:
     config = configure("mae")
-    run = pretrain.pretrain(config, [tiny], where).run_id
-    masks.draw_run(tiny, "r03", tmp_path / "x.png", where.work, run)
-    saved = checkpoint.load(where.work / "runs" / run / "final.pt").tensors
+    run = pretrain.pretrain(config, [tiny], workspace).run_id
+    masks.draw_run(tiny, "r03", tmp_path / "x.png", workspace.work, run)
+    saved = checkpoint.load(workspace.work / "runs" / run / "final.pt").tensors
     weights = {k.removeprefix("model/"): v for k, v in saved.items() if k.startswith("model/")}
     masks.draw_method(tiny, "r03", tmp_path / "x.png", config, weights)
     masks.draw_method(tiny, "r03", tmp_path / "x.png", config)
@@ -160,7 +160,8 @@ def test_a_map_holds_the_labelled_records_by_their_principal_components(embedded
     assert (points[np.abs(points).argmax(0), [0, 1]] > 0).all()
 
 
-def test_what_cannot_be_drawn_is_said_and_no_file_made(embedded, configure, store, tiny, where, tmp_path, monkeypatch) -> None:
+def test_what_cannot_be_drawn_is_said_and_no_file_made(
+        embedded, configure, store, tiny, workspace, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     out = tmp_path / "x.png"
     unlabelled = corpora.store(tmp_path / "unlabelled", noise(2, 12, 50), name="plain")
@@ -174,7 +175,7 @@ def test_what_cannot_be_drawn_is_said_and_no_file_made(embedded, configure, stor
         ("does not divide into patches of 33", lambda: masks.draw_method(tiny, None, out, configure("jepa", "encoder.patch=33"))),
         ("r00 lasts 10 s; 20 s are needed", lambda: masks.draw_method(tiny, None, out, configure("jepa", *long))),
         ("store tiny has 100 Hz, jepa is configured for 500", lambda: masks.draw_method(tiny, None, out, configs.load("jepa"))),
-        ("unknown finished run 'aaaaaaaaaaaa'", lambda: masks.draw_run(tiny, None, out, where.work, "aaaaaaaaaaaa")),
+        ("unknown finished run 'aaaaaaaaaaaa'", lambda: masks.draw_run(tiny, None, out, workspace.work, "aaaaaaaaaaaa")),
         ("unknown task with classes 'tone'", lambda: embeddings.draw_map(embedded, tiny, "tone", out)),
         ("3 records or more; 0 of .* have a label of kind", lambda: embeddings.draw_map(embedded, store, "kind", out)),
         ("unknown --by 'tsne'", lambda: embeddings.draw_map(embedded, tiny, "pitch", out, "tsne")),
@@ -186,9 +187,9 @@ def test_what_cannot_be_drawn_is_said_and_no_file_made(embedded, configure, stor
     assert not out.exists()
 
 
-def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, tmp_path, ptbxl, monkeypatch, capsys) -> None:
-    run = pretrain.pretrain(configure("mae"), [tiny], where).run_id
-    (where.work / "stores").symlink_to(stores)
+def test_commands_draw_what_they_name(embedded, configure, tiny, stores, workspace, tmp_path, ptbxl, monkeypatch, capsys) -> None:
+    run = pretrain.pretrain(configure("mae"), [tiny], workspace).run_id
+    (workspace.work / "stores").symlink_to(stores)
     published = next(ptbxl.rglob("*_hr.hea"))
     commands = [f"methods see jepa --store tiny --record r07 --out {tmp_path}/new/a.b.png --set encoder.size=nano",
                 f"runs see {run} --store tiny --out {tmp_path}/b.svg",
@@ -198,7 +199,7 @@ def test_commands_draw_what_they_name(embedded, configure, tiny, stores, where, 
                 f"data info tiny --out {tmp_path}/h.png"]
     files = [command.split("--out ")[1].split()[0] for command in commands]
     for command in [*commands, "data plot tiny r01 r02 --views", f"data plot {published} r01"]:
-        monkeypatch.setattr(sys, "argv", ["ecgssl", *command.split(), "--work", str(where.work)])
+        monkeypatch.setattr(sys, "argv", ["ecgssl", *command.split(), "--work", str(workspace.work)])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert (stop.value.code or 0) == (0 if command in commands else 2)

@@ -52,8 +52,8 @@ def configure(name: str, folder: Path, *overrides: str) -> PretrainConfig:
 def perform(runs: list[tuple[str, PretrainConfig]], world: World = ALONE) -> None:
     """Run each config in its work folder, in this process of world."""
     for work, made in runs:
-        where = Workspace(Path(work), Path(work) / "results", torch.device("cpu"), save_steps=KILLED)
-        pretrain.pretrain(made, [open_store(Path(work).parent / "stores" / "mine")], where, world)
+        workspace = Workspace(Path(work), Path(work) / "results", torch.device("cpu"), save_steps=KILLED)
+        pretrain.pretrain(made, [open_store(Path(work).parent / "stores" / "mine")], workspace, world)
 
 
 def together(size: int, runs: list[tuple[str, PretrainConfig]]) -> None:
@@ -152,15 +152,15 @@ def test_a_killed_run_continues_under_another_number_of_processes(runs: Path, na
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, where: Workspace) -> None:
+def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, workspace: Workspace) -> None:
     made = configure(name, runs, "optim.accumulate=2")
     found = open_store(runs / "stores" / "mine")
     if gathers(name):
         with pytest.raises(UserError, match="optim.accumulate must be 1"):
-            pretrain.pretrain(made, [found], where)
+            pretrain.pretrain(made, [found], workspace)
         return
-    pretrain.pretrain(made, [found], where)
-    same(tensors(runs, "1", name), checkpoint.load(run_folder(where.work, run_id(made)) / "final.pt").tensors)
+    pretrain.pretrain(made, [found], workspace)
+    same(tensors(runs, "1", name), checkpoint.load(run_folder(workspace.work, run_id(made)) / "final.pt").tensors)
 
 
 if __name__ == "__main__":
