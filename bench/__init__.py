@@ -7,7 +7,7 @@
     bench.write_report("results", "report")
     tokens = bench.load_backbone("my-backbone")(ecg)
 
-docs/python.md shows a whole study; each function's docstring says what comes back.
+docs/python.md shows a whole study; each function's docstring says what the function returns.
 """
 
 import importlib

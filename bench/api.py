@@ -1,4 +1,4 @@
-"""What the commands do, as functions: the Python API. `import bench` offers all of it; docs/python.md shows a study."""
+"""The Python API: the functions that the commands call. `import bench` offers all of them; docs/python.md shows a study."""
 
 import os
 import warnings
@@ -39,11 +39,11 @@ Settings = Mapping[str, Any] | Sequence[Override]  # {"optim.lr": 3e-4}, or the 
 
 def open_workspace(work: str | Path | None = None, results: str | Path = "results", *, device: str = "auto", threads: int = 0,
                    save_minutes: float = 10.0, place: str = "auto") -> Workspace:
-    """The folders and the device that runs work with, and how often they save.
+    """The workspace: the folders and the device that runs use, and how often they save.
 
-    work: stores, checkpoints, predictions, logs; None: the environment variable ECGSSL_WORK, or "work". results: one JSON
-    file per finished run. device: cpu, cuda, cuda:1, ... or auto. threads: of the CPU, set for this process; 0: torch's choice.
-    place: where signals lie while they are read: host, device, or auto.
+    work: folder of stores, checkpoints, predictions and logs; None: the environment variable ECGSSL_WORK, or "work". results:
+    folder of results. device: cpu, cuda, cuda:1, ... or auto. threads: number of CPU threads of this process; 0: torch's choice.
+    place: memory from which signals are read: host, device, or auto.
     """
     if place not in PLACES:
         raise unknown("--place", place, PLACES)
@@ -64,10 +64,11 @@ def open_workspace(work: str | Path | None = None, results: str | Path = "result
 def prepare(corpus: str, folder: str | Path, *, work: str | Path = "work", name: str | None = None, rate_hz: int | None = None,
             workers: int | None = None, resampling: str = "fourier", skip_bad: bool = False, drop_duplicates: bool = False,
             not_in: Iterable[str] = ()) -> Store:
-    """The store of a corpus that lies in folder, in work/stores. Stopped, the same call continues.
+    """Turn the corpus in `folder` into a store in work/stores, and open it. If the call is stopped, call it again: it continues.
 
-    corpus: one of `ecgssl data list`, or "array" for your own data. rate_hz: of the store; 500 by default, for array that of
-    your data. skip_bad: leave out records that cannot be used. not_in: leave out records that these stores hold.
+    corpus: one of `ecgssl data list`, or "array" for your own data. rate_hz: rate of the store; None: 500, or the rate of your
+    own data. skip_bad: leave out records that cannot be used. drop_duplicates: leave out records whose samples an earlier record
+    has. not_in: leave out records that these stores hold.
     """
     stores = Path(work) / "stores"
     rate_hz = 500 if rate_hz is None and corpus != "array" else rate_hz
@@ -86,7 +87,7 @@ def open_store(name: str, work: str | Path = "work") -> Store:
 
 def pretrain(method: str, stores: Mapping[str, float] | str, *, settings: Settings = (), seed: int = 0,
              again: bool = False, workspace: Workspace | None = None, world: World = ALONE) -> str:
-    """Pre-train one backbone; its run_id. A run that has a result is not run again; a killed one continues bit for bit.
+    """Pre-train one backbone and return its run_id. A run that has a result is not repeated; a killed run continues bit for bit.
 
     stores: store -> probability of drawing a record from it, or the name of a mixture. settings: keys of the config, e.g.
     {"encoder.size": "s", "optim.steps": 1000}. again: run it anew, after the code of its method has changed; what the run and
@@ -105,10 +106,10 @@ def pretrain(method: str, stores: Mapping[str, float] | str, *, settings: Settin
 def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnostic",), protocols: Sequence[str] = ("linear",),
              seeds: Iterable[int] = (0,), at: float = 1.0, external: str | None = None, settings: Settings = (),
              workspace: Workspace | None = None) -> list[dict[str, Any]]:
-    """Evaluate a pre-trained backbone: its results, one for each protocol, task and seed.
+    """Evaluate a pre-trained backbone and return the results, one for each protocol, task and seed.
 
-    store: has the labels. external: a store to test on instead of the test folds. at: the checkpoint after this share of the
-    steps. Heads on the frozen backbone train together, so give all tasks, protocols and seeds at once.
+    store: the store with the labels. external: a store to test on instead of the test folds. at: evaluate the checkpoint after
+    this share of the steps. Heads on a frozen backbone train at the same time, so give all tasks, protocols and seeds at once.
     """
     workspace = workspace or open_workspace()
     opened, other = (open_by_name(workspace.work / "stores", name) if name else None for name in (store, external))
@@ -129,7 +130,7 @@ def evaluate(run_id: str, store: str, *, tasks: Sequence[str] = ("superdiagnosti
 
 
 def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pretraining]":
-    """Run a sweep file in this process: its runs. What has a result is skipped, so interrupting and repeating it is safe."""
+    """Run a sweep file in this process and return its runs. Runs with a result are skipped, so the call may be repeated."""
     from bench import sweeps
 
     return sweeps.run_sweep(Path(path), workspace or open_workspace())
@@ -137,11 +138,11 @@ def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pre
 
 def write_report(results: str | Path, out: str | Path, *, interval: str = "ours", allow: bool = False, controls: bool = False,
                  csv: Path | None = None, html: str | Path | None = None, pictures: Sequence[Path] = ()) -> list[Path]:
-    """Write the tables and figures of a folder of results, or of a packed study, into out: the files.
+    """Write the tables and figures of a folder of results, or of a packed study, into out, and return the files.
 
-    interval: rule of the confidence intervals. allow: let results of other protocols, data or code meet. controls: with
-    evaluations on shuffled labels, in tables of their own. csv: a file for the table that load_results gives. html: a folder
-    for the page. pictures: ECGs to show on it. Warns of each file that is no result.
+    interval: rule of the confidence intervals. allow: write the report even if results differ in rules, data or code. controls:
+    add tables of the evaluations on shuffled labels. csv: a file for the table that load_results returns. html: a folder for the
+    page. pictures: ECGs to show on the page. Warns of each file that is no result.
     """
     from bench.core.files import write_text
     from bench.report.checks import footnotes, refuse
@@ -161,9 +162,9 @@ def write_report(results: str | Path, out: str | Path, *, interval: str = "ours"
 
 
 def load_results(results: str | Path = "results", *, controls: bool = False) -> "pd.DataFrame":
-    """The evaluations in a folder of results, or in a packed study, as a table with a row each.
+    """The evaluations in a folder of results, or in a packed study, as a table with a row for each evaluation.
 
-    Its columns: bench.report.frame.frame_of. controls: with those on shuffled labels, which are left out otherwise.
+    bench.report.frame.frame_of describes the columns. controls: include the evaluations on shuffled labels.
     """
     from bench.report.frame import load_results_frame
 
@@ -171,7 +172,7 @@ def load_results(results: str | Path = "results", *, controls: bool = False) -> 
 
 
 def load_backbone(folder: str | Path) -> "Backbone":
-    """The exported backbone in folder: a module, (B, 12, T) ECG -> (B, N, D) tokens. UserError where it is none, or damaged."""
+    """The exported backbone in folder, a module: (B, 12, T) ECG -> (B, N, D) tokens. UserError if it is none, or damaged."""
     from bench.backbones import backbone
 
     return backbone.load_backbone(Path(folder))
@@ -181,8 +182,8 @@ def embed(backbone: "Backbone | str | Path", records: str | Path, *, resample: b
           workspace: Workspace | None = None) -> "Outputs":
     """Embeddings of ECG records: the mean of a backbone's tokens over 2.5 s crops every 1.25 s.
 
-    backbone: loaded, or the folder of an exported one, or a run_id. records: a .hea file, a folder of them, a folder with
-    dataset.yaml, or a store. Records that cannot be used are in `refused`.
+    backbone: a loaded backbone, the folder of an exported one, or a run_id. records: a .hea file, a folder of them, a folder with
+    dataset.yaml, or a store. `refused` of the return value names records that could not be used.
     """
     from bench.backbones.backbone import open_backbone
     from bench.backbones.embed import Reading, embed_records
@@ -196,7 +197,7 @@ def embed(backbone: "Backbone | str | Path", records: str | Path, *, resample: b
 
 def predict(run_id: str, records: str | Path, *, resample: bool = False, workers: int = 2,
             workspace: Workspace | None = None, out: Path | None = None) -> "Outputs":
-    """The probability of each of an evaluation's classes for ECG records; out: a CSV file to write, too."""
+    """The probability of each class of an evaluation for ECG records. out: a CSV file to write them to; None writes none."""
     from bench.backbones.embed import Reading
     from bench.backbones.predict import load_classifier, predict_records, write_predictions
 

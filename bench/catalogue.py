@@ -1,4 +1,4 @@
-"""Facts about the methods: what their yaml says, size, cost, the origin of each setting, twins; and the files of a new one."""
+"""Facts about the methods: header of the yaml, size, cost, origin of each setting, twins. Also writes a new method's files."""
 
 import inspect
 import keyword
@@ -37,7 +37,7 @@ class Setting:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """What the comment at the top of a method's yaml says under each key of HEADER.
+    """The comment at the top of a method's yaml: {key of HEADER: its text}.
 
     A line that starts with no key continues the line before it.
     """
@@ -55,7 +55,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def build_shapes(config: PretrainConfig) -> Method:
-    """The method with the shapes of its parameters, but without numbers (torch's meta device): no memory is needed."""
+    """The method on torch's meta device: its parameters have shapes but no values, so they need no memory."""
     with torch.device("meta"):
         return build_model(config)
 
@@ -85,10 +85,10 @@ def count_gflop(config: PretrainConfig) -> float:
 
 
 def twin_of(config: PretrainConfig) -> str | None:
-    """The method that a pre-training with this config computes as well, if its class declares one (Method.twin).
+    """The twin of the config's method (Method.twin): another method that computes the same from the same settings, or None.
 
-    Two runs whose configs are equal but for `method.name`, one naming this method and one its twin, give the same weights:
-    a table shows them as one row. None also for a method that is not installed here.
+    If two configs differ only in `method.name`, and one names a method and the other its twin, the two runs give the same
+    weights, so a table shows them as one row. A method that is not installed here has no twin.
     """
     name = config.method.name
     return find_class(name).twin if name in find_methods() else None
@@ -131,7 +131,7 @@ def _has(own: Any, key: str) -> bool:
 
 
 def write_new(name: str, folder: Path) -> list[Path]:
-    """Write folder/<name>.py and folder/<name>.yaml, an example that works, and give their paths.
+    """Write folder/<name>.py and folder/<name>.yaml, an example that works, and return their paths.
 
     UserError if the name is not a Python name in lower case, or if a method or file of that name exists.
     """

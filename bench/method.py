@@ -39,7 +39,7 @@ class Step:
     rng: Rng  # numbers per record, on the training device, a function of (seed, index): masks, noise
     host: torch.Generator  # numbers on the CPU, a function of (seed, index): those that decide shapes (no device sync)
     patients: Tensor | None = None  # (B,) int64: two records of one patient have equal numbers
-    gather: Callable[[Tensor], Tensor] = lambda x: x  # (B, ...) of the own records -> (whole batch, ...), with gradient
+    gather: Callable[[Tensor], Tensor] = lambda x: x  # (B, ...) of this process -> (whole batch, ...), with gradient
 
     @property
     def progress(self) -> float:
@@ -55,7 +55,7 @@ def step_at(seed: int, index: int, total: int, device: torch.device, batch: int,
             patients: Tensor | None = None, gather: Callable[[Tensor], Tensor] = lambda x: x) -> Step:
     """The Step of a run with this seed after `index` of `total` optimiser steps.
 
-    batch: records of the whole batch. rows: those that this call of forward sees. patients, gather: see Step.
+    batch: number of records of the whole batch. rows: the records that this call of forward sees. patients, gather: see Step.
     """
     return Step(index, total, Rng(generator(device, seed, MASKS, index), batch, rows),
                 generator(torch.device("cpu"), seed, HOST, index), patients, gather)
@@ -78,7 +78,8 @@ class Method(nn.Module, abc.ABC):
     def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar with gradient, and detached scalars to log.
 
-        views: one tensor (B, C, samples) per entry of `views` in the yaml, normalised. May change buffers, but no parameter.
+        views: one tensor (B, C, samples) per entry of `views` in the yaml, normalised. forward may change buffers, but no
+        parameter.
         """
 
     def after_step(self, step: Step) -> None:

@@ -1,6 +1,6 @@
 """Pieces that at least two methods share. A piece that only one method needs stands in that method's file.
 
-B records of a batch, C leads, N tokens, K visible and M hidden tokens, D features.
+Shapes: B records of a batch, C leads, N tokens, K visible and M hidden tokens, D features.
 """
 
 import abc
@@ -91,7 +91,8 @@ def require_tokens(encoder: Encoder, kind: str) -> None:
 def draw_random_mask(n: int, keep: float, rng: Rng, *groups: int) -> tuple[Tensor, Tensor]:
     """Visible (B, K) and hidden (B, N - K) indices of n tokens, K = round(keep * n), every subset equally likely.
 
-    With groups, one mask for each: (B, *groups, K) and (B, *groups, N - K). UserError if all or none would be visible.
+    groups: further dimensions that each get a mask of their own: (B, *groups, K) and (B, *groups, N - K). UserError if all or no
+    tokens would be visible.
     """
     count = round(n * keep)
     if not 0 < count < n:
@@ -129,9 +130,9 @@ def _draw_intervals(n: int, visible: int, block: int, rng: Rng) -> tuple[Tensor,
     start = torch.zeros(1, batch, dtype=whole, device=device)
     end = torch.full((1, batch), n, dtype=whole, device=device)
 
-    # A turn hides a block or more, or the last rest, or a whole interval. No turn leaves more than one whole interval behind.
+    # A turn hides at least a block, or the last rest, or a whole interval. This bounds the number of turns.
     for turn in range(min(n - visible, 2 * ((n - visible) // block) + 3)):
-        if left.is_cpu and not left.any():  # a GPU would have to be waited for; there, turns without work change nothing
+        if left.is_cpu and not left.any():  # on a GPU the test would wait for the device; there, further turns change nothing
             break
         u = torch.rand(3, batch, generator=rng.generator, device=device)
         ends = (end - start).cumsum(0, dtype=whole)
@@ -159,7 +160,7 @@ def true_columns(mask: Tensor, count: int) -> Tensor:
 
 
 def true_columns_by_rank(mask: Tensor, count: int) -> Tensor:
-    """The same as true_columns, without a search, which would wait for the GPU."""
+    """The same as true_columns, but without a search, because a search would wait for the GPU."""
     rank = torch.where(mask, mask.cumsum(1), 0)  # 1, 2, ... of the true values
     column = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     return torch.empty(len(mask), count + 1, dtype=column.dtype, device=mask.device).scatter_(1, rank, column)[:, 1:]
@@ -201,7 +202,7 @@ class MaskedDecoder(nn.Module):
 class MaskedAutoencoder(Method):
     """Hide patches and reconstruct their samples from the visible ones (He et al. 2022, arXiv 2111.06377).
 
-    A subclass says which are hidden (draw_mask). The target is the hidden patch, normalised by its own mean and sd; the loss
+    A subclass chooses the hidden patches (draw_mask). The target is the hidden patch, normalised by its own mean and sd; the loss
     is the mean squared error.
 
     keep: share of the patches that the encoder sees.

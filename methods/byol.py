@@ -14,7 +14,7 @@ class BYOL(Method):
 
     hidden: width of the hidden layer of projector and predictor (published: 4096; on ECG: 512).
     out: features of a projection (published: 256).
-    momentum: of the EMA in the first step; it rises to 1 along half a cosine (published: 0.996).
+    momentum: the EMA's momentum in the first step; it rises to 1 along half a cosine (published: 0.996).
     """
 
     def __init__(self, encoder: Encoder, *, hidden: int, out: int, momentum: float):

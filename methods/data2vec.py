@@ -17,10 +17,10 @@ from bench.parts import MaskedDecoder, draw_block_mask, ema_, frozen_copy
 class Data2Vec(Method):
     """Predict, at hidden patches, the mean output of the top blocks of an EMA teacher that sees the whole record.
 
-    keep: lowest and highest share of the patches that the student sees, drawn once per batch (as jepa).
-    block: shortest hidden block in patches (as jepa).
+    keep: lowest and highest share of the patches that the student sees, drawn once per batch (as in jepa).
+    block: shortest hidden block in patches (as in jepa).
     top: share of the teacher's blocks, counted from the last, that make the target (published: 8 of 12).
-    momentum: of the teacher at the start and after the ramp, linear in the step (published: 0.999 to 0.9999).
+    momentum: the teacher's momentum at the start and after the ramp, linear in the step (published: 0.999 to 0.9999).
     ramp: share of the run after which the momentum stays constant (published: 30,000 steps).
     decoder: width, depth and heads of the decoder (see bench.parts.MaskedDecoder).
     """
@@ -47,8 +47,9 @@ class Data2Vec(Method):
 
     @torch.no_grad()
     def target(self, x: Tensor) -> Tensor:
-        """The target (B, N, D) of x (B, C, T): the mean of what the MLPs of the teacher's top blocks add, each feature normalised
-        over the record's tokens. A target that is the same at every token could be learned without looking at the record."""
+        """The target (B, N, D) of x (B, C, T): the mean of the outputs of the MLPs of the teacher's top blocks, each feature
+        normalised over the record's tokens. Without this, a target that is the same at every token could be learned without
+        looking at the record."""
         outputs = self.teacher.mlp_outputs(x, self.top)
         return torch.stack([F.instance_norm(h.float().mT) for h in outputs]).mean(0).mT
 

@@ -10,18 +10,19 @@ from bench.parts import cosine, ema_, frozen_copy, full_precision, mlp
 
 
 class DINO(Method):
-    """Match an EMA teacher's soft assignment of one view to prototypes, from every other view of the record.
+    """Predict, from every other view of the record, how an EMA teacher softly assigns one view to prototypes.
 
-    The teacher sees the first two views, which are the long ones; the student sees all.
+    The teacher sees the first two views, which are the long ones; the student sees all views.
 
     hidden: width of the two hidden layers of the head (published: 2048).
     bottleneck: features that are compared with the prototypes (published: 256).
     prototypes: number of soft clusters (published: 65,536).
-    momentum: of the EMA in the first step; it rises to 1 along half a cosine (published: 0.996).
+    momentum: the EMA's momentum in the first step; it rises to 1 along half a cosine (published: 0.996).
     student_temperature: what the student's cosines are divided by (published: 0.1).
-    teacher_temperature: the teacher's at the start and after the warm-up, linear in the step (published: 0.04 to 0.07).
+    teacher_temperature: the teacher's temperature at the start and after the warm-up, linear in the step (published: 0.04 to
+        0.07).
     warmup: share of the run that the warm-up of teacher_temperature takes (published: 30 of 300 epochs).
-    centre_momentum: of the running mean that is subtracted from the teacher's cosines (published: 0.9).
+    centre_momentum: momentum of the running mean that is subtracted from the teacher's cosines (published: 0.9).
     """
 
     centre: Tensor  # (prototypes,)

@@ -16,7 +16,7 @@ class JEPA(Method):
 
     keep: lowest and highest share of the patches that the encoder sees, drawn once per batch (published: 0.15 to 0.25).
     block: shortest hidden block in patches (published: 10).
-    momentum: of the target encoder in the first and after the last step, linear between (published: 0.998 to 0.9995).
+    momentum: the target encoder's momentum in the first and after the last step, linear in between (published: 0.998 to 0.9995).
     predictor: width, depth and heads of the predictor (see bench.parts.MaskedDecoder; published: 0, 0, 0).
     """
 

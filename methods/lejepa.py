@@ -16,7 +16,7 @@ class LeJEPA(Method):
     out: features of an embedding (published: 16).
     slices: random directions, drawn anew in each step, along which the embeddings are tested (published: 1,024).
     knots: points of the integral in the test (published: 17).
-    weight: of the Gaussian term; the term for equal views has 1 - weight (published: 0.02).
+    weight: weight of the Gaussian term; the term for equal views has 1 - weight (published: 0.02).
     """
 
     def __init__(self, encoder: Encoder, *, hidden: int, out: int, slices: int, knots: int, weight: float):

@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057): without a queue, the keys are those of the batch."""
+"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057), which has no queue: the keys are those of the batch."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ class MoCo(Method):
 
     hidden: width of the hidden layers of projector and predictor (published: 4096).
     out: features of a query or key (published: 256).
-    momentum: of the EMA in the first step; it rises to 1 along half a cosine (published: 0.99).
+    momentum: the EMA's momentum in the first step; it rises to 1 along half a cosine (published: 0.99).
     temperature: what the cosines are divided by (published: 0.2).
     """
 

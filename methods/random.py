@@ -1,4 +1,4 @@
-"""No pre-training: every table needs this row, as a random backbone is a strong baseline (arXiv 2602.17531)."""
+"""No pre-training. Every table needs this row, because a random backbone is a strong baseline (arXiv 2602.17531)."""
 
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from bench.parts import MaskedAutoencoder, MaskedDecoder, draw_random_mask, requ
 class LeadWiseDecoder(MaskedDecoder):
     """Decode every lead from its own tokens only, with shared weights.
 
-    Tokens come lead after lead, the same number of visible ones in each.
+    Tokens are in the order of the leads, and every lead has the same number of visible tokens.
     """
 
     def __init__(self, encoder: Encoder, width_out: int, *, width: int, depth: int, heads: int):

@@ -14,7 +14,7 @@ class VICReg(Method):
     hidden: width of the two hidden layers of the projector (published: 8192).
     out: features of its output (published: 8192).
     invariance: weight of the squared distance of the two views (published: 25).
-    variance: weight of what the sd of a feature lacks of 1 (published: 25).
+    variance: weight of max(0, 1 - sd) of a feature (published: 25).
     covariance: weight of the squared covariances of different features (published: 1).
     """
 
@@ -32,7 +32,7 @@ class VICReg(Method):
 
 
 def variance(z: Tensor) -> Tensor:
-    """What the sd of a feature of z (B, D) over the records lacks of 1, averaged over the features."""
+    """The mean over the features of z (B, D) of max(0, 1 - sd); sd is over the records."""
     return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
 
 

@@ -1,4 +1,4 @@
-"""What a column says beyond its cells: on how many records it rests, who leads, and how its methods rank over tasks."""
+"""Facts about whole columns: the number of test records, the best rows, and how rows rank over tasks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from bench.report.aggregate import Cell, Column, Report, spread
 from bench.report.statistics import LEVEL, Ranking, by_class, compare_pairs, holm, ranking
 from paper.labels import MISSING, row_label, series_label, store_label
 
-LEADERS = ("Bold, in a column with runs in two or more rows: the best mean, and each mean that is not significantly worse (both "
-           f"have two or more runs, and p of the difference is {LEVEL:g} or more after Holm's correction for all comparisons "
-           f"with the best)")
-RARE = 5  # positives of a class among the test records
-NARROW = "intervals too narrow, p too small"  # each resample holds a positive of every class, however few there are
+LEADERS = ("In a column with runs in two or more rows, bold marks the best mean and each mean that is not significantly worse "
+           f"(both rows have two or more runs, and p of their difference is {LEVEL:g} or more after Holm's correction for all "
+           f"comparisons with the best)")
+RARE = 5  # a class is rare if fewer test records are positive
+NARROW = "intervals too narrow, p too small"  # because each resample holds a positive of every class, even of rare ones
 
 
 def tested_on(column: Column) -> str:
-    """On how many records its runs were tested, and how many classes are rare among them; "" without a run."""
+    """A text with the number of test records of the column's runs and of the rare classes among them; "" without a run."""
     run = next((cell.runs[0] for cell in column.cells if cell.runs), None)
     if run is None:
         return ""
@@ -28,9 +28,8 @@ def tested_on(column: Column) -> str:
 
 
 def rankings(report: Report) -> dict[str, Ranking]:
-    """{"protocol on store": ranking of the rows that have runs in all its tasks}, where 3 or more rows and 2 tasks are.
-
-    Of last checkpoints and all labels, without controls.
+    """{"protocol on store": ranking of the rows that have runs in all of its tasks}, if there are 3 or more rows and 2 or more
+    tasks. Only last checkpoints and all labels count, and no controls.
     """
     series: dict[str, list[dict[str, float]]] = {}
     for column in report.columns:
@@ -46,7 +45,7 @@ def rankings(report: Report) -> dict[str, Ranking]:
 
 
 def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
-    """(in bold, p that it equals the best after Holm's correction, None where that is not known) of each cell; see LEADERS."""
+    """For each cell: (whether it is bold, see LEADERS; Holm's p of its difference to the best, None if there is none)."""
     means = [float(np.mean(c.values)) if c.runs else -np.inf for c in cells]
     if sum(bool(c.runs) for c in cells) < 2:
         return [(False, None)] * len(cells)
@@ -59,7 +58,7 @@ def leaders(cells: Sequence[Cell]) -> list[tuple[bool, float | None]]:
 
 
 def runs_in(cells: Sequence[Cell]) -> tuple[str, bool]:
-    """(of how many runs a caption says that cells are, whether each has to say it itself): ("3 runs", False)."""
+    """(the number of runs as a text for the caption, whether it differs between cells, so that each cell must state its own)."""
     counts = {len(c.values) for c in cells if c.runs}
     return (f"{counts.pop()} runs", False) if len(counts) == 1 else ("n runs", True)
 
@@ -73,7 +72,7 @@ def score(c: Cell, with_n: bool = False) -> str:
 
 
 def numbers(cell: Cell | None) -> dict[str, Any]:
-    """A cell's columns in a CSV."""
+    """{column: value} of a cell in a CSV."""
     mean, sd, n = spread(cell.values) if cell else (None, None, 0)
     low, high = cell.interval or (None, None) if cell else (None, None)
     return {"mean": mean, "sd": sd, "n": n, "lower": low, "upper": high,

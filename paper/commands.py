@@ -1,4 +1,4 @@
-"""The commands that fill what a table lacks."""
+"""The commands whose results fill missing cells of a table."""
 
 import shlex
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from bench.runs.config import EvaluationConfig, PretrainConfig
 
 
 def commands_of(cell: Cell) -> list[str]:
-    """What to run to fill a cell; empty where it has runs, or can have none."""
+    """The commands that fill a cell; empty if it has runs, or can have none."""
     if cell.to_run is None:
         return []
     if not cell.to_run.runs:
@@ -26,7 +26,7 @@ def commands_of(cell: Cell) -> list[str]:
 
 
 def evaluation_options(config: EvaluationConfig) -> str:
-    """The options of `ecgssl evaluate` for this recipe: names, and --set for what is not its protocol's default."""
+    """The options of `ecgssl evaluate` for this recipe, with --set for each setting that differs from its protocol's default."""
     protocol, task, store = config.evaluation.name, config.task, config.data.store
     defaults = leaves(load_defaults(protocol).value) | {"task": task, "data.store": store, "evaluation.name": protocol}
     differ = {key: value for key, value in leaves(config).items() if defaults.get(key) != value}
@@ -36,7 +36,7 @@ def evaluation_options(config: EvaluationConfig) -> str:
 
 
 def pretraining_options(config: PretrainConfig) -> str:
-    """The options of `ecgssl pretrain` for this backbone on these corpora; nothing of how it is trained."""
+    """The options of `ecgssl pretrain` that choose the config's stores, rate and encoder; others keep their defaults."""
     differ = {key: value for key, value in leaves(config).items() if key == "data.rate_hz" or key.startswith("encoder.")}
     return " ".join([*store_options(config), *set_options(differ.items())])
 

@@ -1,4 +1,7 @@
-"""All methods on the same backbone, data, budget and evaluation, quality beside cost: what arXiv 2410.13867 lacks."""
+"""Tables that compare the scores and the cost of all methods with the same backbone, data, budget and evaluation.
+
+arXiv 2410.13867 has no such comparison.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,23 +29,23 @@ from paper.typeset import Entry, Sheet, Table
 
 SWEEP = "ecgssl sweep run slurm/sweeps/families.yaml"
 FAMILIES = ("none", "joint-embedding predictive", "invariance-based", "generative")  # order of the blocks
-DIFFERS = "*"  # mark: from the random row
-TWIN = "="  # mark: another method is this row, too
+DIFFERS = "*"  # mark of a score that differs significantly from that of the random row
+TWIN = "="  # mark of a row that also holds the runs of another method
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that compare, and what marks those whose tokens are others."""
+    """Rows that may be compared. Marks show rows whose backbone differs from the usual one of the group, and twins."""
 
     title: str
     blocks: Sequence[tuple[str, Sequence[Row]]]  # (family, its rows)
-    labels: Mapping[PretrainRecipe, str]  # row's key -> what the row is called here
-    marks: Mapping[PretrainRecipe, str]  # row's key -> its marks: another backbone, a twin
-    notes: Mapping[str, str]  # mark -> what it says
+    labels: Mapping[PretrainRecipe, str]  # row's key -> the row's name in this group
+    marks: Mapping[PretrainRecipe, str]  # row's key -> its marks
+    notes: Mapping[str, str]  # mark -> its meaning
 
     def name(self, row: Row) -> str:
-        """What the row is called in this group."""
+        """The row's name in this group."""
         return self.labels[row.key]
 
     def mark(self, row: Row) -> str:
@@ -62,7 +65,7 @@ def family_of(method: str) -> str:
 
 
 def mixture_of(mix: dict[str, float]) -> str:
-    """What a pre-training drew from, in few words: a store, a mixture's name, "0.75 a + 0.25 b"."""
+    """A short text for the data of a pre-training: a store, a mixture's name, or "0.75 a + 0.25 b"."""
     if len(mix) == 1:
         return next(iter(mix))
     shares = sorted(mix.items(), key=lambda each: (-each[1], each[0]))
@@ -70,7 +73,7 @@ def mixture_of(mix: dict[str, float]) -> str:
 
 
 def groups_of(rows: Sequence[Row]) -> list[Group]:
-    """A group per size, rate, mixture, steps and batch; the random rows of its backbones are in it. The largest is first."""
+    """A group per size, rate, mixture, steps and batch, with the random rows of its backbones. The largest group comes first."""
     by_budget: dict[str, list[Row]] = {}
     for row in rows:
         if not row.untrained:
@@ -86,7 +89,7 @@ def _budget(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _group(trained: Sequence[Row], rows: Sequence[Row]) -> Group:
-    """The group of these trained rows; rows: all of the report, among them the random ones."""
+    """The group of these trained rows. rows: all rows of the report, including the random ones."""
     backbones = {backbone_of(row.config) for row in trained}
     members = [*(row for row in rows if row.untrained and backbone_of(row.config) in backbones), *trained]
     encoders = {canonical(row.config.encoder): row.config.encoder for row in trained}
@@ -111,19 +114,19 @@ def _group(trained: Sequence[Row], rows: Sequence[Row]) -> Group:
 
 
 def twin_note(row: Row) -> str:
-    """Which other methods are this row, too."""
+    """A text that names the other methods whose runs this row holds."""
     return f"{' and '.join(row.twin_methods)} computes the same as {row.method} by these settings: one row holds both"
 
 
 def _unlike(encoder: EncoderConfig, usual: EncoderConfig) -> str:
-    """"patch=125, tokens=lead-time": in what the encoder is not the usual one."""
+    """The settings in which the encoder differs from the usual one, e.g. "patch=125, tokens=lead-time"."""
     these, others = leaves(encoder), leaves(usual)
     keys = sorted(these.keys() | others.keys())
     return ", ".join(f"{key}={text_of(these.get(key, MISSING))}" for key in keys if these.get(key) != others.get(key))
 
 
 def families(report: Report) -> Sheet:
-    """Of each group: ranks and cost, scores per protocol, scores per share of the labels."""
+    """The tables of each group: ranks and cost, scores per protocol, scores per share of the labels."""
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
     for group in groups_of(report.rows):
@@ -148,7 +151,7 @@ def families(report: Report) -> Sheet:
                 what = f"shares of the labels, {protocol}, {task_label(columns[0])} on {store}"
                 tables.append(scores(group, what, columns, heads, data))
     if not tables:
-        caption = f"Methods on one backbone, data, budget and evaluation. {MISSING}: no pre-training but of the random row yet."
+        caption = f"Methods on one backbone, data, budget and evaluation. {MISSING}: only the random row has run yet."
         nothing, head = [("", [[Entry(MISSING), Entry(MISSING)]])], [("", "pre-training"), ("", "macro AUROC")]
         tables = [Table("Families", caption, head, nothing, fill=[("all methods", "all", SWEEP)])]
         data = [{"kind": "scores", "command": SWEEP}]
@@ -162,7 +165,7 @@ def cells_in(group: Group, column: Column) -> list[Cell]:
 
 
 def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[PretrainRecipe, float]:
-    """row's key -> mean over the columns of its rank (1 is best) among the rows that have runs in all of them."""
+    """row's key -> mean over the columns of its rank (1 is best). Only rows with runs in all columns are ranked."""
     means: dict[PretrainRecipe, list[float]] = {}
     for column in columns:
         for cell in cells_in(group, column):
@@ -174,7 +177,7 @@ def mean_ranks(group: Group, columns: Sequence[Column]) -> dict[PretrainRecipe, 
 
 
 def hours_of(pretrained: Pretraining) -> tuple[float, str] | None:
-    """(hours, of what: "GPU", or "core" where a CPU trained) of a pre-training; None where its result does not say."""
+    """(hours of one GPU or one CPU core that a pre-training took, "GPU" or "core"); None if its result has no time."""
     seconds, origin = pretrained.result.get("seconds"), pretrained.provenance
     if seconds is None:
         return None
@@ -184,9 +187,9 @@ def hours_of(pretrained: Pretraining) -> tuple[float, str] | None:
 
 
 def cost(row: Row, report: Report) -> dict[str, Any]:
-    """Of one pre-training, means over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
+    """The cost of one pre-training, mean over its runs: hours of a GPU or a core, records/s, peak memory in MB, energy in kWh.
 
-    What the runs do not say in one unit is None.
+    A value is None if no run has it, or if the runs have it in different units.
     """
     runs = [] if row.untrained else report.pretrainings(row)
 
@@ -210,7 +213,7 @@ def cost(row: Row, report: Report) -> dict[str, Any]:
 
 def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[PretrainRecipe, float]], report: Report,
              data: list[dict[str, Any]]) -> Table:
-    """Mean rank per protocol beside the cost of one pre-training."""
+    """The table of the mean ranks per protocol and the cost of one pre-training. Adds the lines of the CSV to data."""
     blocks, devices = [], set()
     for family, rows in group.blocks:
         lines = []
@@ -232,16 +235,15 @@ def overview(group: Group, ranks: Mapping[tuple[str, str], Mapping[PretrainRecip
     head = [("", "pre-training"), *heads, ("cost", "runs"), *(("cost", what) for what in (
         "hours", "records/s", "memory (MB)", "energy (kWh)"))]
     on = ", ".join(sorted(filter(None, devices))) or MISSING
-    caption = (f"{group.title}. Mean rank over tasks (1 is best; among the rows that have runs in all of a protocol's tasks) "
-               f"beside the cost of a pre-training, mean over runs; hours are of one GPU, or of one core where a CPU trained; "
-               f"energy is of the named parts of the machine, whatever else ran there. "
-               f"On: {on}. {MISSING}: no value.")
+    caption = (f"{group.title}. Mean rank over tasks (1 is best; only rows with runs in all tasks of a protocol are ranked) and "
+               f"cost of a pre-training (mean over runs). Hours are those of one GPU, or of one core if a CPU trained. Energy is "
+               f"that of the named parts of the machine, including other programs. Devices: {on}. {MISSING}: no value.")
     return Table(f"{group.title}: ranks and cost", caption, head, blocks, notes=dict(group.notes))
 
 
 def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[str], data: list[dict[str, Any]], *,
            ranks: Mapping[PretrainRecipe, float] | None = None, intervals: bool = True) -> Table:
-    """Rows of a group in columns that differ in the task, or the share of the labels, alone. Adds the lines of the CSV."""
+    """A table of a group's rows. Its columns differ only in the task or the share of the labels. Adds the lines of the CSV."""
     cells = [cells_in(group, column) for column in columns]
     runs, with_n = runs_in([cell for in_column in cells for cell in in_column])
     best = [leaders(in_column) for in_column in cells]
@@ -267,7 +269,8 @@ def scores(group: Group, what: str, columns: Sequence[Column], heads: Sequence[s
     on = "; ".join(f"{heading}: {text}" for heading, text in tested.items())
     caption = (f"{group.title}; {what}: {metric}, mean (sd over {runs}){over}. {LEADERS}. "
                f"{f'{on}. ' if on else ''}{MISSING}: no result yet.")
-    notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g}, Holm's correction for all of its task)"}
+    notes = {DIFFERS: f"differs from the random row of its backbone (p < {LEVEL:g} after Holm's correction for all of its "
+                      "task)"}
     head = [("", "pre-training"), *(("", heading) for heading in heads), *([("", "rank")] if ranks is not None else [])]
     blocks = [(family, [lines[row.key] for row in rows]) for family, rows in group.blocks]
     return Table(f"{group.title}: {what}", caption, head, blocks, notes | dict(group.notes), fill)
@@ -280,7 +283,7 @@ def _score_entry(cell: Cell, bold: bool, with_n: bool, intervals: bool) -> Entry
 
 
 def _csv_line(group: Group, column: Column, cell: Cell) -> dict[str, Any]:
-    """What the CSV says of a cell but for its rank and who leads."""
+    """{column: value} of a cell in the CSV, without ranks and bold."""
     family = next(family for family, rows in group.blocks if cell.row in rows)
     return {"group": group.title, "family": family, "row": group.name(cell.row), "store": store_label(column.key),
             "task": column.key.task, "metric": column.metric, "protocol": series_label(column),

@@ -18,7 +18,7 @@ PARAMETERS = {"xs": 3_600_000, "s": 14_277_888, "b": 85_185_024}  # arXiv 2410.1
 
 
 def sizes() -> Sheet:
-    """The parameters of this code's backbones beside the published counts."""
+    """The table of this benchmark's backbones: their parameters beside the published counts."""
     base = EncoderConfig.model_validate(read_yaml(BASE)["encoder"])
     data, lines = [], []
     for name, size in vit.SIZES.items():
@@ -37,11 +37,11 @@ def sizes() -> Sheet:
 
 
 def corpora(results: Results) -> Sheet:
-    """What the pre-trainings drew from, beside the counts of the paper."""
+    """The table of the corpora that pre-trainings used: their records beside the paper's counts."""
     used: dict[str, set[tuple[str, str, int]]] = {}  # corpus -> (store, version, records)
     for seen in [*(each.result.get("saw") or {} for each in results.pretrainings), *(each.saw for each in results.evaluations)]:
         for store, each in seen.items():
-            if each["records"] is not None:  # of an imported backbone: unknown
+            if each["records"] is not None:  # None: an imported backbone, of which the number is unknown
                 used.setdefault(each["source"], set()).add((store, each["version"], each["records"]))
     known: list[Corpus] = [corpus for corpus in known_corpora().values() if corpus.records]
     known.sort(key=lambda corpus: -(corpus.records or 0))
@@ -67,8 +67,8 @@ def corpora(results: Results) -> Sheet:
                  *(MISSING if line.get(key) is None else f"{line[key]:{form}}" for key, form in (
                      ("records", ","), ("paper", ","), ("difference", "+,"), ("paper_seconds", ","))), line.get("left_out") or ""]
         lines.append([Entry(text) for text in texts])
-    caption = ("The ten corpora: records that pre-trainings drew from (of ptb-xl those of the training folds), as results here "
-               f"say, beside the counts of arXiv 2410.13867. {MISSING}: no pre-training here drew from it.")
+    caption = ("The ten corpora: number of records that the pre-trainings of this report drew from (for ptb-xl, those of the "
+               f"training folds), beside the counts of arXiv 2410.13867. {MISSING}: no pre-training of this report used it.")
     head = ["corpus", "version", "store", "records", "paper", "difference", "paper, seconds", "left out by rule"]
     blocks = [("", lines[:-1]), ("", lines[-1:])]
     return Sheet("corpora", [Table("Corpora", caption, [("", h) for h in head], blocks, fill=fill)], data)

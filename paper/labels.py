@@ -1,4 +1,4 @@
-"""What rows, columns and tables are called in text."""
+"""The names of rows, columns and tables in text."""
 
 from bench.report.aggregate import Column
 from bench.report.names import MISSING as MISSING
@@ -7,29 +7,29 @@ from bench.report.results import METRICS, RANDOM, EvaluationRecipe
 from bench.report.rows import Row
 
 RANDOM_ROW = "random / from scratch"
-SHUFFLED = "labels shuffled"  # after a store's name, of controls
+SHUFFLED = "labels shuffled"  # stands after the store's name for controls
 
 
 def label(name: Name) -> str:
-    """"linear (evaluation.steps=20)": the name and, in brackets, what tells it from its namesakes."""
+    """A name as text; in brackets the settings that distinguish it from its namesakes: "linear (evaluation.steps=20)"."""
     text = RANDOM_ROW if name.name == RANDOM else name.name
     settings = ", ".join(f"{key}={text_of(value)}" for key, value in name.settings)
     return f"{text} ({settings})" if settings else text
 
 
 def row_label(row: Row) -> str:
-    """What a row is called in the tables of a report."""
+    """A row's name in the tables of a report."""
     return label(row.name)
 
 
 def store_label(key: EvaluationRecipe) -> str:
-    """The store that was tested on, and what is unusual about it: "ludb (trained on ptb-xl)", "ptb-xl, labels shuffled"."""
+    """The store that was tested on: "ptb-xl", "ludb (trained on ptb-xl)" if external, "ptb-xl, labels shuffled" for controls."""
     text = f"{key.external} (trained on {key.store})" if key.external else key.store
     return f"{text}, {SHUFFLED}" if key.control else text
 
 
 def series_label(column: Column) -> str:
-    """What a column is called among the columns of all tasks, checkpoints and shares of the labels of its store."""
+    """A column's name among the columns of all tasks, checkpoints and shares of the labels on its store."""
     return label(column.series)
 
 

@@ -10,11 +10,11 @@ from matplotlib.markers import MarkerStyle
 
 Marker = str | tuple[int, int, int]
 
-# Okabe & Ito's palette without its yellow, which is too light for a line on white; black is of what was never trained.
+# Okabe & Ito's palette without its yellow, which is too light for a line on white. Black is for the random backbone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 BLACK = "#000000"
 NAMES = ("jepa", "mae", "simclr", "byol", "data2vec", "dino", "vicreg", "moco", "cpc", "lejepa", "cmsc", "st_mem", "mtae", "mlae",
-         "barlow")  # a new method may join them at the end; any other name works without being here
+         "barlow")  # add a new method at the end; methods that are not listed here get a look from their name
 SHAPES: list[tuple[Marker, bool]] = [*((marker, filled) for filled in (True, False) for marker in "osD^vP*"), ("X", False)]
 OTHER_MARKERS: tuple[Marker, ...] = ("<", ">", "p", (4, 1, 0), (3, 1, 0))  # the last two: stars of four and three points
 OTHER_SHAPES = [(marker, filled) for filled in (True, False) for marker in OTHER_MARKERS]
@@ -47,10 +47,10 @@ RANDOM_LOOK = Look(BLACK, "X", True)
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, Look]:
-    """The look of each method by its name, no two alike among as many as 60 methods from outside the repository.
+    """The look of each method by its name. Up to 60 methods from outside the repository all look different.
 
-    A method from outside takes the look that the CRC-32 of its name points at, or the next that is free: beside the same
-    methods it always looks the same.
+    The CRC-32 of an outside method's name chooses its look; if another method has that look, it takes the next free one. So the
+    same set of methods always gets the same looks.
     """
     looks: dict[str, Look] = {}
     taken: set[int] = set()

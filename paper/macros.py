@@ -1,21 +1,21 @@
-r"""The numbers of the paper's text as LaTeX macros, a function of results: \AucJepaLinearAll, from a rule.
+r"""The numbers of the paper's text as LaTeX macros, e.g. \AucJepaLinearAll, computed from results.
 
-A macro's name is its parts in capitals and letters (`name`), a number its quantity and what it is of:
+A macro's name consists of parts, written together with capitals (`name`). In brackets are parts that may be left out:
 
-    Auc METHOD PROTOCOL TASK [Sd|Low|High|Runs]    of the comparison below; METHOD may be Best: the highest mean
-    Gain METHOD PROTOCOL TASK [Low|High|P]         over the random row (Holm's p)
-    Compared|Above|Below PROTOCOL TASK             methods with a p; of these, significantly above or below the random row
-    AheadOfJepa|BehindJepa PROTOCOL TASK           other trained methods that are significantly better or worse (Holm's p)
-    Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   of a pre-training of arXiv 2410.13867 (Random: no MIXTURE)
-    Published METHOD SIZE MIXTURE PROTOCOL TASK [Sd]  what its authors give
-    Runs|Seconds|Speed|Rankme METHOD               pre-trainings; means of them: seconds, records/s, RankMe at the end
-    Comparison WHAT, Results WHAT                  what is compared, and all results
-    Setting KEY, Setting METHOD KEY, Setting PROTOCOL KEY   of the yaml files; elements of a list by their index
+    Auc METHOD PROTOCOL TASK [Sd|Low|High|Runs]    macro AUROC in the comparison (see below); METHOD Best: the highest mean
+    Gain METHOD PROTOCOL TASK [Low|High|P]         difference to the random row, with Holm's p
+    Compared|Above|Below PROTOCOL TASK             numbers of methods: with a p; significantly above, below the random row
+    AheadOfJepa|BehindJepa PROTOCOL TASK           numbers of trained methods significantly better, worse than JEPA (Holm's p)
+    Auc METHOD SIZE MIXTURE PROTOCOL TASK [Sd|Runs]   macro AUROC of a pre-training of arXiv 2410.13867 (Random: no MIXTURE)
+    Published METHOD SIZE MIXTURE PROTOCOL TASK [Sd]  the published macro AUROC of this pre-training
+    Runs|Seconds|Speed|Rankme METHOD               number of pre-trainings; their mean seconds, records/s, RankMe at the end
+    Comparison WHAT, Results WHAT                  facts about the comparison, and about all results
+    Setting KEY, Setting METHOD KEY, Setting PROTOCOL KEY   a setting of a YAML file; an element of a list by its index
     Corpus NAME Records|Seconds, Methods FAMILY, Size NAME Width|Depth|Heads
 
-The comparison holds the results of the encoder, corpora and budget that most methods share, and of the random row beside
-them, tested with all labels on the store that most of them were tested on. Training from scratch is called Finetune of Random.
-A name that two recipes share has no number.
+The comparison holds the results with the encoder, corpora and budget that most methods share, and those of their random row. They
+were tested with all labels on the store on which most of them were tested. Training from scratch is called Finetune of Random. If
+two recipes would have the same name, it has no number.
 """
 
 import itertools
@@ -51,7 +51,7 @@ Number = tuple[Sequence[str], str]  # parts of its name, its text
 TEX = ROOT / "paper" / "paper.tex"
 MISSING = r"\missing"
 BEST = "best"
-CLAIM = "jepa"  # whose claim is under test
+CLAIM = "jepa"  # the method that the others are compared with
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OF_SCORE = ("", "sd", "low", "high", "runs")
 OF_GAIN = ("", "low", "high", "p")
@@ -63,9 +63,9 @@ OF_RESULTS = ("", "pretrain", "evaluate", "pretrain-hours", "evaluate-hours", "d
 
 
 def write(report: Report | None, out: Path) -> list[Path]:
-    r"""[out/macros.tex]: the macros that paper.tex uses, \missing where the results have no number for them.
+    r"""Write out/macros.tex: the macros that paper.tex uses. A macro is \missing if the results have no number for it.
 
-    report: None gives those that need no result.
+    report: None gives only macros that need no result. Returns the files written.
     """
     texts = numbers(report)
     lines = [rf"\newcommand{{{MISSING}}}{{\mbox{{-{{}}-}}}}"]
@@ -75,7 +75,7 @@ def write(report: Report | None, out: Path) -> list[Path]:
 
 
 def used(tex: str) -> list[str]:
-    r"""The macros in tex that begin with a capital, as all of ours do, sorted."""
+    r"""The macros in tex that begin with a capital, sorted; all macros of this module do."""
     return sorted(set(re.findall(r"\\([A-Z][A-Za-z]*)", re.sub(r"(?<!\\)%.*", "", tex))))
 
 
@@ -86,7 +86,7 @@ def name(parts: Iterable[str]) -> str:
 
 
 def numbers(report: Report | None) -> dict[str, str]:
-    """Every macro that can be -> its text. UserError where two numbers have one name."""
+    """Every possible macro -> its text. UserError if two numbers have one name."""
     sets = [known(), published()]
     if report:
         chosen = comparison(report)
@@ -99,7 +99,7 @@ def numbers(report: Report | None) -> dict[str, str]:
 
 
 def possible() -> Iterator[tuple[str, ...]]:
-    """The parts of every name that results can give a number, for the methods, protocols and tasks of this repository."""
+    """The parts of every name for which results may have a number, for the methods, protocols and tasks of this repository."""
     methods, cases = (*find_methods(), BEST), list(itertools.product(list_protocols(), TASKS))
     for method, of in itertools.product(methods, cases):
         yield from (("auc", method, *of, each) for each in OF_SCORE)
@@ -116,7 +116,7 @@ def possible() -> Iterator[tuple[str, ...]]:
 
 
 def known() -> Iterator[Number]:
-    """What no result says: settings, sizes, families, and the corpora as the paper counts them."""
+    """The numbers that need no result: settings, sizes, families, and the paper's counts of the corpora."""
     yield from settings((), read_yaml(BASE))
     for protocol in list_protocols():
         yield from settings((protocol,), load_defaults(protocol).value["evaluation"])
@@ -145,7 +145,7 @@ def settings(parts: Sequence[str], values: Mapping[str, Any]) -> Iterator[Number
 
 
 def published() -> Iterator[Number]:
-    """What arXiv 2410.13867 gives of its own models: mean over ten runs, sd over them."""
+    """The numbers that arXiv 2410.13867 gives for its own models: mean and sd over ten runs."""
     for fact in facts():
         if fact.place and fact.of:
             parts = ("published", *fact.place, counted_as(fact.ours), fact.of)
@@ -154,7 +154,7 @@ def published() -> Iterator[Number]:
 
 
 def totals(results: Results) -> Iterator[Number]:
-    """How many results, computed on what; an evaluation's seconds are its share of what ran in one process."""
+    """The number of results, their hours and devices. A group of evaluations that ran in one process shares its seconds."""
     yield ("results",), count(len(results.all))
     for kind, n in (("pretrain", len(results.pretrainings)), ("evaluate", len(results.evaluations))):
         seconds = [each.result["seconds"] / each.result.get("together", 1) for each in results.all
@@ -195,7 +195,7 @@ def budget(row: Row) -> str:
 
 
 def compared(chosen: Sequence[Cell], report: Report) -> Iterator[Number]:
-    """What is compared, and what its pre-trainings cost."""
+    """Facts about the comparison, and the cost of its pre-trainings."""
     rows = list({c.row.key: c.row for c in chosen}.values())
     trained = [row for row in rows if not row.untrained]
     if not trained:
@@ -226,7 +226,7 @@ def compared(chosen: Sequence[Cell], report: Report) -> Iterator[Number]:
 
 
 def scores(chosen: Sequence[Cell]) -> Iterator[Number]:
-    """AUROC and what it gains over the random row, a cell each; the best of those trained a second time."""
+    """AUROC and gain over the random row of each cell; the best trained method also gets the name Best."""
     cases = defaultdict(list)
     for cell in chosen:
         cases[case_of(cell)].append(cell)
@@ -255,7 +255,7 @@ def of_cell(cell: Cell, parts: Sequence[str]) -> Iterator[Number]:
 
 
 def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
-    """How many methods are told apart from the random row, and from JEPA."""
+    """The numbers of methods that differ significantly from the random row, and from JEPA."""
     for case in dict.fromkeys(map(case_of, chosen)):
         here = [c for c in chosen if case_of(c) == case and not c.row.untrained]
         tested = [(c.comparison.difference, c.p_holm) for c in here if c.comparison and c.p_holm is not None]
@@ -275,7 +275,7 @@ def ranks(chosen: Sequence[Cell]) -> Iterator[Number]:
 
 
 def reproduced(report: Report) -> Iterator[Number]:
-    """AUROC of the pre-trainings of arXiv 2410.13867 as published, whatever the comparison is."""
+    """AUROC of those pre-trainings here that are pre-trainings of arXiv 2410.13867, in the comparison or not."""
     for (place, task, protocol), cell in ours_of(report).cells.items():
         parts, (mean, sd, n) = ("auc", *place, protocol, task), spread(cell.values)
         yield parts, f"{mean:.3f}"
@@ -285,7 +285,7 @@ def reproduced(report: Report) -> Iterator[Number]:
 
 
 def case_of(cell: Cell) -> tuple[str, str]:
-    """(protocol, task); from scratch is fine-tuning of what has learned nothing."""
+    """(protocol, task); training from scratch counts as fine-tuning of the random backbone."""
     return cell.column.protocol, cell.column.task
 
 
@@ -298,7 +298,7 @@ def count(n: int) -> str:
 
 
 def span(values: Sequence[int]) -> str:
-    """The one value that all are, or the least and the greatest."""
+    """The value as text if all are equal, else "least to greatest"."""
     return " to ".join(map(count, sorted({min(values), max(values)})))
 
 

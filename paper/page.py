@@ -1,4 +1,4 @@
-"""A static page of results: a folder that a browser opens from disk, with nothing from a network."""
+"""Writes a static page of results: a folder that a browser opens from disk, without a network."""
 
 import html
 import json
@@ -15,7 +15,7 @@ from paper.page_data import data_of
 STATIC = Path(__file__).parent / "static"
 PAGES = {"index": "Leaderboard", "compare": "Compare", "runs": "Runs", "figures": "Figures"}
 
-FIGURES = {  # the first word of a figure's file -> its heading, and what it shows, for who does not see it
+FIGURES = {  # the first word of a figure's file -> its heading, and a description for readers who cannot see it
     "auroc": ("Macro AUROC", "Dot plots of macro AUROC with intervals, a panel per task and protocol, a line per method. The "
                              "leaderboard holds the same numbers."),
     "labels": ("Labels", "Macro AUROC against the share of patients whose labels train, a line per method."),
@@ -31,9 +31,9 @@ FIGURES = {  # the first word of a figure's file -> its heading, and what it sho
 
 
 def write(report: Report, out: Path, drawn: Sequence[Path] = (), pictures: Sequence[Path] = ()) -> list[Path]:
-    """The pages written, of which index.html is the first; the same results, the same bytes.
+    """Write the pages and return them, index.html first. The same results give the same bytes.
 
-    drawn: the report's figures, of which the SVG is shown; pictures: of the user's choice, e.g. ECGs on paper.
+    drawn: the files of the report's figures; the SVGs are shown. pictures: further pictures to show, e.g. ECGs.
     """
     for path in pictures:
         if path.suffix not in (".svg", ".png"):
@@ -57,7 +57,7 @@ def write(report: Report, out: Path, drawn: Sequence[Path] = (), pictures: Seque
 
 
 def path_in(folder: Path, name: str) -> Path:
-    """The path of that name in the folder; UserError where the name leads out of it, by ".." or as an absolute path."""
+    """The path of that name in the folder; UserError if the name leads out of the folder, by ".." or as an absolute path."""
     path = (folder / name).resolve()
     if ".." in Path(name).parts or not path.is_relative_to(folder.resolve()):
         raise UserError(f"a result names {name!r}, which would be a file outside {folder}; remove that result")
@@ -65,14 +65,14 @@ def path_in(folder: Path, name: str) -> Path:
 
 
 def frame(name: str, body: str) -> str:
-    """The HTML of a page: its body between what all have."""
+    """The HTML of a page: the frame that all pages share, with this body."""
     links = "".join(f'<li><a href="{key}.html"{" aria-current=page" if key == name else ""}>{title}</a></li>'
                     for key, title in PAGES.items())
     return Template((STATIC / "frame.html").read_text()).substitute(title=PAGES[name], links=links, body=body.strip())
 
 
 def script(name: str, value: Any) -> str:
-    """JavaScript that hands the value to the page under its name: a page opened from disk may load scripts, no JSON."""
+    """JavaScript that passes a value to the page by its name. A page opened from disk may load scripts, but no JSON."""
     text = json.dumps([name, value], sort_keys=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"page.put(...{text});\n"
 

@@ -1,4 +1,4 @@
-"""What the page shows: the numbers of a report as JSON for the leaderboard, the comparisons and the pages of runs."""
+"""The data of the page: the numbers of a report as JSON for the leaderboard, the comparisons and the pages of runs."""
 
 import itertools
 import shlex
@@ -31,7 +31,7 @@ Pairs = list[tuple[str, str]]  # keys and values to print
 
 
 def data_of(report: Report) -> dict[str, Any]:
-    """{name: what the page loads under it}: "board", "rows", "recipes", "compare/COLUMN", "runs/RUN_ID"."""
+    """{name: data that the page loads by this name}: "board", "rows", "recipes", "compare/COLUMN", "runs/RUN_ID"."""
     options = Options()
     runs, recipes = runs_of(report, options)
     rows = [{key: text_of(value) for key, value in leaves(row.config).items()} for row in report.rows]
@@ -48,7 +48,7 @@ class Options:
     numbers: dict[str, int] = field(default_factory=dict)  # options -> their place in the page's list
 
     def text(self, evaluation: Evaluation) -> str:
-        """The options that run this evaluation again, but for backbone and seed."""
+        """The options that run this evaluation again, without backbone and seed."""
         config = evaluation.config
         key = config.evaluation.name, config.shuffle_labels, evaluation.recipe.identity
         if key not in self.by_recipe:
@@ -61,7 +61,7 @@ class Options:
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
-    """The number as the page needs it; lists element by element, None as it is."""
+    """The number rounded for the page; a list element by element; None stays None."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}")
     return [rounded(each, digits) for each in value] if isinstance(value, list | tuple) else value
@@ -85,13 +85,13 @@ def board_of(report: Report, options: Options) -> Json:
 
 
 def first_column(columns: Sequence[Column]) -> Column:
-    """The column that the leaderboard opens on: that of most runs, and a control only where nothing else is."""
+    """The column that the leaderboard shows first: the one with most runs; a control only if there is nothing else."""
     return max(columns, key=lambda column: (not column.key.control, sum(len(cell.runs) for cell in column.cells),
                                             column.key.protocol == FIRST_PROTOCOL, column.key.at, column.key.fraction))
 
 
 def facts_of(key: EvaluationRecipe) -> Json:
-    """What a user chooses a column by."""
+    """The facts by which a user chooses a column."""
     return {"store": f"{key.external} (trained on {key.store})" if key.external else key.store, "task": key.task,
             "control": key.control, "at": key.at, "fraction": key.fraction}
 
@@ -116,7 +116,7 @@ def look_for_page(look: Look) -> Json:
 
 
 def corpora(config: PretrainConfig) -> str:
-    """What a pre-training learned from, in few words: "none", or what mixture_of says."""
+    """A short text for the data of a pre-training: "none" for the random backbone, else that of mixture_of."""
     return "none" if config.method.name == RANDOM else mixture_of(config.data.mix)
 
 
@@ -145,7 +145,7 @@ def commit(provenance: Mapping[str, Any]) -> str:
 
 
 def comparisons_of(report: Report) -> list[Json]:
-    """Of each column every two rows: difference, interval, p, p over all pairs of the table (Holm), difference per class."""
+    """For each column, its pairs of rows: difference, interval, p, Holm's p over all pairs of the table, difference per class."""
     places = {row.key: i for i, row in enumerate(report.rows)}
     tested: dict[Any, list[list[float]]] = {}  # the tested pairs of each table
     comparisons = []
@@ -175,7 +175,7 @@ def _differences(cells: Sequence[Cell]) -> dict[tuple[int, int], list[float]]:
 
 def _comparison(cells: Sequence[Cell], numbers: Mapping[tuple[int, int], list[float]], tested: int,
                 places: Mapping[PretrainRecipe, int]) -> Json:
-    """The pairs of one column. tested: how many pairs p was corrected for."""
+    """The pairs of one column. tested: the number of pairs for which p was corrected."""
     aurocs = [{name: float(np.mean(values)) for name, _, values in cell.per_class()} for cell in cells]
     positives = {name: n for cell in reversed(cells) for name, n, _ in cell.per_class()}
     names = sorted(positives)
@@ -214,7 +214,7 @@ def runs_of(report: Report, options: Options) -> tuple[dict[str, Json], list[Jso
 
 
 def _pretrainings(report: Report) -> dict[str, Json]:
-    """{run_id: what is known of the pre-training}, with those that only an evaluation names."""
+    """{run_id: facts about the pre-training}, including pre-trainings whose own result is missing."""
     labels = {run: row_label(row) for row in report.rows for run in (*(run for _, run in row.pretrained), *row.twins.values())}
     runs: dict[str, Json] = {}
     for name, config in report.results.configs.items():
@@ -241,7 +241,7 @@ def _evaluation(evaluation: Evaluation, classes: Sequence[str], rule: str) -> Js
 
 
 def pretrain_command(config: PretrainConfig) -> str:
-    """The command that runs a pre-training again: its stores and seed, and what differs from its method's defaults."""
+    """The command that repeats a pre-training: stores, seed, and settings that differ from the method's defaults."""
     name = config.method.name
     if "imported" in config.method.arguments:
         saw = (f"--saw {shlex.quote(store)}" for store in sorted(config.data.mix) or ["unknown"])

@@ -1,4 +1,4 @@
-"""The published numbers in published.csv, and the rule which of our results belong beside those of arXiv 2410.13867."""
+"""The published numbers in published.csv, and the rule by which a result here is compared with a number of arXiv 2410.13867."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from paper.labels import row_label
 LINEAR, STORE, RATE_HZ = "linear", "ptb-xl", 500
 SIZES = {"xs": "ViT-XS", "s": "ViT-S", "b": "ViT-B"}
 DATA = {"all": "All", "mimic-iv-ecg": "MIMIC-IV-ECG", "ptb-xl": "PTB-XL"}
-PAPER = "arXiv:2410.13867 README table"  # beginning of the source of its own rows, unless it quotes
+PAPER = "arXiv:2410.13867 README table"  # beginning of the source of rows from this README; quoted rows contain "quoting"
 SINGLE = "superdiagnostic-single"
 TASKS = {"all": "ptbxl-all", "diagnostic": "ptbxl-diag", "subdiagnostic": "ptbxl-sub", "superdiagnostic": "ptbxl-super",
          "form": "ptbxl-form", "rhythm": "ptbxl-rhythm", SINGLE: "ptbxl-super-single-label"}  # ours -> published.csv's
 TESTED = {"all": 2198, "diagnostic": 2158, "subdiagnostic": 2158, "superdiagnostic": 2158, "form": 880, "rhythm": 2098,
           SINGLE: 1650}  # records of fold 10, PTB-XL 1.0.3
-NEAR = 0.01  # versions differ by 0.2 %, duplicates may be dropped; a part of PTB-XL under its name is none
+NEAR = 0.01  # allowed relative difference of the number of test records: versions differ by 0.2 %, duplicates may be dropped
 FREE = ("seed", "data.resampling", "encoder.init", "optim.precision", "optim.compile", "optim.accumulate",
         "checkpoints.at")  # settings of a pre-training that may differ from the published recipe
 AS_PUBLISHED = {"encoder.init": "xavier_uniform", "data.resampling": "periodic", "optim.precision": "float32"}
-RUNS = 10  # behind a published mean
+RUNS = 10  # number of runs behind a published mean
 BATCH = {"xs": 2048, "s": 2048, "b": 1024}  # published configurations
 Place = tuple[str, str, str]  # method, size, mixture ("" of random) of a pre-training of the paper
 
@@ -51,12 +51,12 @@ class Fact:
 
     @property
     def system(self) -> tuple[str, ...]:
-        """What has one line in a table."""
+        """The system that the number is of: a line of a table."""
         return self.source, self.model, self.method, self.pretrain_data, self.task
 
     @property
     def of(self) -> str:
-        """The name of the task here; "" where it is not one of ours."""
+        """The name of the task in this benchmark; "" if it is not among TASKS."""
         return next((ours for ours, theirs in TASKS.items() if self.task.split("/")[0] == theirs), "")
 
     @property
@@ -71,7 +71,7 @@ class Fact:
 
     @property
     def ours(self) -> str:
-        """The name of the protocol here; "" where the number is of another system."""
+        """The name of the protocol in this benchmark; "" if the number is of another system."""
         if self.place is None:
             return ""
         if self.protocol.startswith(LINEAR):
@@ -89,7 +89,7 @@ def facts() -> tuple[Fact, ...]:
 
 
 def place_of(config: PretrainConfig) -> Place | None:
-    """Which pre-training of the paper a config is, or None. The settings in FREE may differ."""
+    """The pre-training of the paper that the config describes, or None. The settings in FREE may differ."""
     method, size, name = config.method.name, config.encoder.size, name_mixture(config.data.mix) or ""
     if method not in (RANDOM, "jepa") or size not in SIZES or (name not in DATA and method != RANDOM):
         return None
@@ -100,20 +100,23 @@ def place_of(config: PretrainConfig) -> Place | None:
 
 @cache
 def _published(method: str, size: str, mix: str) -> Mapping[str, object]:
-    """The settings of a pre-training of the paper but for those that are free; of a random one, those of the backbone."""
+    """The settings of a pre-training of the paper, without those in FREE; for a random backbone, only rate and encoder."""
     config = load_pretrain_config(method, overrides_of(
         {"encoder.size": size, "data.mix": mix or "ptb-xl", "optim.batch": BATCH[size]}))
     wanted = {k: v for k, v in leaves(config).items() if k not in FREE}
     return wanted if mix else {k: v for k, v in wanted.items() if k == "data.rate_hz" or k.startswith("encoder.")}
 
 
-def _differs(given: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
-    """Whether any of the wanted settings is given another value."""
-    return any(given.get(key, value) != value for key, value in wanted.items())
+def _differs(settings: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    """Whether the settings have another value for any key of `wanted`."""
+    return any(settings.get(key, value) != value for key, value in wanted.items())
 
 
 def task_of(column: Column) -> tuple[str, str] | None:
-    """(task, protocol) of the paper that a column is, or None: all of PTB-XL, last checkpoint, all labels, default settings."""
+    """The paper's (task, protocol) that the column repeats, or None.
+
+    The column must be of all of PTB-XL, the last checkpoint, all labels and default settings.
+    """
     key = column.key
     first = next((c.runs[0] for c in column.cells if c.runs), None)
     if first is None or key.store != STORE or key.external or key.task not in TASKS:
@@ -131,17 +134,17 @@ def task_of(column: Column) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Ours:
-    """Our rows and cells in the tables of the paper."""
+    """Rows and cells of this report that belong into the tables of the paper."""
 
     cells: Mapping[tuple[Place, str, str], Cell]  # (pre-training, task, protocol); from scratch is fine-tuning of random
     rows: Mapping[Place, Row]
-    others: Mapping[Place, Sequence[str]]  # labels of other rows of ours that are the same pre-training
+    others: Mapping[Place, Sequence[str]]  # labels of other rows that are the same pre-training
 
     def cell(self, place: Place, task: str, protocol: str) -> Cell | None:
         return self.cells.get((place, task, FINETUNE if protocol == SCRATCH else protocol))
 
     def command(self, place: Place, task: str, protocols: Sequence[str]) -> str:
-        """The command that fills a pre-training's missing cells of a task or, where it has not run, that runs it."""
+        """The command that fills a pre-training's missing cells of a task; if it has not run, the command that runs it."""
         method, size, mix = place
         row = self.rows.get(place)
         if row is None or not row.pretrained:
@@ -154,7 +157,7 @@ class Ours:
 
 
 def ours_of(report: Report) -> Ours:
-    """Our rows and cells that are the paper's; of several rows the one that is closest to the published settings."""
+    """The rows and cells that repeat the paper's. If several rows do, the one closest to the published settings is chosen."""
     places: dict[Place, list[Row]] = {}
     for row in report.rows:
         place = place_of(row.config)
@@ -174,6 +177,6 @@ def ours_of(report: Report) -> Ours:
 
 
 def _distance(row: Row) -> list[bool]:
-    """In which settings the row is not as published; a row that differs in fewer comes first."""
-    given = leaves(row.config)
-    return [given.get(key) != value for key, value in AS_PUBLISHED.items()]
+    """For each setting of AS_PUBLISHED, whether the row differs from it. Rows sort by this list."""
+    settings = leaves(row.config)
+    return [settings.get(key) != value for key, value in AS_PUBLISHED.items()]

@@ -1,4 +1,4 @@
-"""All that `ecgssl report` writes, as a function of results."""
+"""Writes all files of `ecgssl report` from results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from paper import figures, macros, page, tables
 
 def write(results: Results, out: Path, *, rule: str = "ours", html: Path | None = None,
           pictures: Sequence[Path] = ()) -> list[Path]:
-    """The files written: tables, macros and figures below out and, if html names a folder, the page in it.
+    """Write tables, macros and figures into out and, if html is given, the page into html. Returns the files written.
 
-    rule: of intervals, one of bench.evaluation.metrics.RULES. pictures: ECGs that the page shows.
+    rule: rule of the intervals, one of bench.evaluation.metrics.RULES. pictures: ECGs to show on the page.
     """
     report = make_report(results, rule)
     written = [*tables.write(report, out), *macros.write(report, out), *figures.write(report, out / "figures")]

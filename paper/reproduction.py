@@ -1,4 +1,7 @@
-"""The tables of arXiv 2410.13867, ours beside published, other systems cited; and ours minus published."""
+"""The tables of arXiv 2410.13867 with this benchmark's scores beside the published ones, and the differences of the two.
+
+In the tables, "ours" is a score that this benchmark measured.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +21,9 @@ SPLIT, HALF, SECONDARY, TWO_STAGE = "s", "h", "2", "t"
 MARKS = {
     SPLIT: "measured on another split of PTB-XL, that of arXiv 2402.09450: not comparable",
     HALF: "in brackets the half-width of a 90 % bootstrap interval over test records, not a standard deviation over runs",
-    SECONDARY: "read in a summary of the paper, which names neither size nor protocol, not in the paper or its repository",
-    TWO_STAGE: "published: the head of a frozen random backbone first, then fine-tuning; ours: trained from scratch"}
+    SECONDARY: "taken from a summary of the paper that names neither size nor protocol, not from the paper or its repository",
+    TWO_STAGE: "published: a head on the frozen random backbone is trained first, then all is fine-tuned; ours: trained from "
+               "scratch"}
 PLACES: list[Place] = [*((RANDOM, size, "") for size in SIZES),
                        *(("jepa", size, mix) for size in SIZES for mix in DATA if size != "b" or mix == "all")]
 SHOWN = {LINEAR: "linear", FINETUNE: "fine-tuning", AFTER_LINEAR: "fine-tuning after linear"}
@@ -38,7 +42,7 @@ def sheets(ours: Ours) -> list[Sheet]:
 
 
 def systems(task: str) -> list[dict[str, Fact]]:
-    """The lines of a task's table: protocol (LINEAR or FINETUNE), or "half" + protocol, -> what is published of it."""
+    """The published lines of a task's table. A line maps LINEAR and FINETUNE to its fact, "half" + LINEAR to its half-width."""
     out: dict[tuple[str, ...], dict[str, Fact]] = {}
     for fact in facts():
         if fact.of == task:
@@ -48,9 +52,9 @@ def systems(task: str) -> list[dict[str, Fact]]:
 
 
 def task_sheet(name: str, task: str, table: str, protocols: Sequence[str], ours: Ours) -> Sheet:
-    """One task: other systems, cited, then the paper's backbones. protocols: of ours, a column each.
+    """The table of one task: cited numbers of other systems, then the paper's backbones. protocols: one column of ours each.
 
-    Published fine-tuning stands beside the first of them, published linear evaluation beside LINEAR.
+    Published fine-tuning stands beside the first protocol, published linear evaluation beside LINEAR.
     """
     lines = sorted(systems(task), key=lambda line: first(line).place is not None)
     sources = {fact.source: fact.url for line in lines for fact in line.values()}
@@ -95,17 +99,19 @@ def task_sheet(name: str, task: str, table: str, protocols: Sequence[str], ours:
     notes = {mark: text for mark, text in MARKS.items() if mark in marks}
     notes |= {number[source]: f"{source}, {url}" for source, url in sources.items()}
     if others:
-        notes["+"] = "further rows of ours that are one of these pre-trainings, too, and less as published: " + "; ".join(others)
-    caption = (f"PTB-XL, {task}, as {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
-               f"runs: ours {runs}, published {RUNS} of these backbones). Other systems are cited, not measured. {LEADERS}. "
-               f"{MISSING}: no result yet, {name}.csv has the command.")
+        notes["+"] = ("further rows of ours that repeat one of these pre-trainings with settings that are less close to the "
+                      "published ones: " + "; ".join(others))
+    caption = (f"PTB-XL, {task}, as in {table} of arXiv 2410.13867: macro AUROC on test fold 10, mean (standard deviation over "
+               f"runs; ours: {runs}, published: {RUNS} of these backbones). Other systems are cited, not measured. {LEADERS}. "
+               f"{MISSING}: no result yet; {name}.csv has the command.")
     blocks = [("other systems, cited", cited), ("backbones of this benchmark", measured_here)]
     table_of_task = Table(f"{task} ({table})", caption, head, blocks, notes, fill)
     return Sheet(name, [table_of_task], [{"task": task, **line} for line in data])
 
 
 def in_column(place: Place, protocol: str, protocols: Sequence[str]) -> str:
-    """What stands in a protocol's column: from scratch is a random backbone's fine-tuning, in one column; "": nothing."""
+    """The protocol that stands in a protocol's column for this pre-training, or "". A random backbone has training from scratch
+    in the column of fine-tuning, and in no second one."""
     if place[0] != RANDOM or protocol == LINEAR:
         return protocol
     return "" if protocol != FINETUNE and FINETUNE in protocols else SCRATCH
@@ -116,7 +122,7 @@ def first(line: Mapping[str, Fact]) -> Fact:
 
 
 def named(place: Place) -> tuple[str, str, str]:
-    """What the tables call a pre-training: method, data, backbone."""
+    """A pre-training's method, data and backbone as the tables name them."""
     method, size, mix = place
     return "random / from scratch" if method == RANDOM else "JEPA", DATA.get(mix, ""), SIZES[size]
 
@@ -138,13 +144,13 @@ def quoted(line: Mapping[str, Fact], protocol: str, data: list[dict[str, Any]]) 
 
 
 def measured(cells: Sequence[Cell | None]) -> list[tuple[Cell | None, bool, float | None]]:
-    """(cell, in bold, p that it equals the best) of a column where some cells are not there."""
+    """(cell, whether it is bold, p of its difference to the best) for each cell of a column, of which some may be missing."""
     lead = iter(leaders([c for c in cells if c]))
     return [(c, *next(lead)) if c else (None, False, None) for c in cells]
 
 
 def differences(ours: Ours) -> Sheet:
-    """Ours minus published, cell by cell; intervals are of the mean over runs, on the one test fold."""
+    """The table of differences, ours minus published. Intervals are over runs, on the one test fold."""
     data: list[dict[str, Any]] = []
     blocks, fill = [], []
     for task in TASKS:
@@ -170,11 +176,12 @@ def differences(ours: Ours) -> Sheet:
                 fill.append((" ".join(filter(None, named(place))), f"{task} {fact.ours}", command))
         if lines:
             blocks.append((task, lines))
-    caption = (f"Ours minus published (arXiv 2410.13867), macro AUROC: mean over runs and its {1 - LEVEL:.0%} interval over runs "
-               f"(Student's t; published: {RUNS} runs and the printed sd); of the difference, Welch's. What other test records "
-               f"would change is left out: both are of fold 10. {MISSING}: no result yet, of an interval: fewer than two runs.")
+    caption = (f"Macro AUROC, ours and published (arXiv 2410.13867): mean and its {1 - LEVEL:.0%} interval over runs (Student's t; "
+               f"for published numbers from {RUNS} runs and the printed sd), and the difference with Welch's interval. All "
+               f"scores are on fold 10, so the intervals do not count how other test records would change them. {MISSING}: no "
+               f"result yet; for an interval: fewer than two runs.")
     head = ["pre-training", "data", "backbone", "protocol", "ours", "published", "ours minus published"]
-    notes = {"*": "the interval of the difference leaves out 0", TWO_STAGE: MARKS[TWO_STAGE]}
+    notes = {"*": "the interval of the difference does not contain 0", TWO_STAGE: MARKS[TWO_STAGE]}
     return Sheet("reproduction", [Table("Reproduction", caption, [("", h) for h in head], blocks, notes, fill)], data)
 
 

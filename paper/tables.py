@@ -1,4 +1,4 @@
-"""The report as a function of results: a page to read, everything in CSV, and the tables for print."""
+"""Writes the report: a page to read, everything in CSV, and the tables for print."""
 
 import itertools
 import math
@@ -36,15 +36,15 @@ variance over test records and over runs, and p is corrected for all differences
 is that of these runs over the same resamples, without p. Each resample holds a positive of every class, so where a class has
 few positives, intervals are too narrow and p is too small. `pairs.csv` compares all rows with each other.
 
-Rows differ in all that their names say. Rows of one backbone, data, budget and evaluation are compared in
-[families](tables/families.md). The backbone of the random row learned nothing. Frozen protocols evaluate its random weights;
+Rows may differ in several settings, which their names list. [families](tables/families.md) compares rows with the same backbone,
+data, budget and evaluation. The backbone of the random row was not pre-trained. Frozen protocols evaluate its random weights;
 in the column `finetune` it is trained from scratch, from weights drawn anew with the evaluation's seed. `{MISSING}`: no value
 yet.
 """
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """The files written, tables/ among them; same results, same bytes."""
+    """Write all tables and return the files. The same results give the same bytes."""
     sheets = [families(report), training.training(report), *reproduction.sheets(published.ours_of(report)), inventory.sizes(),
               inventory.corpora(report.results)]
     texts = {"table.md": markdown(report, sheets), "per_class.md": markdown_classes(report),
@@ -57,7 +57,7 @@ def write(report: Report, out: Path) -> list[Path]:
 
 
 def notes_of(report: Report) -> list[str]:
-    """The footnotes of a report: why its results should not meet, and which rows hold two methods."""
+    """The footnotes of a report: why its results should not stand in one report, and which rows hold two methods."""
     return footnotes(report.results) + [f"{twin_note(row)}." for row in report.rows if row.twin_methods]
 
 
@@ -119,7 +119,7 @@ def classes(report: Report) -> str:
 
 
 def scores(report: Report) -> str:
-    """CSV, a line per cell and score beside its metric, floats in full; over the runs that have it."""
+    """CSV, a line per cell and further score, floats in full. Means are over the runs that have the score."""
     lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
     for column, c in _cells(report):
         for name in OTHER_SCORES[c.metric]:
@@ -161,7 +161,7 @@ def title(column: Column) -> str:
 
 
 def contents(report: Report, sheets: Sequence[Sheet]) -> Iterator[str]:
-    """What stands in which section or file, a line each."""
+    """The table of contents: a line per section or file."""
     for columns in report.tables.values():
         anchor = re.sub(r"[^\w -]", "", title(columns[0]).lower()).replace(" ", "-")
         yield f"- [{title(columns[0])}](#{anchor}): {', '.join(dict.fromkeys(series_label(c) for c in columns))}"
@@ -172,7 +172,7 @@ def contents(report: Report, sheets: Sequence[Sheet]) -> Iterator[str]:
 
 
 def section(columns: Sequence[Column]) -> Iterator[str]:
-    """On what it was tested, a table per protocol, what fills it, and the scores along the pre-training."""
+    """The section of a table: test records, a table per protocol, commands for missing cells, scores along the pre-training."""
     yield from dict.fromkeys(f"{text}." for column in columns if (text := tested_on(column)))
     for column in columns:
         if column.key.whole:

@@ -1,4 +1,4 @@
-"""How pre-trainings went, from their curves: loss, what shows collapse, and what a step costs."""
+"""Tables of how pre-trainings went: loss, feature sd and RankMe, whether they collapsed, time and memory of a step."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -13,7 +13,7 @@ from paper.labels import MISSING
 from paper.typeset import Entry, Sheet, Table
 
 COLLAPSED = "!"  # mark
-LEAST_RANKME, LEAST_SD = 2.0, 0.1  # collapsed: below the one, or below this share of the sd at the start
+LEAST_RANKME, LEAST_SD = 2.0, 0.1  # a run collapsed if RankMe is below the first, or feature sd below this share of its start
 DIGITS = {"loss": 3, "feature_sd": 3, "rankme": 1}  # quantity -> decimals, in the order of the columns
 POINTS = ("start", "least", "end")
 HEAD = [("", "pre-training"), ("", "runs"), ("loss", "start"), ("loss", "end"),
@@ -21,7 +21,7 @@ HEAD = [("", "pre-training"), ("", "runs"), ("loss", "start"), ("loss", "end"),
 
 
 def training(report: Report) -> Sheet:
-    """Of each group of families: loss at the start and the end, feature sd and RankMe at the start, at least, at the end."""
+    """A table for each group of families: loss at start and end; feature sd and RankMe at start, minimum and end."""
     tables: list[Table] = []
     data: list[dict[str, Any]] = []
     for group in groups_of(report.rows):
@@ -62,7 +62,7 @@ def _line(group: Group, row: Row, numbers: Mapping[str, Any]) -> list[Entry]:
 
 
 def numbers_of(pretraining: Pretraining) -> dict[str, Any]:
-    """The numbers of one pre-training; without those that its result does not hold."""
+    """The numbers of one pre-training that its result holds."""
     curves, monitor = pretraining.result["curves"], pretraining.result["monitor"]
     out: dict[str, Any] = {}
     for key in DIGITS:

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, CSV, LaTeX, HTML. What is in them is decided elsewhere."""
+"""Writes tables as text: Markdown, CSV, LaTeX, HTML. Other modules decide what the tables hold."""
 
 import csv
 import html
@@ -14,8 +14,8 @@ from bench.core.files import write_text
 from bench.report.names import MISSING
 
 BARE = re.compile(rf"([+-]?[\d,]+(\.\d+)?)?|{MISSING}")
-MEANT = re.compile(r"[|$]|<(?!/?sup>|br>)")  # of a name, what Markdown would take for its own; the tags are ours
-FILL = 12  # commands that a table prints; its CSV holds all
+MEANT = re.compile(r"[|$]|<(?!/?sup>|br>)")  # characters of a name that Markdown would interpret; this module writes the tags
+FILL = 12  # largest number of commands that a table prints; its CSV holds all
 TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
        '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "--": r"\mbox{-{}-}", "[": "{[}", "]": "{]}",
@@ -37,7 +37,7 @@ th[scope=colgroup] { text-align: center; border-bottom: 1px solid; } code { over
 
 @dataclass(frozen=True)
 class Entry:
-    """What one place of a table prints."""
+    """The content of one place of a table."""
 
     text: str
     bold: bool = False
@@ -51,14 +51,14 @@ class Table:
 
     title: str
     caption: str
-    head: Sequence[tuple[str, str]]  # (what a group of neighbouring columns has in common or "", column)
+    head: Sequence[tuple[str, str]]  # (heading of a group of neighbouring columns or "", heading of the column)
     blocks: Sequence[tuple[str, Sequence[Sequence[Entry]]]]  # (heading or "", lines)
     notes: dict[str, str] = field(default_factory=dict)  # mark -> text
     fill: Sequence[tuple[str, str, str]] = ()  # (line, column of it that is missing, command)
 
     @property
     def sides(self) -> str:
-        """"lrr": columns of bare numbers stand at the right."""
+        """The side of each column, e.g. "lrr": columns of bare numbers stand at the right."""
         columns = zip(*(line for _, block in self.blocks for line in block), strict=True)
         return "".join("r" if any(e.text for e in column) and all(BARE.fullmatch(e.text) for e in column) else "l"
                        for column in columns)
@@ -82,14 +82,14 @@ class Sheet:
 
 
 def as_csv(lines: Iterable[Sequence[Any]]) -> str:
-    """Floats in full; what is None is MISSING."""
+    """The lines as CSV: floats in full, None as MISSING."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([MISSING if x is None else x for x in line] for line in lines)
     return text.getvalue()
 
 
 def by_column(lines: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """A head and the lines; a column that a line does not have is None there."""
+    """A head and the lines as lists; None if a line does not have a column."""
     head = list(dict.fromkeys(key for line in lines for key in line))
     return [head, *([line.get(key) for key in head] for line in lines)]
 
@@ -101,7 +101,7 @@ def as_markdown(lines: Sequence[Sequence[str]], sides: str = "") -> str:
 
 
 def filling(fill: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """{command: all that it fills, "line: column, column"}."""
+    """{command: text of the cells that it fills, "line: column, column"}."""
     by_command: dict[str, dict[str, list[str]]] = {}
     for line, column, command in fill:
         by_command.setdefault(command, {}).setdefault(line, []).append(column)
@@ -188,7 +188,7 @@ def _float(table: Table, label: str) -> Iterator[str]:
 
 
 def tex(text: str) -> str:
-    """The text with all that LaTeX takes for its own escaped; two dashes stay two, that before a number is a minus."""
+    """The text with LaTeX's special characters escaped. Two dashes stay two dashes; a dash before a number is a minus."""
     out, i = [], 0
     while i < len(text):
         key = text[i: i + 2] if text[i: i + 2] in TEX else text[i]

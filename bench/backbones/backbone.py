@@ -91,7 +91,7 @@ class Backbone(nn.Module):
 
 
 def open_backbone(work: Path, name: str) -> Backbone:
-    """The backbone in an exported folder, or of a pre-training's run_id in the work folder."""
+    """The backbone of that name: an exported folder, or the run_id of a pre-training in the work folder."""
     return load_backbone(Path(name)) if Path(name).is_dir() else load_run(work, name)
 
 

@@ -22,8 +22,8 @@ from bench.data.ingest.convert import convert_all
 from bench.data.ingest.records import ANY_RATE
 from bench.evaluation.diagnostics import cka
 from bench.evaluation.protocols import load_defaults
-from bench.runs import results as record
 from bench.runs.config import HeadConfig
+from bench.runs.results import check_writable
 
 BATCH = 256  # crops that are encoded at a time
 RESAMPLING = "fourier"
@@ -165,7 +165,7 @@ def check_out(out: Path, endings: tuple[str, ...]) -> None:
         raise UserError(f"--out {out} must end in {' or '.join(endings)}")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file")
-    record.check_writable(out.parent)
+    check_writable(out.parent)
 
 
 def write_embeddings(out: Path, outputs: Outputs) -> None:

@@ -37,7 +37,7 @@ def export_backbone(backbone: Backbone, folder: Path, results: Sequence[dict[str
 
 
 def write_card(backbone: Backbone, results: Sequence[dict[str, Any]]) -> str:
-    """The model card, Markdown; its code runs in the exported folder."""
+    """The model card in Markdown. The code in it runs in the exported folder."""
     config, encoder = backbone.config, backbone.encoder
     assert config is not None
     pretraining, size = config.pretrain_config, encoder.size
@@ -107,12 +107,12 @@ lead and clips it to +-{clip_sd:g} sd itself. `backbone.embed(ecg)` is the mean 
 ## Normalisation
 
 The mean and sd of each lead are those {statistics}; config.json holds them. In pre-training each record was normalised by the
-statistics of its own corpus, and ECG-SSL-Bench evaluates with those of the evaluated corpus's training folds. For a corpus with
-other gains, set `backbone.mean` and `backbone.sd`, (12, 1) each, to its own.
+statistics of its own corpus. In evaluations, ECG-SSL-Bench normalises by the statistics of the evaluated corpus's training folds.
+For a corpus with other gains, set `backbone.mean` and `backbone.sd`, (12, 1) each, to the statistics of this corpus.
 
 ## Data seen
 
-{imported}Do not evaluate the backbone on any of these records or patients. Of a corpus with folds, only folds {folds} were used.
+{imported}Do not evaluate the backbone on any of these records or patients. If a corpus has folds, only folds {folds} were used.
 
 | store | corpus | version | records | licence of the data |
 |---|---|---|---|---|
@@ -120,8 +120,8 @@ other gains, set `backbone.mean` and `backbone.sd`, (12, 1) each, to its own.
 
 ## Scores
 
-Macro AUROC (R2 where the row says so) on the test folds, or on all of another store. In brackets: the 2.5 and 97.5 percentiles
-of class-complete bootstrap resamples. One line per run.
+The score is macro AUROC (R2 if the row says so) on the test folds, or on all records of another store. In brackets are the 2.5
+and 97.5 percentiles of class-complete bootstrap resamples. There is one line per evaluation.
 
 | store | task | protocol | share of the steps | seed | score | run |
 |---|---|---|---|---|---|---|

@@ -66,7 +66,7 @@ class PublishedConfig(Model):
     datasets: dict[Text, Any]
 
     def encoder(self) -> EncoderConfig:
-        """Our settings of the same encoder."""
+        """The settings of the same encoder in this benchmark."""
         size = vit.Size(self.dim, self.depth, self.num_heads)
         name = next((name for name, known in vit.SIZES.items() if known == size), str(size))
         return EncoderConfig(
@@ -91,15 +91,15 @@ class PublishedHead(Model):
 
 @dataclass(frozen=True)
 class Published:
-    """What a checkpoint holds: state dicts in our names (encoder, target_encoder, predictor, head), our order of leads."""
+    """The content of a checkpoint, with the names of this benchmark and its order of leads."""
 
     config: PublishedConfig  # of the pre-training
-    weights: dict[str, dict[str, Tensor]]
+    weights: dict[str, dict[str, Tensor]]  # encoder, target_encoder, predictor, head -> its state dict
     step: int
-    head: PublishedHead | None  # of a classifier; None: a pre-training
+    head: PublishedHead | None  # None: the checkpoint is that of a pre-training, not of a classifier
     task: str
-    mean: list[float]  # (12,) mean and sd in mV that normalise a classifier's input, in PTB-XL's order of leads; a
-    sd: list[float]  # pre-training's checkpoint does not hold them
+    mean: list[float]  # (12,) in mV, normalises a classifier's input, leads in PTB-XL's order; [] for a pre-training
+    sd: list[float]  # likewise
 
 
 def read_published(path: Path) -> Published:
@@ -179,8 +179,8 @@ def rename_weights(path: Path, model: dict[str, Tensor], order: list[int]) -> di
         part, _, rest = name.partition(".")
         if part not in PARTS or not rest:
             raise UserError(f"{path} holds {name!r:.80}; the parts of the published model are {', '.join(PARTS)}")
-        for theirs, ours in NAMES:
-            rest = rest.replace(theirs, ours)
+        for published_part, own_part in NAMES:
+            rest = rest.replace(published_part, own_part)
         if rest == "embed.weight" and value.ndim == 3:
             if value.shape[1] != len(order):
                 raise UserError(f"{path}: {name} takes {value.shape[1]} leads, its config names {len(order)}")
@@ -190,7 +190,7 @@ def rename_weights(path: Path, model: dict[str, Tensor], order: list[int]) -> di
         rest = f"proj.{rest}" if part == "fc" else rest
         parts.setdefault("head" if part in ("attn_pool", "fc") else part, {})[rest] = value
     for part in ("encoder", "target_encoder"):
-        if part in parts:  # no register is no tensor there, and an empty one here
+        if part in parts:  # without registers, the published encoder has no such tensor, and the encoder here an empty one
             parts[part].setdefault("registers", torch.empty(0, parts[part].get("norm.weight", torch.empty(0)).numel()))
     if {"q.bias", "kv.bias", "query"} <= parts.get("head", {}).keys():
         parts["head"] = fold_biases(parts["head"])
@@ -211,7 +211,7 @@ def fold_biases(head: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_encoder(config: PublishedConfig, weights: dict[str, Tensor], what: str) -> vit.Encoder:
-    """The encoder of a published config with weights of read_published."""
+    """The encoder that a published config describes, with weights of read_published."""
     with torch.device("meta"):
         encoder = vit.build(config.encoder())
     checkpoint.fill_(encoder, weights, what)
@@ -286,7 +286,7 @@ def describe_run(published: Published, weights: str, name: str, saw: Sequence[St
                             f"prepare the store at that rate")
     stated = {s.name: theirs.datasets.get(s.corpus) for s in saw or ()}
     shares = {name: float(share) for name, share in stated.items() if isinstance(share, int | float) and share > 0}
-    if shares.keys() != stated.keys():  # not all are named there: equal shares
+    if shares.keys() != stated.keys():  # the published config does not name all of them, so the shares are taken as equal
         shares = dict.fromkeys(stated, 1.0)
     data = base["data"] | {
         "mix": {k: v / sum(shares.values()) for k, v in shares.items()},

@@ -37,7 +37,7 @@ class ClassifierFacts:
 
 
 class Classifier(nn.Module):
-    """(B, 12, T) ECG in the backbone's units -> (B, C) logits: an evaluation's selected weights."""
+    """(B, 12, T) ECG in the backbone's units -> (B, C) logits, with the weights that an evaluation selected."""
 
     def __init__(self, backbone: Backbone, head: nn.Module, bias: Tensor, facts: ClassifierFacts):
         super().__init__()

@@ -1,6 +1,6 @@
-"""The command `ecgssl`: which command is there, what it takes, what it prints.
+"""The command `ecgssl`: its commands, their options, and what they print.
 
-In: a command line. Out: calls of bench.api and of the rooms, and what the user reads.
+In: a command line. Out: calls of bench.api and of the other folders of bench, and text for the user.
 """
 
 import signal

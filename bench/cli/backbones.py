@@ -41,7 +41,7 @@ def import_command(file: Annotated[Path, typer.Argument(help="Checkpoint of the 
 def export(run: Annotated[str, typer.Argument(help="run_id of a finished pre-training.")],
            folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="New or empty folder.")],
            work: Work = WORK, results: Results = Path("results")) -> None:
-    """Write a backbone for others: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
+    """Write a backbone to share it: weights (safetensors), config.json, model card. `bench.load_backbone(DIR)` opens it."""
     from bench.backbones.backbone import load_run
     from bench.backbones.export import export_backbone
     from bench.runs.results import NoResultsError, read_results

@@ -16,7 +16,7 @@ from bench.core.errors import UserError
 @data_app.command()
 def synth(folder: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.")],
           records: Annotated[int, typer.Option(min=1, help="Number of 10 s records.")] = 600,
-          seed: int = 0) -> None:
+          seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0) -> None:
     """Write labelled synthetic ECG in PTB-XL's own layout (WFDB, 100 and 500 Hz, folds, patients)."""
     from bench.core import progress
     from bench.data.synthetic.ptbxl_layout import write_ptbxl
@@ -55,10 +55,10 @@ def list_corpora(as_json: Annotated[bool, typer.Option("--json", help="Print all
 
 @data_app.command()
 def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.")],
-             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for it; it is created if need be.")],
+             folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the files; created if it is missing.")],
              subset: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N records and the tables "
                                                         "only (Zenodo: the first N files).")] = None,
-             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would come; write nothing.")] = False,
+             dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be downloaded; write nothing.")] = False,
              parallel: Annotated[int, typer.Option(min=1, max=32, help="Files at a time.")] = 4,
              mirror: Annotated[str | None, typer.Option(metavar="URL", help="Instead of https://physionet.org/files, "
                                                         "e.g. https://physionet-open.s3.amazonaws.com, or of "
@@ -79,11 +79,11 @@ def download(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`.
 
 @data_app.command()
 def prepare(corpus: Annotated[str, typer.Argument(help="See `ecgssl data list`; array for your own data.")],
-            folder: Annotated[Path, typer.Option("--from", help="Where the corpus lies.")],
+            folder: Annotated[Path, typer.Option("--from", help="Folder of the corpus.")],
             name: Annotated[str | None, typer.Option("--to", metavar="STORE", help="Name of the store; by default that of "
                                                                                    "the corpus.")] = None,
-            rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; 500 by default, that of your data "
-                                                             "for array.")] = None,
+            rate_hz: Annotated[int | None, typer.Option(min=1, help="Rate of the store; default: 500, for array the rate of "
+                                                             "your data.")] = None,
             workers: Annotated[int, typer.Option(min=1, help="Processes that read records.")
                                ] = len(os.sched_getaffinity(0)),
             resampling: Annotated[str, typer.Option(help="fourier, or periodic as in the paper.")] = "fourier",
@@ -145,7 +145,7 @@ def verify(store: Annotated[str, typer.Argument(help="Name of a store in the wor
 def info(store: Annotated[str, typer.Argument(help="Name of a store in the work folder.")],
          out: Annotated[Path | None, typer.Option(help="Draw the labels per fold, too: .png, .svg or .pdf.")] = None,
          work: Work = WORK) -> None:
-    """Check a store and print what it holds: statistics, labels per fold, what became of the records of the corpus."""
+    """Check a store and print what it holds: statistics, labels per fold, refused and changed records of the corpus."""
     from bench.data.store import open_by_name
     from bench.plot import labels
 
@@ -196,7 +196,7 @@ def show_labels(store: Any) -> None:
 def draw_records(store: Annotated[str, typer.Argument(help="Name of a store, or the .hea file of a WFDB record.")],
                  records: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="record_id; several "
                                     "make a contact sheet; none: the first record.")] = None,
-                 views: Annotated[bool, typer.Option("--views", help="Show what each view does to it.")] = False,
+                 views: Annotated[bool, typer.Option("--views", help="Show what each augmentation does to it.")] = False,
                  out: Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")] = Path("ecg.png"),
                  work: Work = WORK) -> None:
     """Draw records on ECG paper, or one's augmented views."""

@@ -1,4 +1,4 @@
-"""The program, the groups of its commands, and the options that several of them share."""
+"""The program `ecgssl`, its groups of commands, and options that several commands share."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Compare self-supervised learning methods on 12-lead ECG: one ViT, one data pipeline, "
                        "one budget, one evaluation.")
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and look at data.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Download, prepare, check and draw data.")
 sweep_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run many pre-trainings and their evaluations.")
 methods_app = typer.Typer(rich_markup_mode=None, help="List, show and add methods.")
 app.add_typer(data_app, name="data")
@@ -26,7 +26,7 @@ Results = Annotated[Path, typer.Option(help="Folder of the results: one small JS
                                          "command that only reads them takes the file of `ecgssl results pack`, too.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, e.g. "
                                                "optim.steps=1000. May be repeated.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto: cuda if there is a GPU.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice. Results are bit for bit the same only "
                                            "at the same number.")]
 
@@ -45,7 +45,7 @@ Methods = Annotated[Path | None, typer.Option("--methods", metavar="DIR", callba
 Pictured = Annotated[str, typer.Option("--store", help="Store of the record.")]
 Record = Annotated[str | None, typer.Option("--record", metavar="ID", help="Its record_id; the first if none is given.")]
 Picture = Annotated[Path, typer.Option(help="File to write: .png, .svg or .pdf.")]
-Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least this often.")]
+Minutes = Annotated[float, typer.Option(help="Save a checkpoint at least every so many minutes.")]
 
 
 def open_workspace(work: Path, results: Path, device: str, threads: int, minutes: float, place: str = "auto") -> Any:

@@ -21,16 +21,16 @@ def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
            interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
                                                       "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
-           allow: Annotated[bool, typer.Option("--allow", help="Let results of different protocols, data or code, or of "
-                                               "uncommitted code, meet; a footnote says so.")] = False,
-           controls: Annotated[bool, typer.Option("--controls", help="With the evaluations whose labels were shuffled, in "
+           allow: Annotated[bool, typer.Option("--allow", help="Accept results of different protocols, data or code, or of "
+                                               "uncommitted code; a footnote says so.")] = False,
+           controls: Annotated[bool, typer.Option("--controls", help="Include the evaluations whose labels were shuffled, in "
                                                   "tables of their own.")] = False,
            table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per evaluation, too; its "
                                                       "columns: bench.report.frame.frame_of.")] = None,
            html: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a page, too; open DIR/index.html.")] = None,
            pictures: Annotated[list[Path] | None, typer.Option("--picture", metavar="FILE", help="SVG or PNG for the page, as "
-                                                               "`ecgssl data plot` makes it; again for more.")] = None) -> None:
-    """Write tables, figures and a page of results. Files that are no result are named and skipped; the exit code then is 1."""
+                                                               "`ecgssl data plot` writes it. May be repeated.")] = None) -> None:
+    """Write tables, figures and a page of results. Files that are no results are named and skipped; then the exit code is 1."""
     from bench.api import write_report
 
     if pictures and not html:
@@ -54,7 +54,7 @@ def report(results: Results = Path("results"),
 @app.command()
 def repeat(first: Annotated[Path, typer.Argument(help="Results of a sweep: a folder or a Parquet file.")],
            second: Annotated[Path, typer.Argument(help="Results of the same sweep that ran again, here or elsewhere.")]) -> None:
-    """Compare two runs of the same sweep, result by result. The exit code is 1 where one has runs that the other lacks."""
+    """Compare two executions of the same sweep, result by result. The exit code is 1 if one has runs that the other lacks."""
     from bench.report.reproduction import compare_studies
 
     comparison = compare_studies(first, second)

@@ -23,8 +23,8 @@ def pack(study: Annotated[Path, typer.Argument(help="Folder of results, <run_id>
 
 @results_app.command()
 def unpack(packed: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="File of `ecgssl results pack`.")],
-           to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="New or empty folder; else that of the file's "
-                                                                               "name, beside it.")] = None) -> None:
+           to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="New or empty folder; default: the file's name "
+                                                                               "without .parquet.")] = None) -> None:
     """Write every result of the file as the JSON file that it was, byte for byte."""
     from bench.runs.packing import unpack
 

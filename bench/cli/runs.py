@@ -1,4 +1,4 @@
-"""Look at pre-trainings: what they have logged, what they see."""
+"""The commands about pre-trainings: draw and print what they have logged, and what their encoders see."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""One pre-training, and evaluations of it."""
+"""The commands pretrain and evaluate."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,8 @@ def parse_stores(stores: list[str]) -> dict[str, float]:
 def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")],
              stores: Annotated[list[str] | None, typer.Option("--store", metavar="NAME[=WEIGHT]", help="Store to pre-train on; "
                                                               "repeat it, with weights, for a mixture.")] = None,
-             mix: Annotated[str | None, typer.Option(help="Or one of the paper's mixtures: all, mimic-iv-ecg, ptb-xl.")] = None,
+             mix: Annotated[str | None, typer.Option(help="Instead of --store: a mixture of the paper: all, mimic-iv-ecg, "
+                                                          "ptb-xl.")] = None,
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
              device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
              place: Annotated[str, typer.Option(help="Where the signals lie while they are read: host, device, or auto: on a "
@@ -73,8 +74,8 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
                                                           "finetune-after-linear or scratch. May be repeated.")
                                   ] = ["linear"],  # noqa: B006
              external: Annotated[str | None, typer.Option(metavar="STORE", help="Test on all records of this store instead of "
-                                                          "the test folds, as far as its labels have a class of the task "
-                                                          "(bench/evaluation/external.csv).")] = None,
+                                                          "the test folds. Classes of the task that its labels lack are not "
+                                                          "scored (bench/evaluation/external.csv).")] = None,
              at: Annotated[float, typer.Option(help="The checkpoint after this share of the pre-training's steps, one of its "
                                                     "checkpoints.at; 1: the last.")] = 1.0,
              seed: Annotated[int, typer.Option(help="The first seed.")] = 0,

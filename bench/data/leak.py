@@ -1,4 +1,4 @@
-"""The leak guard: pre-training must not have seen a record, or a patient, of an evaluation's validation or test folds."""
+"""The leak guard: a pre-training must not have seen a record or a patient of an evaluation's validation or test folds."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ IDS_IN_ERROR = 5
 
 
 def marks(store: Store, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Numbers that two rows share if they are the same ECG or patient: kind -> (n,) int64; 0 where it is not known."""
+    """Hashes by which two rows are recognised as the same ECG or patient: kind -> (n,) int64; 0 if it is not known."""
     table = store.records.iloc[rows]
     return {
         "samples": store.index["digest"][rows].view(np.int64),
@@ -25,7 +25,7 @@ def marks(store: Store, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _hash(prefix: str, texts: Iterable[str]) -> np.ndarray:
-    """(n,) int64 of the texts; 0 for an empty text."""
+    """The hashes of the texts, (n,) int64; 0 for an empty text."""
     digests = b"".join(hashlib.sha256((prefix + text).encode()).digest()[:8] if text else bytes(8) for text in texts)
     return np.frombuffer(digests, "<i8")
 
@@ -38,7 +38,7 @@ def training_marks(stores: Sequence[Store], folds: Sequence[int], samples: int) 
 
 
 def check(training: dict[str, Tensor], store: Store, rows: np.ndarray, what: str) -> None:
-    """UserError with the ids where a row of the store is among the marks of the pre-training. what: names the rows."""
+    """UserError that names the records, if a row of the store has a mark of the pre-training. what: the rows' name in it."""
     for kind, mark in marks(store, rows).items():
         leaked = rows[np.isin(mark, training[kind].numpy()) & (mark != 0)]
         if len(leaked):

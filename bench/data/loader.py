@@ -19,7 +19,7 @@ from bench.data.store import Store, eligible, explain_none_eligible
 
 CLIP = 5.0  # standard deviations (arXiv 2410.13867)
 PREFETCH = 2  # batches gathered ahead
-IN_CACHE = 8  # records that a CPU normalises at a time: they stay in its cache during the four steps
+IN_CACHE = 8  # records that a CPU normalises at a time, so that they stay in its cache during the four operations
 READERS = 8  # threads of positioned reads; benchmarks/data.py measures them
 PLACES = ("auto", "device", "host")
 
@@ -33,9 +33,9 @@ class Crops:
     """int16 crops of one store's records, gathered for a whole batch at once and normalised on the device."""
 
     def __init__(self, store: Store, samples: int, device: torch.device, place: str = "host"):
-        """place: from which memory the signals are gathered. "host" reads each record at its position in the file, which
-        is several times as fast as a memory map, in the page cache or not (benchmarks/data.py). "device" copies the whole
-        file to the device; on a CPU that is a memory map."""
+        """place: the memory from which the signals are gathered. "host" reads each record at its position in the file. This is
+        several times as fast as a memory map, whether the file is in the page cache or not (benchmarks/data.py). "device" copies
+        the whole file to the device; on a CPU this is a memory map."""
         self.offset = torch.from_numpy(store.index["offset"] * len(LEADS))
         self.length = torch.from_numpy(store.index["length"].astype(np.int64))
         self.samples, self.device = samples, device
@@ -52,7 +52,7 @@ class Crops:
             os.close(file)
 
     def raw(self, record: Tensor, start: Tensor) -> Tensor:
-        """Records (B,) from sample start (B,) -> (B, 12, T) int16, on the device or host that `place` names."""
+        """The crops (B, 12, T), int16, of records (B,) from samples start (B,) on; on the device or host that `place` names."""
         if self.file is not None:
             return self._read(record.numpy(), start.numpy())
         first = self.offset[record] + start
@@ -82,7 +82,7 @@ class Crops:
     def normalise(self, raw: Tensor, out: Tensor | None = None) -> Tensor:
         """(B, 12, T) int16 -> float32 on the device: z-scored per lead with the store's statistics, and clipped.
 
-        out: on a CPU, the tensor that takes the result.
+        out: a tensor to write the result into; only used on a CPU.
         """
         if self.device.type != "cpu":
             x = raw.to(self.device, non_blocking=True).to(torch.float32)
@@ -95,7 +95,7 @@ class Crops:
 
 
 def read_exactly(file: int | None, out: np.ndarray, position: int) -> None:
-    """Fill `out` from this byte of the file on; UserError where the file ends before."""
+    """Fill `out` with the bytes of the file from `position` on; UserError if the file ends too early."""
     view = out.data.cast("B")
     assert file is not None
     while view:
@@ -113,7 +113,7 @@ class Loader:
 
     def __init__(self, stores: Sequence[Store], weights: Sequence[float], *, folds: Sequence[int], seconds: float,
                  batch: int, seed: int, device: torch.device, place: str = "auto", rank: int = 0, world: int = 1):
-        """place: as in Crops, or "auto": "device" on a GPU that has memory for twice the stores, else "host"."""
+        """place: as in Crops; "auto" is "device" on a GPU with memory for twice the stores, else "host"."""
         rates = {s.rate_hz for s in stores}
         if len(rates) != 1:
             raise UserError("stores of different rates: " + ", ".join(f"{s.name} {s.rate_hz} Hz" for s in stores)
@@ -138,7 +138,7 @@ class Loader:
         self.crops = [Crops(s, self.samples, device, place) for s in stores]
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(store, record, start), (B,) each, of the whole batch of this step."""
+        """The whole batch of this step: (store, record, first sample) of each crop, (B,) each."""
         rng = np.random.default_rng((self.seed, step))
         store = rng.choice(len(self.crops), self.batch, p=self.weights)
         u, v = rng.random((2, self.batch))
@@ -153,7 +153,7 @@ class Loader:
 
     @functools.cached_property
     def _patients(self) -> list[np.ndarray]:
-        """Per store, a number for the patient of each record; a record of an unknown patient has a number of its own."""
+        """For each store, the patient's number of each record. A record of an unknown patient has a number of its own."""
         out = []
         for i, store in enumerate(self.stores):
             known = leak.marks(store, np.arange(len(store.index)))["patients"]
@@ -161,7 +161,7 @@ class Loader:
         return out
 
     def patients(self, step: int) -> Tensor:
-        """(B / world,) int64: numbers of the patients of this step's part, equal where two records have one patient."""
+        """The patients' numbers of the rank's part of this step, (B / world,) int64: equal for two records of one patient."""
         store, record, _ = (drawn[self.part] for drawn in self.draw(step))
         out = np.empty(len(store), np.int64)
         for i in np.unique(store):
@@ -170,7 +170,7 @@ class Loader:
         return torch.from_numpy(out)
 
     def gather(self, step: int) -> list[tuple[int, Tensor, Tensor]]:
-        """(store, its rows of the rank's part, their int16 crops) for each store that the part draws from."""
+        """For each store in the rank's part of this step: (store, places in the part, their int16 crops)."""
         store, record, start = (drawn[self.part] for drawn in self.draw(step))
         out = []
         for i in np.unique(store):
@@ -182,7 +182,7 @@ class Loader:
         return out
 
     def normalise(self, gathered: list[tuple[int, Tensor, Tensor]], out: Tensor | None = None) -> Tensor:
-        """The crops that `gather` gave, (B / world, 12, T) float32 on the device; in `out` where that is given."""
+        """The crops that `gather` returned, (B / world, 12, T) float32 on the device; written into `out` if it is given."""
         if len(gathered) == 1:
             i, _, raw = gathered[0]
             return self.crops[i].normalise(raw, out)
@@ -202,8 +202,8 @@ class Loader:
     def batches(self, first: int, end: int) -> Generator[Tensor, None, None]:
         """The batches of steps first ... end - 1; a thread gathers ahead unless the stores are on the device.
 
-        On a CPU every batch overwrites the one before: copy a batch that is needed for longer. To allocate memory for
-        each batch would cost more time than to fill it.
+        On a CPU every batch overwrites the previous one, because allocating memory for a batch takes longer than filling it. Copy
+        a batch that you need for longer.
         """
         if self.place == "device":
             yield from map(self.batch_at, range(first, end))

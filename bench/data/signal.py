@@ -1,4 +1,4 @@
-"""Functions on the signal of one record, (leads, samples): leads, gaps, filter, rate, int16."""
+"""Functions on the signal of one record, (leads, samples): order the leads, fill gaps, filter, resample, convert to int16."""
 
 import functools
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from scipy import signal as dsp
 from bench.core.errors import UserError, unknown
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")  # the order of every store
-EINTHOVEN = 0.05  # largest sd of I + III - II, in sd of II. 575 records of the corpora have up to 0.01, LUDB by its headers 0.5
-LARGEST = 32767  # steps; -32768 is WFDB's mark of a gap
+EINTHOVEN = 0.05  # largest allowed sd of I + III - II, in sd of II. 575 real records have at most 0.01; LUDB's headers give 0.5
+LARGEST = 32767  # largest number of steps in a store; WFDB marks a gap by -32768
 
 
 def lead_order(names: Sequence[str]) -> list[int]:
-    """Index of each of the 12 leads in names (any case, any order); UserError where names are not those 12."""
+    """Index of each of the 12 leads in names (any case, any order); UserError if names are not these 12."""
     position = {str(name).strip().casefold(): i for i, name in enumerate(names)}
     missing = [lead for lead in LEADS if lead.casefold() not in position]
     if missing or len(names) != len(LEADS):
@@ -24,9 +24,9 @@ def lead_order(names: Sequence[str]) -> list[int]:
 
 
 def fill_gaps(signal: np.ndarray) -> tuple[np.ndarray, int]:
-    """Interpolate NaN linearly per lead (at the ends: nearest value); gives the signal and how many leads had gaps.
+    """(the signal with NaN interpolated linearly per lead, at the ends by the nearest value; the number of leads with gaps).
 
-    UserError where a lead has no value at all.
+    UserError if a lead has no value at all.
     """
     gaps = np.isnan(signal)
     leads = np.flatnonzero(gaps.any(axis=1))
@@ -41,13 +41,13 @@ def fill_gaps(signal: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def breaks_einthoven(signal: np.ndarray) -> bool:
-    """Whether lead I + lead III is not lead II, so that gains or the order of leads are wrong. NaN are ignored."""
+    """Whether lead I + lead III differs from lead II. Then the gains or the order of the leads are wrong. NaN are ignored."""
     i, ii, iii = signal[:3, ~np.isnan(signal[:3]).any(axis=0)]
     return bool(len(ii)) and bool(np.std(i + iii - ii) > EINTHOVEN * np.std(ii) > 0)
 
 
 def high_pass(signal: np.ndarray, rate_hz: float, cut_hz: float) -> np.ndarray:
-    """The signal without frequencies below cut_hz: Butterworth of order 4, forwards and backwards (arXiv 2410.13867)."""
+    """The signal without frequencies below cut_hz. Butterworth filter of order 4, forwards and backwards (arXiv 2410.13867)."""
     return np.asarray(dsp.sosfiltfilt(_high_pass(rate_hz, cut_hz), signal, axis=1))
 
 
@@ -65,9 +65,9 @@ RESAMPLERS = ("fourier", "periodic")
 def resample(signal: np.ndarray, from_hz: int, to_hz: int, method: str = "fourier") -> np.ndarray:
     """(leads, T) at from_hz -> (leads, round(T to / from)) at to_hz, float32.
 
-    periodic: scipy.signal.resample, which the paper used. It treats the first sample as the neighbour of the last, so the
-    ends of a drifting signal ring. fourier: the same after the straight line between the first and the last sample is
-    subtracted, which makes both ends 0; the line is added again afterwards.
+    "periodic" is scipy.signal.resample, which the paper used. It treats the first sample as the neighbour of the last, so the
+    ends of a drifting signal ring. "fourier" first subtracts the straight line between the first and the last sample, so that
+    both ends are 0. It then does the same, and adds the line again.
     """
     if method not in RESAMPLERS:
         raise unknown("resampling method", method, RESAMPLERS)
@@ -90,7 +90,7 @@ def resample(signal: np.ndarray, from_hz: int, to_hz: int, method: str = "fourie
 
 
 def to_int16(signal: np.ndarray, scale: float) -> tuple[np.ndarray, int]:
-    """round(signal / scale) as int16, and how many samples int16 cannot hold and were clipped."""
+    """(round(signal / scale) as int16, the number of samples that were clipped because int16 cannot hold them)."""
     steps = np.rint(signal * (1 / scale))
     clipped = int(np.count_nonzero(np.abs(steps) > LARGEST))
     return np.clip(steps, -LARGEST, LARGEST).astype(np.int16), clipped

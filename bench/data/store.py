@@ -1,11 +1,11 @@
 """A store is the prepared form of a corpus on disk: one int16 file, an index, a csv, and a manifest.
 
 signals.i16    the leads of every record one after the other: record 0 lead I, record 0 lead II, ... little-endian
-index.npy      INDEX of every record: its place in signals.i16, its fold, hashes of its samples
+index.npy      a row INDEX for every record: its place in signals.i16, its fold, hashes of its samples
 records.csv    record_id, patient_id, and one column per task with labels or a number; in the order of the index
-prepare.json   a report: which records were refused, filled, clipped, or have the samples of another
-manifest.json  corpus, rate, leads, units, statistics, sizes and SHA-256 of the other files (signals.i16 has a hash per
-               record, in the index), the fingerprint. It is written last: a store without it is not complete.
+prepare.json   a report: which records were refused, filled or clipped, and which have the same samples as another record
+manifest.json  corpus, rate, leads, units, statistics, the fingerprint, and sizes and SHA-256 of the other files (for signals.i16
+               the index holds a hash per record). It is written last: a store without it is not complete.
 """
 
 import functools
@@ -31,8 +31,9 @@ FORMAT = 4
 FILES = ("signals.i16", "index.npy", "records.csv", "prepare.json")
 HASH_THREADS, HASH_RECORDS = 4, 1024  # records that a thread takes at a time
 HASH_AT_OPEN = 4 << 30  # bytes: a signal file up to this size is hashed whenever a store is opened
-INDEX = np.dtype([("offset", "<i8"), ("length", "<i8"),  # samples per lead, of all records before it and of it
-                  ("digest", "<u8"),  # short_hash of its samples as published; 0: a flat record, which is like any other
+INDEX = np.dtype([("offset", "<i8"),  # samples per lead of all records before this one
+                  ("length", "<i8"),  # samples per lead of this record
+                  ("digest", "<u8"),  # short_hash of its samples as published; 0 if it is flat, as all flat records are equal
                   ("stored", "<u8"),  # short_hash of its samples in signals.i16, to find damage
                   ("fold", "<i4")])  # 0: none
 
@@ -57,7 +58,7 @@ class Store:
 
     @property
     def version(self) -> str:
-        """Of the corpus."""
+        """Version of the corpus."""
         return str(self.manifest["version"])
 
     @property
@@ -71,21 +72,21 @@ class Store:
 
     @property
     def mean(self) -> np.ndarray:
-        """(12,) of the training folds, in units."""
+        """(12,) mean of each lead over the training folds, in units."""
         return np.asarray(self.manifest["mean"])
 
     @property
     def sd(self) -> np.ndarray:
-        """(12,) of the training folds, in units."""
+        """(12,) sd of each lead over the training folds, in units."""
         return np.asarray(self.manifest["sd"])
 
     def kind(self, task: str) -> str:
-        """multi-label, single-label or regression."""
+        """The kind of a task: multi-label, single-label or regression."""
         return str(self.manifest["kinds"].get(task, "multi-label"))
 
     @functools.cached_property
     def records(self) -> pd.DataFrame:
-        """record_id, patient_id, fold, offset, length, digest and a column of ";"-joined labels per task."""
+        """A row per record: record_id, patient_id, fold, offset, length, digest and a column of ";"-joined labels per task."""
         table = pd.read_csv(self.folder / "records.csv", dtype=str, keep_default_na=False)
         for column in INDEX.names or ():
             table[column] = self.index[column]
@@ -98,7 +99,7 @@ class Store:
         return counts.reindex(index=self.manifest["tasks"][task], columns=np.unique(self.index["fold"]), fill_value=0)
 
     def signal(self, index: int) -> np.ndarray:
-        """(12, samples) float64 of one record in the store's units; if not resampled, to the last bit what wfdb reads."""
+        """(12, samples) float64 of one record in the store's units. If it was not resampled, these are exactly wfdb's values."""
         offset, length = (int(self.index[key][index]) for key in ("offset", "length"))
         start = offset * len(LEADS)
         raw = self.signals[start: start + length * len(LEADS)].view(len(LEADS), -1)
@@ -106,17 +107,17 @@ class Store:
 
 
 def fingerprint(manifest: dict[str, Any]) -> str:
-    """16 hex digits over everything in the manifest that changes a result: all but the report in prepare.json."""
+    """16 hex digits, a hash of everything in the manifest that can change a result: all except the report in prepare.json."""
     content = {k: v for k, v in manifest.items() if k != "fingerprint"}
     content["files"] = {k: v for k, v in manifest["files"].items() if k != "prepare.json"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
 def open_store(folder: Path, verify: bool | None = None) -> Store:
-    """The store in folder; UserError naming the file where the store is incomplete or damaged.
+    """The store in folder; UserError that names the file if the store is incomplete or damaged.
 
-    The sizes of all files and the hashes of the small ones are always checked. The hash of every record is checked where
-    verify is True, or by default (None) where signals.i16 has at most HASH_AT_OPEN bytes.
+    The sizes of all files and the hashes of the small ones are always checked. The hash of every record is checked if verify is
+    True, or if verify is None and signals.i16 has at most HASH_AT_OPEN bytes.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; `ecgssl data prepare` makes a store")
@@ -157,13 +158,13 @@ def open_store(folder: Path, verify: bool | None = None) -> Store:
 
 
 def short_hash(samples: np.ndarray) -> int:
-    """64 bits of a contiguous array's bytes: XXH3, which takes a tenth of the time of SHA-256 and guards against accidents."""
+    """XXH3 of a contiguous array's bytes, 64 bits. It takes a tenth of the time of SHA-256 and detects accidents, not attacks."""
     return int(xxhash.xxh3_64_intdigest(samples.data))
 
 
 def first_damaged(store: Store) -> int | None:
-    """The first record whose samples are not those that were written; None where all are intact."""
-    signals, index = _mapped(store.folder / "signals.i16").numpy(), store.index  # a map of its own, whose pages go with it
+    """The first record whose samples differ from those that were written; None if all are intact."""
+    signals, index = _mapped(store.folder / "signals.i16").numpy(), store.index  # a second map: its pages are freed with it
 
     def wrong(first: int) -> int | None:
         for i in range(first, min(first + HASH_RECORDS, len(index))):
@@ -185,7 +186,7 @@ def _mapped(path: Path) -> torch.Tensor:
 
 
 def open_by_name(stores: Path, name: str, verify: bool | None = None) -> Store:
-    """The store `name` in the folder `stores`; UserError where there is none. verify: as in open_store."""
+    """The store `name` in the folder `stores`; UserError if there is none. verify: as in open_store."""
     if not (stores / name).is_dir() or Path(name).name != name or name.startswith(".") or not name:
         known = sorted(p.parent.name for p in stores.glob("*/manifest.json") if not p.parent.name.startswith("."))
         raise UserError(f"no store {name!r} in {stores}. Known: {', '.join(known) or 'none'}; "
@@ -197,13 +198,13 @@ def open_by_name(stores: Path, name: str, verify: bool | None = None) -> Store:
 
 
 def eligible(store: Store, folds: Sequence[int], samples: int) -> np.ndarray:
-    """Rows of the store that may be drawn: of these folds or of no fold, and with `samples` samples or more."""
+    """The rows of the store that may be drawn: in these folds or in no fold, and with `samples` samples or more."""
     fold = store.index["fold"]
     return np.flatnonzero(((fold <= 0) | np.isin(fold, folds)) & (store.index["length"] >= samples))
 
 
 def explain_none_eligible(store: Store, folds: Sequence[int], samples: int) -> UserError:
-    """The error for a store without an eligible row: whether its folds or its lengths are the cause."""
+    """The error for a store without an eligible row; it says whether the folds or the lengths are the cause."""
     in_folds = store.index["length"][eligible(store, folds, 0)]
     folds_text = f"folds {', '.join(map(str, folds))}"
     if not len(in_folds):

@@ -1,7 +1,7 @@
 """Crops and augmentations, batched on the device: pure functions of (batch, settings, random numbers).
 
-x is (B, C, T), normalised. Every function draws its own numbers per record and returns a new tensor. Where a docstring
-names no paper, the settings in the YAML files are our own choice.
+x is (B, C, T), normalised. Every function draws its own numbers per record and returns a new tensor. If a docstring names no
+paper, the settings in the YAML files are choices of this benchmark.
 """
 
 import inspect
@@ -47,7 +47,7 @@ def resized_crop(x: Tensor, samples: int, rng: Rng, share: list[float]) -> Tenso
 
 
 def time_out(x: Tensor, rng: Rng, share: list[float]) -> Tensor:
-    """A random window of a random share [low, high] of the time set to zero (arXiv 2103.12676)."""
+    """x with a random window set to zero; the window has a random share [low, high] of the time (arXiv 2103.12676)."""
     length = _between(rng, share[0], share[1]) * x.shape[2]
     start = rng.rand() * (x.shape[2] - length)
     t = torch.arange(x.shape[2], device=x.device)
@@ -56,12 +56,12 @@ def time_out(x: Tensor, rng: Rng, share: list[float]) -> Tensor:
 
 
 def gaussian_noise(x: Tensor, rng: Rng, sd: float) -> Tensor:
-    """White noise of the given sd (in sd of the lead) added."""
+    """x plus white noise of the given sd (in sd of the lead)."""
     return x + sd * rng.randn(*x.shape[1:])
 
 
 def baseline_wander(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tensor:
-    """A slow drift per lead, three sinusoids of 0.05-0.5 Hz, of at most `amplitude` (in sd of the lead)."""
+    """x plus a slow drift per lead: three sinusoids of 0.05-0.5 Hz, at most `amplitude` in sum (in sd of the lead)."""
     frequency = _between(rng, 0.05, 0.5, 1, 3, 1)
     phase = 2 * math.pi * rng.rand(1, 3, 1)
     weight = amplitude / 3 * _between(rng, -1, 1, x.shape[1], 3, 1)
@@ -70,10 +70,10 @@ def baseline_wander(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tens
 
 
 def mains_hum(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tensor:
-    """50 or 60 Hz, one phase per record and a strength per lead of at most `amplitude` (in sd of the lead).
+    """x plus mains hum of 50 or 60 Hz: one phase per record, a strength per lead of at most `amplitude` (in sd of the lead).
 
-    Above half the sampling rate it appears at a lower frequency, as it does when a device samples without a filter; 50 Hz
-    at 100 Hz alternates from sample to sample.
+    Above half the sampling rate the hum appears at a lower frequency, as it does in a device that samples without a filter. At
+    100 Hz, a hum of 50 Hz alternates from sample to sample.
     """
     mains = torch.where(rng.rand(1, 1) < 0.5, 50.0, 60.0)
     phase = 2 * math.pi * rng.rand(1, 1)
@@ -83,14 +83,14 @@ def mains_hum(x: Tensor, rng: Rng, rate_hz: int, amplitude: float) -> Tensor:
 
 
 def lead_dropout(x: Tensor, rng: Rng, probability: float) -> Tensor:
-    """Each lead set to zero with the given probability; at least one lead remains."""
+    """x with each lead set to zero with the given probability; at least one lead remains."""
     u = rng.rand(x.shape[1])
     dropped = (u < probability) & (u < u.amax(1, keepdim=True))
     return x.masked_fill(dropped[..., None], 0.0)
 
 
 def amplitude_scale(x: Tensor, rng: Rng, factor: list[float]) -> Tensor:
-    """Every record multiplied by a factor drawn from [low, high]."""
+    """x with every record multiplied by a factor drawn from [low, high]."""
     return x * _between(rng, factor[0], factor[1], 1, 1)
 
 
@@ -101,7 +101,7 @@ LARGEST = {"share": 1.0, "probability": 1.0, "sd": math.inf, "amplitude": math.i
 
 
 def check(spec: Sequence[dict[str, Any]], rate_hz: int, crop_seconds: float, patch: int) -> None:
-    """UserError where crops of crop_seconds cannot give the views of a config's section `views`."""
+    """UserError if the views of a config's section `views` cannot be cut from crops of crop_seconds."""
     for i, view in enumerate(spec):
         if not isinstance(view, dict) or not isinstance(view.get("seconds"), int | float):
             raise UserError(f"views[{i}] must be a mapping with `seconds`, got {view!r}")
@@ -119,7 +119,7 @@ def check(spec: Sequence[dict[str, Any]], rate_hz: int, crop_seconds: float, pat
 
 
 def _setting(name: str, value: Any, section: str) -> str:
-    """The parameter of a transformation that the value sets; UserError where it is no value for that."""
+    """The parameter of an augmentation that the value sets; UserError if the value does not fit the parameter."""
     parameter = list(inspect.signature(VIEWS[name]).parameters.values())[-1]
     pair = parameter.annotation == list[float]
     items = value if pair and isinstance(value, list) and len(value) == 2 else [value]
@@ -133,7 +133,7 @@ def _setting(name: str, value: Any, section: str) -> str:
 
 
 def make(x: Tensor, spec: Sequence[dict[str, Any]], rate_hz: int, rng: Rng) -> list[Tensor]:
-    """One (B, C, T) tensor per view of the spec; its transformations run in the order in which the spec lists them."""
+    """One (B, C, T) tensor per view of the spec. Augmentations are applied in the order in which the spec lists them."""
     out = []
     for view in spec:
         samples = round(view["seconds"] * rate_hz)

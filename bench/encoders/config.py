@@ -4,7 +4,7 @@ from bench.core.models import Amount, Bool, Dropout, Float, Model, Natural, Posi
 
 
 class EncoderConfig(Model):
-    """Arguments of bench.encoders.vit.Encoder. Those that are None take its default; only imported backbones set them."""
+    """Arguments of bench.encoders.vit.Encoder. An argument that is None takes its default; only imported backbones set these."""
 
     size: Text
     tokens: Text

@@ -91,9 +91,9 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """A transformer block, (B, N, D) -> (B, N, D): x + attention(norm(x)), then x + MLP(norm(x)).
 
-    width, heads: of the attention. dropout: probability of dropping a feature of a branch. layer_scale: initial factor of
-    each branch; 0 leaves the factors out. bias, qkv_bias: whether the layers have biases, and those of queries, keys and
-    values. mlp_ratio: hidden width of the MLP / width. norm_eps: added to the variance in a layer norm.
+    width: features of a token. heads: attention heads. dropout: probability of dropping a feature of a branch. layer_scale:
+    initial factor of each branch; 0 leaves the factors out. bias: whether the layers have biases. qkv_bias: whether queries, keys
+    and values have biases. mlp_ratio: hidden width of the MLP / width. norm_eps: added to the variance in a layer norm.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, layer_scale: float = 0.0, *, bias: bool = False,
@@ -118,13 +118,13 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
     def attention(self, x: Tensor) -> Tensor:
-        """What the attention branch adds to x (B, N, D)."""
+        """The output (B, N, D) of the attention branch, which is added to x (B, N, D)."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         added: Tensor = self.scale1(self._dropout(self.proj(attend(q, k, v).transpose(1, 2).flatten(2))))
         return added
 
     def mlp(self, x: Tensor) -> Tensor:
-        """What the MLP branch adds to x (B, N, D)."""
+        """The output (B, N, D) of the MLP branch, which is added to x (B, N, D)."""
         h = self._dropout(F.gelu(self.fc1(self.norm2(x))))
         added: Tensor = self.scale2(self._dropout(self.fc2(h)))
         return added
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
     patch: samples of a patch.
     registers: R, learned tokens without a position that come first; a head may read them.
     init: "trunc_normal" or "xavier_uniform", how the weights start (see initialise_).
-    dropout, layer_scale, bias, qkv_bias, mlp_ratio, norm_eps: of every block (see Block).
+    dropout, layer_scale, bias, qkv_bias, mlp_ratio, norm_eps: arguments of every block (see Block).
     """
 
     def __init__(self, size: Size, *, leads: int = 12, tokens: str = "time", patch: int = 25, registers: int = 1,
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         return h if prefix == r else torch.cat([h[:, :r], h[:, prefix:]], dim=1)
 
     def mlp_outputs(self, x: Tensor, last: int) -> list[Tensor]:
-        """What the MLP of each of the `last` blocks adds to the tokens of x (B, C, T): (B, N, D) each, in their order."""
+        """The outputs of the MLPs of the last `last` blocks for x (B, C, T): a list of (B, N, D), in the order of the blocks."""
         h, prefix = self._embed(x, None)
         outputs = []
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""What pre-trainings have logged: loss, RankMe, learning rate, ..."""
+"""Draws the curves that pre-trainings have logged: loss, RankMe, learning rate, ..."""
 
 import math
 from collections.abc import Sequence

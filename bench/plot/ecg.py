@@ -1,4 +1,4 @@
-"""ECG on paper: one record at true scale, or many small ones on a contact sheet."""
+"""Draws ECG on ECG paper: one record at true scale, or many small ones on a contact sheet."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from bench.plot.style import image_format, save_as, styled
 
 Signal = np.ndarray[Any, Any]  # (12, T)
 PAPER = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))  # rows of four leads
-MARGIN = 10.0  # mm at the left of a page, room for a calibration pulse
+MARGIN = 10.0  # mm at the left of a page, for the calibration pulse
 HEAD = 10.0  # mm above a page, for its title
 GAIN = {"mV": 10.0, "sd": 2.5}  # mm of paper per unit; 10 mm/mV is the clinical standard, the sd of a lead is about 0.2 mV
 MM_PER_SECOND = 25.0
@@ -102,7 +102,7 @@ class _Page:
 
 
 def _lay_out(signal: Signal, rate_hz: float, leads: Sequence[str], unit: str) -> _Page:
-    """Where each piece of the signal stands on the page."""
+    """The layout of the signal: where each piece of it stands on the page."""
     if unit not in GAIN:
         raise UserError(f"unknown unit {unit!r}; write one of {', '.join(GAIN)}")
     check_leads(signal, leads)

@@ -1,4 +1,4 @@
-"""A map of embeddings in two dimensions, coloured by class."""
+"""Draws a map of embeddings in two dimensions, coloured by class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ from bench.plot.style import COLOURS, COLUMN, SHAPES, image_format, save_as, sty
 
 Points = np.ndarray[Any, Any]  # (n, 2)
 SEED = 0
-BULK = (1, 99)  # percentiles of the points between which the axes lie at least
-MARGIN, EDGE = 0.25, 0.05  # shares of the width of the bulk: room around the bulk, and around the outermost point
+BULK = (1, 99)  # the axes show at least the points between these percentiles, the bulk
+MARGIN, EDGE = 0.25, 0.05  # room around the bulk and around the outermost point, as shares of the width of the bulk
 BORDER = 0.3  # inches around the axes: room for the title and the names of the axes
 LONGEST = 32  # characters of a class name in the legend
 RIM: dict[str, Any] = {"markeredgewidth": 0.5, "markeredgecolor": "black"}  # of a point outside the axes
@@ -81,19 +81,19 @@ def plot_map(points: Points, names: Sequence[str], title: str = "", axes_names: 
         raise UserError(f"{len(classes)} classes; {len(COLOURS) - 1} can be told apart")
     low, high = limits(points)
     outside = ((points < low) | (points > high)).any(1)
-    points, given = points.clip(low, high), np.array(names)
+    points, name_of_point = points.clip(low, high), np.array(names)
     handles, styles = [], [("", "0.8", (".", True)), *zip(classes, COLOURS[1:], SHAPES, strict=False)]
     for name, colour, (marker, _) in [*styles[1:], styles[0]]:
         if name in names:
             text = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
             handles.append(Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4,
-                                  label=f"{text or 'other'} ({(given == name).sum():,})"))
+                                  label=f"{text or 'other'} ({(name_of_point == name).sum():,})"))
     if outside.any():
         handles.append(Line2D([], [], color="white", marker="o", linestyle="", markersize=4, **RIM,
                               label=f"outside the axes ({outside.sum():,})"))
     figure, axes = make_figure(handles)
     for name, colour, (marker, _) in styles:
-        rows = given == name
+        rows = name_of_point == name
         # Drawn as an image in vector formats too: thousands of marks would make files of megabytes.
         axes.plot(*points[rows & ~outside].T, marker, color=colour, markersize=2.2, markeredgewidth=0, alpha=0.7, rasterized=True)
         axes.plot(*points[rows & outside].T, marker, color=colour, markersize=4, **RIM, clip_on=False, zorder=3)

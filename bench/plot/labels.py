@@ -1,4 +1,4 @@
-"""How many records of a store have each label, fold by fold."""
+"""Draws how many records of a store have each label, fold by fold."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a method's encoder sees of a record: its views, its masks and, of masked autoencoders, the reconstruction."""
+"""Draws what a method's encoder sees of a record: its views, its masks and, for masked autoencoders, the reconstruction."""
 
 import inspect
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ def draw_method(store: Store, record_id: str | None, out: Path, config: Pretrain
                 weights: dict[str, torch.Tensor] | None = None) -> Path:
     """Write to out what a method's encoder sees of a record in the first step of a pre-training with this config.
 
-    weights: of a trained method; then the picture also shows what its decoder predicts. record_id: the store's first record if
-    None. UserError if the rate of the store is not the config's, or if the method does not train.
+    weights: weights of a trained method; with them the picture also shows what the decoder predicts. record_id: None is the
+    store's first record. UserError if the store's rate is not that of the config, or if the method does not train.
     """
     image_format(out)
     name, rate_hz = config.method.name, config.data.rate_hz

@@ -1,4 +1,4 @@
-"""Which record of a store is drawn, and its signal as a pre-training reads it."""
+"""Finds a record of a store to draw, and reads its signal as a pre-training does."""
 
 import numpy as np
 import torch

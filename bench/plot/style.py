@@ -1,4 +1,4 @@
-"""The look of every figure: sizes, fonts, colours; and how a figure is saved. No pyplot."""
+"""The look of every figure (sizes, fonts, colours), and functions that save a figure. pyplot is not used."""
 
 import io
 from collections.abc import Sequence
@@ -39,14 +39,14 @@ def image_format(out: Path) -> str:
 
 
 def save_as(figure: Figure, out: Path) -> Path:
-    """Write the figure to out, in the format that its name ends in; gives the file's path."""
+    """Write the figure to out, in the format that its name ends in; returns the path."""
     return save(figure, out.with_suffix(""), (image_format(out),))[0]
 
 
 def save(figure: Figure, path: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write the figure to `path` with the suffix of each format; gives the files.
+    """Write the figure to `path` with the suffix of each format; returns the files.
 
-    A file is whole or absent, and holds no date, so that the same figure gives the same bytes.
+    A file appears complete or not at all. It holds no date, so that the same figure gives the same bytes.
     """
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},

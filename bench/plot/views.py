@@ -1,4 +1,4 @@
-"""What each augmentation of bench/data/views.py does to a record."""
+"""Draws what each augmentation of bench/data/views.py does to a record."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""What the results say: which methods differ, by how much, and how sure that is.
+"""Says which methods differ according to the results, by how much, and how certain this is.
 
-In come the results of runs, a folder of JSON files or the Parquet file of a study; out go typed rows, columns and cells with
-means, intervals and comparisons, a data frame, and the agreement of two studies. paper/ turns them into text and figures.
+In: results, from a folder of JSON files or the Parquet file of a study.
+Out: typed rows, columns and cells with means, intervals and comparisons; a data frame; the agreement of two studies. paper/ turns
+them into text and figures.
 """

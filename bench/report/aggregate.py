@@ -1,4 +1,4 @@
-"""Results -> rows, columns and cells: means, intervals, differences to the random backbone, and what has not run yet."""
+"""Groups results into rows, columns and cells, with means, intervals, differences to the random backbone, and missing runs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from bench.report.rows import Row, backbone_of, rows_of
 from bench.report.statistics import Comparison, by_class, by_run, compare_pairs, holm, runs_of
 from bench.runs.config import EvaluationConfig
 
-FIRST_PROTOCOL, FIRST_TASK = "linear", "superdiagnostic"  # the column of a report of pre-trainings alone
+FIRST_PROTOCOL, FIRST_TASK = "linear", "superdiagnostic"  # the only column of a report without evaluations
 DEFAULT_STORE = "ptb-xl"
 
 
 @dataclass(frozen=True)
 class ToRun:
-    """What has to run to fill a cell: evaluations of these runs with these seeds or, where there is no run, a pre-training."""
+    """The runs that would fill a cell: evaluations of these pre-trainings with these seeds; if there are none, a pre-training."""
 
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -38,20 +38,20 @@ class Cell:
     column: EvaluationRecipe
     runs: tuple[Evaluation, ...]  # sorted by run_id
     metric: str = "macro_auroc"  # one of METRICS
-    rule: str = "ours"  # of intervals: one of bench.evaluation.metrics.RULES
-    to_run: ToRun | None = None  # None where the cell has runs, or can have none
-    random: "Cell | None" = None  # of the same column, the random backbone that the row is compared with
-    comparison: Comparison | None = None  # with random; None where either has fewer than two runs
-    p_holm: float | None = None  # that it equals random, corrected for all cells of its table
+    rule: str = "ours"  # rule of the intervals: one of bench.evaluation.metrics.RULES
+    to_run: ToRun | None = None  # None if the cell has runs, or can have none
+    random: "Cell | None" = None  # the cell of the random backbone in the same column, with which this cell is compared
+    comparison: Comparison | None = None  # of this cell with random; None if either has fewer than two runs
+    p_holm: float | None = None  # p of the comparison, corrected for all cells of the table
 
     @cached_property
     def values(self) -> list[float]:
-        """The score of each run; of a pre-training, the mean over its evaluations."""
+        """The score of each run. The score of a pre-training is the mean over its evaluations."""
         return [float(value) for value in runs_of(self.runs)[0]] if self.runs else []
 
     @property
     def mean(self) -> float:
-        """Mean of the values, to twelve digits: what is equal but for the order of a sum shares its rank."""
+        """Mean of the values, rounded to twelve digits, so that the order of a sum does not decide a rank."""
         return round(float(np.mean(self.values)), 12)
 
     @property
@@ -61,12 +61,13 @@ class Cell:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """(lower, upper) of the mean over resamples of the test records; None without a run."""
+        """(lower, upper) of the mean over runs, by resampling the test records; None without a run."""
         return interval(self.replicates, self.rule) if self.runs else None
 
     @cached_property
     def difference(self) -> tuple[float, float, float] | None:
-        """(difference to random, lower, upper); over runs, too, where both have two or more; None without runs of both."""
+        """(difference to random, lower, upper); None unless both have runs. If both have two or more runs, the interval counts
+        the variance over runs, too."""
         if self.comparison:
             return self.comparison.difference, self.comparison.lower, self.comparison.upper
         if self.random is None or not (self.runs and self.random.runs):
@@ -75,7 +76,7 @@ class Cell:
                 *interval(self.replicates - self.random.replicates, self.rule))
 
     def per_class(self) -> Iterator[tuple[str, int, list[float]]]:
-        """(class, positives among the test records, AUROC of each run), classes sorted; UserError where classes differ."""
+        """Yields (class, positives among the test records, AUROC of each run), sorted by class; UserError if classes differ."""
         if not self.runs:
             return
         scores = [run.result.get("per_class", {}) for run in self.runs]
@@ -94,8 +95,8 @@ class Column:
     """One recipe of evaluation with a cell for each row."""
 
     key: EvaluationRecipe
-    name: Name  # what tells it from the columns of the same protocol in its table
-    series: Name  # the same without checkpoint and share of labels: what tells it from the others on its store
+    name: Name  # its name among the columns of its table
+    series: Name  # its name among the columns of all tasks, checkpoints and shares of the labels on its store
     metric: str
     cells: tuple[Cell, ...]  # one per row, in the order of the rows
 
@@ -107,12 +108,12 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that tables and figures are made of."""
+    """Everything that tables and figures show."""
 
     results: Results
     rows: tuple[Row, ...]
-    columns: tuple[Column, ...]  # by table: those of one task on one store stand together, controls last
-    rule: str  # of intervals
+    columns: tuple[Column, ...]  # sorted by table, which is one task on one store; controls are last
+    rule: str  # rule of the intervals
 
     @cached_property
     def cells(self) -> dict[tuple[PretrainRecipe, EvaluationRecipe], Cell]:
@@ -128,12 +129,12 @@ class Report:
         return out
 
     def pretrainings(self, row: Row) -> list[Pretraining]:
-        """The results of a row's pre-trainings that are here, by seed."""
+        """The results of a row's pre-trainings, sorted by seed. Some may be missing, even if their evaluations are here."""
         return [self.results.by_run[run] for _, run in row.pretrained if run in self.results.by_run]
 
 
 def make_report(results: Results, rule: str = "ours") -> Report:
-    """The report of some results. rule: of intervals, one of bench.evaluation.metrics.RULES."""
+    """The report of the results. rule: rule of the intervals, one of bench.evaluation.metrics.RULES."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
     rows = rows_of(results)
@@ -148,7 +149,7 @@ def make_report(results: Results, rule: str = "ours") -> Report:
 
 
 def _first_recipe(rows: Sequence[Row]) -> EvaluationRecipe:
-    """The recipe that a report of pre-trainings alone names: linear evaluation on the store most of them learned from."""
+    """The recipe of the only column of a report without evaluations: linear evaluation on the store with the largest weight."""
     mix = rows[-1].config.data.mix
     store = max(sorted(mix), key=lambda name: mix[name], default=DEFAULT_STORE)
     values = load_defaults(FIRST_PROTOCOL).value
@@ -158,7 +159,7 @@ def _first_recipe(rows: Sequence[Row]) -> EvaluationRecipe:
 
 
 def _with_series(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """The columns with their names across tasks, checkpoints and shares of the labels."""
+    """The columns, each with its `series`."""
     plain = {column.key: column.key.config.replace(task="", at=1.0, fraction=1.0) for column in columns}
     stores: dict[tuple[bool, str, str], dict[EvaluationRecipe, EvaluationConfig]] = {}
     for column in columns:
@@ -187,7 +188,7 @@ def _table(evaluations: Sequence[Evaluation], rows: Sequence[Row], rule: str) ->
 
 
 def _by_column(evaluations: Sequence[Evaluation]) -> dict[EvaluationRecipe, list[Evaluation]]:
-    """The evaluations of each column. What learned nothing is the same at every checkpoint, so it stands in all of them."""
+    """The evaluations of each column. An untrained backbone has one checkpoint; its evaluations stand in the columns of all."""
     out: dict[EvaluationRecipe, list[Evaluation]] = {}
     for each in evaluations:
         if not each.untrained:
@@ -205,7 +206,7 @@ def _by_column(evaluations: Sequence[Evaluation]) -> dict[EvaluationRecipe, list
 
 
 def _column(key: EvaluationRecipe, name: Name, evaluations: Sequence[Evaluation], rows: Sequence[Row], rule: str) -> Column:
-    """The column of one recipe; evaluations: all of it."""
+    """The column of one recipe. evaluations: all evaluations by this recipe."""
     by_backbone: dict[str, list[Evaluation]] = {}
     for each in evaluations:
         by_backbone.setdefault(each.config.pretrain, []).append(each)
@@ -216,7 +217,7 @@ def _column(key: EvaluationRecipe, name: Name, evaluations: Sequence[Evaluation]
         runs = [each for _, run in row.pretrained
                 for each in by_backbone.get(run, []) or by_backbone.get(row.twins.get(run, ""), [])]
         to_run = None
-        if not runs and not (row.untrained and key.protocol == AFTER_LINEAR):  # nothing to start from
+        if not runs and not (row.untrained and key.protocol == AFTER_LINEAR):  # this protocol needs a trained backbone
             wanted = {seed for untrained, seed in seeds if untrained == row.untrained} or {seed for _, seed in seeds}
             to_run = ToRun(tuple(run for _, run in row.pretrained), tuple(sorted(wanted)))
         cells[row.key] = Cell(row, key, tuple(sorted(runs, key=lambda each: each.run_id)), metric, rule, to_run)
@@ -224,7 +225,7 @@ def _column(key: EvaluationRecipe, name: Name, evaluations: Sequence[Evaluation]
 
 
 def _compare_with_random(cells: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells of a column, each of a trained backbone with the random one's and the comparison of the two."""
+    """Yields the cells of a column; a cell of a trained backbone gets the random backbone's cell and the comparison with it."""
     randoms: dict[str, Cell] = {}
     for cell in cells:
         like = backbone_of(cell.row.config)

@@ -1,4 +1,4 @@
-"""Which results must not meet in one report: other rules, other data of one name, other or uncommitted code."""
+"""Finds results that must not stand in one report: different rules, different data of one name, different or uncommitted code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ LISTED = 20  # run_ids in a message
 
 
 def footnotes(results: Results) -> list[str]:
-    """Why these results should not meet in one report, a sentence each; empty where they may."""
+    """Sentences that say why these results should not stand in one report; empty if they may."""
     values: dict[str, list[tuple[Any, str]]] = {}
     for run, config in [*((each.run_id, each.config) for each in results.all), *results.configs.items()]:
         values.setdefault("protocol", []).append((config.protocol, run))
@@ -35,13 +35,13 @@ def _other_source(results: Results) -> list[str]:
 
 
 def refuse(notes: Sequence[str]) -> None:
-    """UserError where there are footnotes."""
+    """UserError if there are footnotes."""
     if notes:
         raise UserError(f"{' '.join(notes)} Move one set to another results folder, or write --allow for a footnote")
 
 
 def by_value(pairs: Sequence[tuple[Any, str]]) -> str:
-    """"1: run, run; 2: run" of (value, run_id) pairs; "" where all have one value."""
+    """The text "1: run, run; 2: run" for (value, run_id) pairs; "" if all pairs have the same value."""
     runs: dict[str, set[str]] = {}
     for value, run in pairs if len({value for value, _ in pairs}) > 1 else ():
         runs.setdefault(str(value), set()).add(run)
@@ -49,6 +49,6 @@ def by_value(pairs: Sequence[tuple[Any, str]]) -> str:
 
 
 def list_runs(runs: Sequence[str]) -> str:
-    """The first run_ids, and how many more there are."""
+    """A text with the first run_ids and the number of further ones."""
     more = f" and {len(runs) - LISTED:,} more" if len(runs) > LISTED else ""
     return ", ".join(f"`{run}`" for run in runs[:LISTED]) + more

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report.names import differing, leaves, text_of
 from bench.report.results import OTHER_SCORES, Evaluation, PretrainRecipe, Results, load_results
 
-if TYPE_CHECKING:  # whoever makes tables need not wait for pandas
+if TYPE_CHECKING:  # importing pandas takes time, and tables do not need it
     import pandas as pd
 
 NAMED = {"encoder.size": "size", "encoder.tokens": "tokens", "encoder.patch": "patch", "data.rate_hz": "rate_hz",
@@ -17,9 +17,9 @@ OF_EVALUATION = ("at", "fraction", "shuffle_labels", "task", "data.store", "eval
 
 
 def load_results_frame(results: str | Path, *, controls: bool = False) -> "pd.DataFrame":
-    """The evaluations in a folder or Parquet file of results as a tidy table, see frame_of; warns of each skipped file.
+    """The evaluations in a folder or Parquet file of results as a data frame, see frame_of; warns of each skipped file.
 
-    controls: with the evaluations whose labels were shuffled.
+    controls: include the evaluations whose labels were shuffled.
     """
     loaded, skipped = load_results(Path(results), controls=controls)
     for line in skipped:
@@ -28,28 +28,32 @@ def load_results_frame(results: str | Path, *, controls: bool = False) -> "pd.Da
 
 
 def frame_of(results: Results) -> "pd.DataFrame":
-    """A row per evaluation, sorted by run_id; None or NaN where a result does not say it.
+    """A table with a row per evaluation, sorted by run_id. A value that a result does not hold is None or NaN. Its columns:
 
     run_id, seed                            of the evaluation
-    pretrain, pretrain_seed                 the pre-training's run_id and seed
-    method, recipe                          its method; what all its seeds share, a number
+    pretrain, pretrain_seed                 run_id and seed of the pre-training
+    method, recipe                          its method; a number that all seeds of a pre-training's recipe share
     size, tokens, patch, rate_hz            of the backbone: encoder.size, .tokens, .patch (samples), data.rate_hz
-    steps, batch, mix                       of the pre-training: optimiser steps, records a step, {store: weight} as JSON
-    store, fingerprint, external            trained and tested on; the store that was tested on instead, or ""
-    task, protocol, at, fraction            protocol: linear, finetune, ...; checkpoint and labels, shares
-    shuffle_labels                          0; of a control, the number of the order in which its labels were shuffled
+    steps, batch, mix                       of the pre-training: optimiser steps, records per step, {store: weight} as JSON
+    store, fingerprint                      of the store that the evaluation trained on, and tested on unless `external` is set
+    external                                the store that was tested on instead, or ""
+    task, protocol                          the task; linear, finetune, ...
+    at, fraction                            share of the pre-training's steps at the checkpoint; share of the labels
+    shuffle_labels                          0; for a control, the number of the order in which its labels were shuffled
     rules                                   `protocol` of the config: version of the benchmark's rules
-    metric, score, lower, upper             macro_auroc or r2; score and percentiles of its resamples on the test records
-    macro_average_precision ... pearson_r   other scores, as in results/README.md; the value alone
-    n_train, n_validation, n_test           records
-    best_step, seconds, together            the step that was chosen; of the group, and how many evaluations it was
+    metric                                  macro_auroc or r2
+    score, lower, upper                     the score on the test records and the percentiles of its resamples
+    macro_average_precision ... pearson_r   other scores, as in results/README.md, without their intervals
+    n_train, n_validation, n_test           numbers of records
+    best_step                               the step whose weights were chosen
+    seconds, together                       time of the group of evaluations that trained at once; number of evaluations in it
     peak_memory_mb                          of the evaluation
+    commit, dirty, device, slurm_job        of the evaluation: code, whether it had uncommitted changes, machine
+    pretrain_commit, pretrain_dirty         of the pre-training, if its result is there, as are the next four
     pretrain_seconds, pretrain_records_per_second, pretrain_peak_memory_mb
-    parameters                              of the pre-training, where its result is there; parameters: those it trained
-    commit, dirty, device, slurm_job        of the evaluation: code, whether it had uncommitted changes, where it ran
-    pretrain_commit, pretrain_dirty         of the pre-training, where its result is there
-    pretrain.KEY, KEY                       every other setting that varies, e.g. pretrain.optim.lr, evaluation.lr,
-                                            pretrain.views.0.seconds: of the pre-training, of the evaluation
+    parameters                              number of parameters that the pre-training trained
+    pretrain.KEY                            every other setting of the pre-training that varies, e.g. pretrain.optim.lr
+    KEY                                     every other setting of the evaluation that varies, e.g. evaluation.lr
     """
     import pandas as pd
 
@@ -62,7 +66,7 @@ def frame_of(results: Results) -> "pd.DataFrame":
 
 
 def _varying(settings: Mapping[str, Mapping[str, Any]], named: Sequence[str], prefix: str) -> dict[str, dict[str, Any]]:
-    """Of each, {prefix + key: value} of the settings that are not the same in all and have no column of their own."""
+    """For each name: {prefix + key: value} of those settings that differ between the names and are not in `named`."""
     keys = [key for key in differing(settings.values()) if key not in named]
     return {name: {f"{prefix}{key}": _scalar(each.get(key)) for key in keys} for name, each in settings.items()}
 

@@ -1,4 +1,4 @@
-"""What rows and columns are called: a name, and the settings that tell it from its namesakes. paper/ writes it as text."""
+"""Names of rows and columns: a name, and the settings that distinguish it from its namesakes. paper/ writes them as text."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,9 +22,9 @@ class Name:
 
 
 def leaves(config: Model | Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted key: value} of a recipe's settings; the mixture of corpora is one value.
+    """{dotted key: value} of a recipe's settings, without seed, pre-training, fingerprints and the external store.
 
-    Without seed, pre-training, fingerprints and the external store.
+    The mixture of corpora is one value.
     """
     return dict(_leaves(config.to_json() if isinstance(config, Model) else config, ""))
 
@@ -49,14 +49,14 @@ def fingerprints(config: Config) -> dict[str, str]:
 
 
 def text_of(value: Any) -> str:
-    """A setting's value as --set takes it."""
+    """A setting's value as a text for the option --set."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def distinguish(recipes: Mapping[Key, tuple[str, Config]]) -> dict[Key, Name]:
     """{key: (name, config)} -> {key: its Name}, sorted by name, then by the settings in which namesakes differ.
 
-    Recipes that differ in nothing but the content of their stores are told apart by the fingerprints.
+    If recipes differ only in the content of their stores, their Names hold the fingerprints.
     """
     namesakes: dict[str, dict[Key, dict[str, Any]]] = {}
     for key, (name, config) in recipes.items():
@@ -81,7 +81,7 @@ def distinguish(recipes: Mapping[Key, tuple[str, Config]]) -> dict[Key, Name]:
 
 
 def differing(peers: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The keys in whose values these settings differ, sorted."""
+    """The sorted keys whose values differ between these settings."""
     peers = list(peers)
     keys = sorted({key for settings in peers for key in settings})
     return [key for key in keys if len({text_of(settings.get(key, MISSING)) for settings in peers}) > 1]

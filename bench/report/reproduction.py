@@ -1,4 +1,4 @@
-"""How near a second run of the same sweep came to the first: results of the same run_id in two folders, side by side."""
+"""Compares two executions of the same sweep: the results of equal run_ids in two folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from bench.core.errors import UserError
 from bench.report.aggregate import spread
 from bench.report.results import METRICS, Evaluation, Pretraining, PretrainRecipe, load_results
 
-# What the machine decides, not the config: of a result, and of the curves in it.
+# Keys of a result, and of the curves in it, whose values depend on the machine and not only on the config.
 MACHINE = ("seconds", "records_per_second", "peak_memory_mb", "energy_joules", "together")
 MACHINE_CURVES = ("seconds", "records_per_second", "seconds_left", "memory_mb", "cpu_watts", "gpu_watts")
 
@@ -19,14 +19,14 @@ Result = Pretraining | Evaluation
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of all results of one kind. A pre-training's number is its last loss, an evaluation's its score."""
+    """How two folders agree in all results of one kind. Pre-trainings are compared by the last loss, evaluations by the score."""
 
     kind: str  # pretrain, or the evaluation's protocol
-    both: int  # run_ids that both folders have
-    equal: int  # of these, those that are equal to the last bit but for what the machine decides
-    mean: float | None  # of the absolute differences
-    largest: float | None
-    sd: float | None  # over the pre-trainings of a recipe, a mean of evaluations each, in the first folder; the median of all
+    both: int  # number of run_ids that both folders have
+    equal: int  # number of these whose results are equal bit for bit, except for keys that depend on the machine
+    mean: float | None  # mean of the absolute differences
+    largest: float | None  # largest absolute difference
+    sd: float | None  # in the first folder: sd over the pre-trainings of a recipe; the median over all recipes
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Reproduction:
 
 
 def compare_studies(first: Path, second: Path) -> Reproduction:
-    """How the results of two folders or Parquet files agree.
+    """Compare the results of two folders or Parquet files.
 
-    UserError where one holds no result, or the two share no run_id.
+    UserError if one holds no result, or the two share no run_id.
     """
     ones, skipped = _by_run(first)
     others, more = _by_run(second)
@@ -85,14 +85,14 @@ def _agreement(kind: str, names: Sequence[str], ones: Mapping[str, Result], othe
 
 
 def _recipe(result: Result) -> tuple[Any, str]:
-    """(what all seeds of a result share, the run_id of its pre-training)."""
+    """(the recipe that all seeds of a result share, the run_id of its pre-training)."""
     if isinstance(result, Pretraining):
         return PretrainRecipe.of(result.config), result.run_id
     return (result.recipe, PretrainRecipe.of(result.pretrain_config)), result.config.pretrain
 
 
 def _without_machine(result: Result) -> dict[str, Any]:
-    """All that a result holds but for what the machine decides."""
+    """The content of a result, without the keys that depend on the machine."""
     values = {key: _plain(value) for key, value in result.result.items() if key not in MACHINE}
     if "curves" in values:
         values["curves"] = {key: value for key, value in values["curves"].items() if key not in MACHINE_CURVES}
@@ -102,14 +102,14 @@ def _without_machine(result: Result) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists of numbers, as JSON has them."""
+    """The value in plain dicts and lists of numbers, as in JSON."""
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _number(result: Result) -> float | None:
-    """The last loss or the score; None of a pre-training of no steps."""
+    """The last loss or the score; None for a pre-training of no steps."""
     if isinstance(result, Evaluation):
         return result.score
     losses = result.result["curves"].get("loss", ())

@@ -1,4 +1,4 @@
-"""Results with typed configs: what the report and the paper work on."""
+"""Results with typed configs, as the report and the paper use them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ OTHER_SCORES = {"macro_auroc": ("macro_average_precision", "macro_f1", "f_max", 
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """What all seeds of a pre-training share: the key of a row. Two are equal where their configs are, but for the seed."""
+    """What all seeds of a pre-training share: the key of a row. Recipes are equal if their configs differ in the seed only."""
 
     identity: str  # canonical JSON of the config without its seed
     config: PretrainConfig = field(compare=False, repr=False)
@@ -43,9 +43,9 @@ class PretrainRecipe:
 class EvaluationRecipe:
     """What evaluations of many backbones and seeds share: the key of a column.
 
-    Training from scratch is fine-tuning of a backbone that has learned nothing, so both have one recipe. Controls with
-    differently shuffled labels have one recipe, too: what a head learns from one order by chance moves its score by some
-    .05, and only the mean over many orders says something.
+    Training from scratch is fine-tuning of an untrained backbone, so both have one recipe. Controls with differently shuffled
+    labels also have one recipe: from one order of the labels, a head learns something by chance, which changes its score by some
+    .05. Only the mean over many orders is informative.
     """
 
     identity: str  # canonical JSON of the config without its seed and its pre-training
@@ -74,12 +74,12 @@ class EvaluationRecipe:
 
     @property
     def store(self) -> str:
-        """The store that the head was trained on, and tested on unless there is an external one."""
+        """The store that the head was trained on. It was also tested there, unless there is an external store."""
         return self.config.data.store
 
     @property
     def external(self) -> str:
-        """The store that was tested on instead of the test folds; "" where there is none."""
+        """The external store that was tested on instead of the test folds; "" if there is none."""
         return self.config.external.store
 
     @property
@@ -99,12 +99,12 @@ class EvaluationRecipe:
 
     @property
     def whole(self) -> bool:
-        """Whether this is the last checkpoint, and all labels train."""
+        """Whether the last checkpoint is evaluated and all labels train."""
         return self.at == self.fraction == 1
 
     @property
     def table(self) -> tuple[bool, str, str, str]:
-        """(control, tested store, training store if another, task): what one table holds, in the order of tables."""
+        """The table of the column: (control, tested store, training store or "" if it is the same, task). Tables sort by it."""
         return self.control, self.external or self.store, self.store if self.external else "", self.task
 
 
@@ -165,54 +165,54 @@ class Results:
 
     @cached_property
     def configs(self) -> dict[str, PretrainConfig]:
-        """run_id -> config of every pre-training that has a result, or an evaluation that has one."""
+        """run_id -> config of every pre-training that has a result here, or of which an evaluation has one."""
         return {each.config.pretrain: each.pretrain_config for each in self.evaluations} | {
             each.run_id: each.config for each in self.pretrainings}
 
     def without_controls(self) -> "Results":
-        """The same results but for evaluations with shuffled labels."""
+        """The same results without the evaluations on shuffled labels."""
         return Results(self.pretrainings, tuple(each for each in self.evaluations if not each.recipe.control))
 
 
 def load_results(path: Path, *, controls: bool = False) -> tuple[Results, list[str]]:
-    """(the results of a folder or a Parquet file, a line for each file that was skipped, with the reason).
+    """(the results of a folder or a Parquet file; for each skipped file, a line with the reason).
 
-    controls: with evaluations whose labels were shuffled. UserError where there is no result.
+    controls: include evaluations whose labels were shuffled. UserError if there is no result.
     """
-    records, skipped = read_results(path)
-    results, bad = parse_results(records)
+    read, skipped = read_results(path)
+    results, bad = parse_results(read)
     skipped += [f"{path}, run {name} {why}" if path.is_file() else f"{path / name}.json {why}" for name, why in bad]
     if not results.all:
         raise UserError(f"{path} holds no result of this version; {skipped[0]}")
     return results if controls else results.without_controls(), skipped
 
 
-def parse_results(records: Iterable[Mapping[str, Any]]) -> tuple[Results, list[tuple[str, str]]]:
-    """(results in the shape of their JSON, with typed configs; (run_id, reason) of those whose config is not valid)."""
+def parse_results(values: Iterable[Mapping[str, Any]]) -> tuple[Results, list[tuple[str, str]]]:
+    """(the typed results; (run_id, reason) of those whose config is not valid). values: results in the shape of their JSON."""
     parser = _Parser()
     pretrainings, evaluations, bad = list[Pretraining](), list[Evaluation](), list[tuple[str, str]]()
-    for record in records:
+    for each in values:
         try:
-            if record["kind"] == "evaluate":
-                evaluations.append(parser.evaluation(record))
+            if each["kind"] == "evaluate":
+                evaluations.append(parser.evaluation(each))
             else:
-                config = validate(PretrainConfig, record["config"])
-                pretrainings.append(Pretraining(record["run_id"], config, record["result"], record["provenance"]))
+                config = validate(PretrainConfig, each["config"])
+                pretrainings.append(Pretraining(each["run_id"], config, each["result"], each["provenance"]))
         except UserError as error:
-            bad.append((record["run_id"], f"is not a result of this version ({error}); remove it and run that run again"))
+            bad.append((each["run_id"], f"is not a result of this version ({error}); remove it and run that run again"))
     return Results(tuple(sorted(pretrainings, key=lambda each: each.run_id)),
                    tuple(sorted(evaluations, key=lambda each: each.run_id))), bad
 
 
 class _Parser:
-    """Parses configs that many results share once: of 100,000 evaluations, there are some hundred recipes."""
+    """Parses a config that many results share only once: 100,000 evaluations have some hundred recipes."""
 
     def __init__(self) -> None:
         self.recipes: dict[bytes, tuple[EvaluationConfig, EvaluationRecipe]] = {}
         self.pretrainings: dict[str, PretrainConfig] = {}
 
-    def evaluation(self, record: Mapping[str, Any]) -> Evaluation:
-        values = record["config"]
+    def evaluation(self, result: Mapping[str, Any]) -> Evaluation:
+        values = result["config"]
         shared = orjson.dumps({key: value for key, value in values.items() if key not in ("seed", "pretrain")},
                               option=orjson.OPT_SORT_KEYS)
         if shared not in self.recipes:
@@ -223,6 +223,6 @@ class _Parser:
             raise UserError("seed must be a whole number and pretrain a run_id")
         run = values["pretrain"]
         if run not in self.pretrainings:
-            self.pretrainings[run] = validate(PretrainConfig, record["pretrain_config"])
-        return Evaluation(record["run_id"], config.replace(seed=values["seed"], pretrain=run), recipe, self.pretrainings[run],
-                          record["result"], record["provenance"], record.get("saw") or {})
+            self.pretrainings[run] = validate(PretrainConfig, result["pretrain_config"])
+        return Evaluation(result["run_id"], config.replace(seed=values["seed"], pretrain=run), recipe, self.pretrainings[run],
+                          result["result"], result["provenance"], result.get("saw") or {})

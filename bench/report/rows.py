@@ -15,9 +15,9 @@ class Row:
 
     key: PretrainRecipe
     name: Name
-    pretrained: tuple[tuple[int, str], ...]  # (seed, run_id); empty where none has run
-    twins: dict[str, str] = field(default_factory=dict)  # run_id -> that of the twin method's run with the same weights
-    twin_methods: tuple[str, ...] = ()  # methods that compute the same by these settings, whose runs this row holds
+    pretrained: tuple[tuple[int, str], ...]  # (seed, run_id) of each pre-training; empty if none has run
+    twins: dict[str, str] = field(default_factory=dict)  # run_id -> run_id of the twin method's run, which has the same weights
+    twin_methods: tuple[str, ...] = ()  # other methods that compute the same from these settings; this row holds their runs
 
     @property
     def method(self) -> str:
@@ -26,7 +26,7 @@ class Row:
 
     @property
     def config(self) -> PretrainConfig:
-        """The recipe's config; its seed says nothing."""
+        """The recipe's config; its seed has no meaning."""
         return self.key.config
 
     @property
@@ -36,12 +36,12 @@ class Row:
 
 
 def backbone_of(config: PretrainConfig) -> str:
-    """What a random backbone must share with a trained one to be compared with it: encoder and rate."""
+    """The encoder and rate of a backbone as a text: a trained backbone is compared with the random one of the same text."""
     return canonical({"encoder": config.encoder.to_json(), "rate_hz": config.data.rate_hz})
 
 
 def rows_of(results: Results) -> tuple[Row, ...]:
-    """A row per recipe of pre-training. Random ones come first; every backbone has one, whether it has run or not."""
+    """A row per recipe of pre-training. Random rows come first. There is one for every backbone, even if it has not run."""
     pretrained: dict[PretrainRecipe, dict[str, int]] = {}
     for run, config in results.configs.items():
         pretrained.setdefault(PretrainRecipe.of(config), {})[run] = config.seed
@@ -63,16 +63,17 @@ def rows_of(results: Results) -> tuple[Row, ...]:
 
 
 def _random_like(like: PretrainConfig, trained: PretrainConfig) -> PretrainRecipe:
-    """The recipe of the random backbone of a trained one; like: another recipe, from which it differs in nothing else."""
+    """The recipe of the random backbone that belongs to a trained one. like: a config that gives all other settings."""
     data = like.data.replace(mix=trained.data.mix, rate_hz=trained.data.rate_hz)
     return PretrainRecipe.of(like.replace(method=MethodConfig(name=RANDOM), data=data, encoder=trained.encoder))
 
 
 def _merge_twins(pretrained: dict[PretrainRecipe, dict[str, int]]
                  ) -> dict[PretrainRecipe, tuple[dict[str, str], tuple[str, ...]]]:
-    """Move the runs of a recipe into that of its method's twin, if that has run; says what moved.
+    """Move the runs of a recipe into the recipe of the method's twin, if the twin has run. Returns each changed recipe's
+    ({run_id: the moved run's run_id} for equal seeds, names of the moved methods).
 
-    Of a seed that both have run, the twin's run stands in where the other lacks an evaluation: it is no run more.
+    If both have run with the same seed, the two runs count as one: the moved run only fills in for missing evaluations.
     """
     out: dict[PretrainRecipe, tuple[dict[str, str], tuple[str, ...]]] = {}
     for key in sorted(pretrained, key=lambda key: key.identity):

@@ -1,4 +1,4 @@
-"""Is one method better than another? The answer counts both what other test records and what other runs would change."""
+"""Tests whether one method is better than another, counting the variance over test records and the variance over runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bench.core.models import Model
 from bench.report.results import Evaluation
 from bench.runs.values import Classes
 
-LEVEL = 0.05  # of every test and interval
+LEVEL = 0.05  # significance level of every test; intervals are of 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Comparison:
     difference: float
     lower: float  # of its 95 % interval
     upper: float
-    p: float  # two-sided, that it is 0
-    sd_records: float  # of the difference, over test sets; the same for every number of runs
-    sd_runs: float  # over runs, each method's divided by the root of how many it has
-    runs: tuple[int, int]
+    p: float  # two-sided p of the hypothesis that the difference is 0
+    sd_records: float  # sd of the difference over test sets; it does not depend on the number of runs
+    sd_runs: float  # sd of the difference of the means over runs; it shrinks with the number of runs
+    runs: tuple[int, int]  # number of runs of each method
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Ranking:
     """
 
     methods: tuple[str, ...]  # the best first
-    ranks: tuple[float, ...]  # of each, mean over tasks; 1 is best, equal ones share the mean of their ranks
-    tasks: int
+    ranks: tuple[float, ...]  # mean rank of each over the tasks; 1 is best, equal scores share the mean of their ranks
+    tasks: int  # number of tasks
     p: float  # Friedman's test that all methods rank alike: chi squared, an approximation for few tasks
-    critical_difference: float  # Nemenyi's, at LEVEL: mean ranks closer than this are not told apart
+    critical_difference: float  # Nemenyi's, at LEVEL: mean ranks that are closer do not differ significantly
 
     @property
     def groups(self) -> list[tuple[int, int]]:
-        """(first, last) of every largest set of two or more methods, neighbours in rank, that are not told apart."""
+        """(first, last) place of every largest set of neighbours in rank, two or more, that do not differ significantly."""
         last = [max(j for j, rank in enumerate(self.ranks) if rank - first <= self.critical_difference)
                 for first in self.ranks]
         return [(i, j) for i, j in enumerate(last) if j > i and (not i or j > last[i - 1])]
@@ -52,9 +52,9 @@ class Ranking:
 def compare(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> Comparison:
     """The comparison of two methods by their evaluations on one task; see `difference`.
 
-    A method's runs are its pre-trainings; the score of one is the mean over its evaluations. Where all evaluations are of
-    one backbone, each of them is a run, and the comparison says nothing of other backbones of the method.
-    UserError where they differ in task, data, classes or resamples, or a method has one run alone.
+    A method's runs are its pre-trainings; the score of a run is the mean over its evaluations. If all evaluations are of one
+    backbone, each evaluation is a run, and the comparison says nothing about other backbones of the method. UserError if the
+    evaluations differ in task, data, classes or resamples, or a method has only one run.
     """
     return compare_pairs([a, b], [(0, 1)])[0]
 
@@ -83,7 +83,7 @@ def _terms(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
-    """{class: its score}, classes sorted, of a result's per_class."""
+    """{class: its score} of a result's per_class, sorted by class."""
     if isinstance(per_class, Classes):
         return per_class.positives if score == "positives" else dict(
             zip(per_class.positives, per_class.scores[score].tolist(), strict=True))
@@ -91,7 +91,7 @@ def by_class(per_class: Mapping[str, Any], score: str) -> dict[str, Any]:
 
 
 def runs_of(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) scores and (k, R) replicates of a method's k runs."""
+    """The scores (k,) and the replicates (k, R) of a method's k runs."""
     return (by_run(evaluations, [each.result[each.metric] for each in evaluations]),
             by_run(evaluations, [each.result["replicates"] for each in evaluations]))
 
@@ -118,13 +118,13 @@ class Runs:
 
     count: int
     mean: float
-    variance: float  # of the scores
+    variance: float  # variance of the scores over runs
     replicates: np.ndarray  # (R,) mean of the runs on each resample, minus its mean over resamples
     shared: float  # covariance of two runs over resamples, mean over all pairs of runs
 
     @classmethod
     def of(cls, points: np.ndarray, replicates: np.ndarray) -> "Runs":
-        """Of (k,) scores and (k, R) scores on each resample; UserError where there are fewer than two runs or resamples."""
+        """From scores (k,) and scores on each resample (k, R); UserError if there are fewer than two runs or resamples."""
         k, resamples = replicates.shape
         if k < 2 or resamples < 2:
             raise UserError(f"a method with {k} runs and {resamples} resamples: two of each are needed to know how they vary; "

@@ -1,4 +1,4 @@
-"""What a run is: typed, frozen configs. base.yaml <- methods/<name>.yaml <- overrides; its hash names the run."""
+"""The typed, frozen configs of runs. base.yaml, then methods/<name>.yaml, then overrides; the config's hash names the run."""
 
 import hashlib
 import math
@@ -86,13 +86,13 @@ class OptimConfig(Model):
 
 
 class CheckpointConfig(Model):
-    """Which backbones on the way are kept for evaluation."""
+    """Which backbones are saved during the pre-training, to be evaluated as well."""
 
     at: tuple[Inside, ...]
 
 
 class MethodConfig(Model):
-    """A method's name and the keyword arguments of its constructor, which are checked by bench.method.build_method."""
+    """A method's name and the keyword arguments of its constructor. bench.method.build_method checks the arguments."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -124,7 +124,7 @@ class PretrainConfig(Model):
 
 
 class StoreConfig(Model):
-    """A store and the fingerprint of its content; empty where there is none."""
+    """A store and the fingerprint of its content; both are "" if there is no store."""
 
     store: Text
     fingerprint: Text
@@ -142,7 +142,7 @@ class FoldsConfig(Model):
         if not set(self.test).isdisjoint([*self.train, *self.validation]):
             raise rule("test", "disjoint from folds.train and folds.validation: the test fold must be unseen")
         if not set(self.train).isdisjoint(self.validation):
-            raise rule("train", "disjoint from folds.validation: what chooses must not have been trained on")
+            raise rule("train", "disjoint from folds.validation: the records that choose must not be trained on")
         return self
 
 
@@ -161,7 +161,7 @@ class NeighboursConfig(Model):
 
 
 class HeadConfig(Model):
-    """How a head, or a head and its encoder, are trained and chosen."""
+    """How a head is trained (with its encoder, unless that is frozen), and how its weights are chosen."""
 
     name: Text
     head: Literal["attentive", "mean", "register", "neighbours"]
@@ -220,7 +220,7 @@ class EvaluationConfig(Model):
     empty_classes: Literal["refuse", "drop"]
     after: HeadConfig | None = None
     evaluation: HeadConfig
-    imported: Text | None = None  # of a head that was imported: the SHA-256 of its weights
+    imported: Text | None = None  # the SHA-256 of the weights of an imported head
 
     @model_validator(mode="after")
     def _same_head(self) -> Self:
@@ -234,19 +234,19 @@ Config = PretrainConfig | EvaluationConfig
 
 
 def run_id(config: Config) -> str:
-    """12 hex digits of the SHA-256 of the canonical JSON. Nothing about where or when it ran is inside."""
+    """The run's name: 12 hex digits of the SHA-256 of the config's canonical JSON. Place and time of the run do not count."""
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
 
 
 def parse_config(value: Any) -> Config:
-    """The config in plain JSON values, as a result or a checkpoint holds it."""
+    """The typed config of plain JSON values; a result or a checkpoint holds a config in this form."""
     if isinstance(value, dict) and "evaluation" in value:
         return validate(EvaluationConfig, value)
     return validate(PretrainConfig, value)
 
 
 def find_methods() -> dict[str, Path]:
-    """Method -> its yaml, sorted: of methods/, and of the folders that ECGSSL_METHODS names as PATH names some."""
+    """Method -> its yaml, sorted. Methods are in methods/ and in the folders of ECGSSL_METHODS, a list with ":" like PATH."""
     files: dict[str, Path] = {}
     outside = [Path(text).resolve() for text in os.environ.get(METHODS, "").split(os.pathsep) if text]
     for folder in dict.fromkeys([ROOT / "methods", *outside]):

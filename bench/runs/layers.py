@@ -1,4 +1,4 @@
-"""Settings laid over each other: a default, a file over it, and what a user sets; each value knows where it was written."""
+"""Layers of settings: defaults, a file that overrides them, and values that a user sets. Each value has its origin."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ FREE = ("data.mix", "data.fingerprints")  # their keys are the user's own names
 
 @dataclass(frozen=True)
 class Override:
-    """One value that a user sets, and where: key is dotted, e.g. optim.lr."""
+    """One value that a user sets. key: dotted, e.g. optim.lr. place: where the user wrote it, for error texts."""
 
     key: str
     value: Any
@@ -24,7 +24,7 @@ class Override:
 
 
 def parse_overrides(texts: Iterable[str]) -> list[Override]:
-    """Overrides of "KEY=VALUE" texts, as the option --set takes them; values are YAML."""
+    """The overrides that texts KEY=VALUE of the option --set stand for; a value is YAML."""
     out = []
     for text in texts:
         key, equals, value = text.partition("=")
@@ -35,19 +35,19 @@ def parse_overrides(texts: Iterable[str]) -> list[Override]:
 
 
 def overrides_of(values: dict[str, Any]) -> list[Override]:
-    """Overrides of {dotted key: value}."""
+    """The overrides that {dotted key: value} stands for."""
     return [Override(key, value) for key, value in values.items()]
 
 
 @dataclass
 class Layers:
-    """Settings laid over each other, and for each value the place that it comes from."""
+    """The settings that all layers give, and for each value the place that it comes from."""
 
     value: dict[str, Any] = field(default_factory=dict)
     places: dict[Keys, str] = field(default_factory=dict)
 
     def add_document(self, document: Document) -> None:
-        """Lay a YAML file over what is here."""
+        """Override the settings by those of a YAML file."""
         self._overlay(self.value, document.value, (), document)
 
     def _overlay(self, under: dict[str, Any], over: dict[str, Any], keys: Keys, document: Document) -> None:
@@ -60,7 +60,7 @@ class Layers:
             self.places |= {inner: document.place(inner) for inner in document.lines if inner[: len(path)] == path}
 
     def set(self, override: Override) -> None:
-        """Set one existing key; UserError where there is none of that name."""
+        """Set one existing key; UserError if no key has that name."""
         *parents, leaf = override.key.split(".")
         node, prefix, path = self.value, "", (*parents, leaf)
         end = f" ({override.place})" if override.place else ""
@@ -91,7 +91,7 @@ class Layers:
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any], prefix: str, end: str, strict: bool) -> dict[str, Any]:
-    """A copy of under with over laid on it; strict: keys and types must be those of under."""
+    """A copy of `under` in which the values of `over` override; strict: keys and types must be those of `under`."""
     out = copy.deepcopy(under)
     for key, value in over.items():
         name = f"{prefix}.{key}"
@@ -105,7 +105,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any], prefix: str, end: str, s
 
 
 def _as_type_of(old: Any, value: Any, name: str, end: str) -> Any:
-    """The value of a method's argument, of the type that its yaml gives it: 3 and 3.0 must name the same run."""
+    """A method's argument converted to the type that its yaml has, so that 3 and 3.0 name the same run."""
     if type(old) is float and type(value) is int:
         value = float(value)
     if type(old) is int and type(value) is float and value.is_integer():  # 1e5
@@ -120,7 +120,7 @@ def _as_type_of(old: Any, value: Any, name: str, end: str) -> Any:
 
 
 def floats(value: Any) -> Any:
-    """The same value with every int as a float: views must name the same run as 3 and as 3.0."""
+    """The same value with every int as a float, so that views with 3 and with 3.0 name the same run."""
     if isinstance(value, dict):
         return {k: floats(v) for k, v in value.items()}
     if isinstance(value, list):

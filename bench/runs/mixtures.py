@@ -18,7 +18,7 @@ def load_mixture(name: str) -> dict[str, float]:
 
 
 def name_mixture(weights: dict[str, float]) -> str | None:
-    """What a mixture is called, if it has a name."""
+    """The name of a mixture; None if it has no name."""
     return next((name for name in _mixtures() if load_mixture(name) == weights), None)
 
 

@@ -19,14 +19,14 @@ from bench.runs.results import PACKED, NoResultsError, dumps, is_packed, list_re
 from bench.runs.values import LazyValues, Pool, parse, plain
 
 GROUP = 1000  # rows that are written, and read, at once
-ALIKE = ["kind", "schema", "provenance", "pretrain_config", "others", "result_bulky", "classes"]  # few values in many rows
+ALIKE = ["kind", "schema", "provenance", "pretrain_config", "others", "result_bulky", "classes"]  # most rows share their values
 FLOATS = [f"{name}.list.element" for name, kind in LARGE.items() if pa.types.is_list(kind)]
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 9, "use_dictionary": ALIKE,
                            "use_byte_stream_split": FLOATS, "write_statistics": False, "write_page_checksum": True}
 
 
 def pack(study: Path) -> Path:
-    """Write STUDY.parquet beside the folder STUDY, and give its path. The same results give the same bytes.
+    """Write STUDY.parquet beside the folder STUDY, and return its path. The same results give the same bytes.
 
     UserError where a file of the folder is no result, or where STUDY.parquet holds runs that the folder lacks.
     """
@@ -44,7 +44,7 @@ def pack(study: Path) -> Path:
     if target.exists() and (lost := PackedStudy(target).run_ids - {path.stem for path in paths}):
         raise UserError(f"{target} holds {len(lost):,} runs that {study} lacks, among them {min(lost)}; unpack it into another "
                         f"folder and copy what is missing, or remove it")
-    for left in target.parent.glob(f".{target.name}.*.tmp"):  # where packing was killed
+    for left in target.parent.glob(f".{target.name}.*.tmp"):  # left by a pack that was killed
         left.unlink(missing_ok=True)
     with replace_file(target) as f, pq.ParquetWriter(f, COLUMNS, **WRITING) as writer:
         for rows in _groups(paths):
@@ -64,7 +64,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _row(name: str, data: bytes) -> dict[str, Any]:
-    """The row of one file; it holds the file's text, too, where that does not follow from the other columns."""
+    """The row of one file. It also holds the file's text, if the text cannot be rebuilt from the other columns."""
     result = with_columns(parse(name, data), Pool())
     values: LazyValues = result["result"]
     texts: dict[str, Any] = {key: _text(result.pop(key)) for key in ("provenance", "pretrain_config") if key in result}
@@ -81,10 +81,10 @@ def _text(value: Any) -> str:
 
 
 def unpack(packed: Path, folder: Path | None = None) -> Path:
-    """Write every result of a Parquet file as the JSON file that it was, byte for byte, and give the folder.
+    """Write every result of a Parquet file as the JSON file that it was, byte for byte, and return the folder.
 
-    folder: new or empty; if none is given, STUDY beside STUDY.parquet. It appears whole or not at all. UserError where
-    the file is damaged, or is no file of results.
+    folder: new or empty; None: STUDY beside STUDY.parquet. The folder appears complete or not at all. UserError if the file is
+    damaged, or is no file of results.
     """
     study = PackedStudy(packed)
     target = folder or packed.with_suffix("")

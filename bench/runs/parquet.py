@@ -1,4 +1,4 @@
-"""The Parquet file of a finished study: a row per run. What reads it; bench/runs/packing.py writes it."""
+"""The Parquet file of a finished study, with a row per run: its columns and its reader. bench/runs/packing.py writes it."""
 
 import hashlib
 from collections import Counter
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from bench.core.errors import UserError
 from bench.runs.values import RUN_ID, TEXTS, LazyValues, Pool, Result, check_result, metric_of
 
-LARGE: dict[str, pa.DataType] = {  # read when someone asks for them
+LARGE: dict[str, pa.DataType] = {  # columns that are read only when their values are used
     **dict.fromkeys(TEXTS, pa.string()), "replicates": pa.list_(pa.float32()), "replicates_float64": pa.list_(pa.float64()),
     "classes": pa.string(), "class_scores": pa.list_(pa.float64())}
 TYPES: dict[str, pa.DataType] = {
@@ -21,15 +21,16 @@ TYPES: dict[str, pa.DataType] = {
     "config": pa.string(),  # canonical JSON: its hash is run_id
     "provenance": pa.string(), "pretrain_config": pa.string(),
     "others": pa.string(),  # keys of the file that have no column
-    "result": pa.string(), "result_bulky": pa.string(),  # small values; names of the values that have columns of their own
+    "result": pa.string(),  # the small values
+    "result_bulky": pa.string(),  # the names of the values that have columns of their own
     **LARGE,
-    "text": pa.string()}  # the whole file, where it is not what write_result would have written
+    "text": pa.string()}  # the whole file, if write_result would not have written it so
 COLUMNS = pa.schema(TYPES)
 SMALL = [name for name in TYPES if name not in {*LARGE, "text"}]
 
 
 class DamagedError(UserError):
-    """The file cannot be read as what it is."""
+    """The file is not a Parquet file, or is damaged."""
 
 
 class Row(Mapping[str, Any]):
@@ -54,7 +55,7 @@ class Row(Mapping[str, Any]):
 
 
 class PackedStudy:
-    """An open Parquet file of results; UserError where it is none, is damaged, or names two runs alike."""
+    """An open Parquet file of results; UserError if it holds none, is damaged, or has two results of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +76,7 @@ class PackedStudy:
         self.run_ids = frozenset(names)
 
     def _read(self, read: Callable[[], Any]) -> Any:
-        """What read() gives; UserError where the file cannot be read."""
+        """The value of read(); UserError if the file cannot be read."""
         try:
             return read()
         except FileNotFoundError:
@@ -104,11 +105,11 @@ class PackedStudy:
         return self.columns[group, name]
 
     def forget_columns(self) -> None:
-        """Free the large columns; what asks for one reads it again."""
+        """Free the large columns. They are read again when they are used again."""
         self.columns = {}
 
     def results(self, wanted: str | None = None) -> Iterator[tuple[str, Result | str]]:
-        """(run_id, its result, or what is wrong with it) of every row, or of the one that is wanted."""
+        """For every row, or only for the run `wanted`: (run_id, its result, or a text that says what is wrong with it)."""
         pool = Pool()
         for group in range(self.file.num_row_groups):
             if wanted is None or wanted in self._table(group, ["run_id"])["run_id"]:
@@ -125,7 +126,7 @@ class PackedStudy:
 
 
 def result_of_row(small: Mapping[str, Any], large: Mapping[str, Any], pool: Pool) -> Result:
-    """The result of a row's small columns, checked; its bulky values stay in the large ones. UserError where it is none."""
+    """The result in a row, checked. Its bulky values stay in the large columns. UserError if the row holds no result."""
     try:
         values, bulky = (orjson.loads(small[key]) for key in ("result", "result_bulky"))
         texts = {key: text for key in ("config", "provenance", "pretrain_config") if (text := small.get(key)) is not None}

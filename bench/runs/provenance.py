@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: machine, libraries, commit, source. No part of its identity."""
+"""Where a run's numbers come from: machine, libraries, commit, source. Nothing of this changes the run_id."""
 
 import os
 import platform
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from bench.core.files import ROOT, read_json
 from bench.runs.source import hash_source
 
-if TYPE_CHECKING:  # whoever only asks which runs have a result need not wait for torch
+if TYPE_CHECKING:  # importing torch takes a second, and listing results does not need it
     import torch
 
-SNAPSHOT = "snapshot.json"  # in a copy of the code: its code()
-# What a run executes, as git names files. Not the tables, figures, tests and docs that are made of its result, and not
-# the YAML of sweeps and clusters: what they set stands in the config.
+SNAPSHOT = "snapshot.json"  # in a copy of the code: the value of code() when it was copied
+# The files that a run executes, as git's pathspecs. Tables, figures, tests and docs are not among them, nor are the YAML files of
+# sweeps and clusters: the config holds what these set.
 CODE = (":(glob)bench/**/*.py", ":(glob)bench/**/*.yaml", ":(glob)bench/**/*.csv", ":(glob)methods/**/*.py",
         ":(glob)methods/**/*.yaml", ":(glob)slurm/**/*.py", ":(exclude)bench/report", ":(exclude)bench/plot")
-BESIDE = (":(glob)*.py", ":(glob)*.yaml")  # of a folder of methods outside the repository
+BESIDE = (":(glob)*.py", ":(glob)*.yaml")  # the same in a folder of methods outside the repository
 
 
 def provenance(device: "torch.device", method: Path | None = None) -> dict[str, Any]:
-    """What a run ran on, as JSON: commit, dirty, python, torch, device, threads, slurm_job.
+    """The code, libraries and machine of a run, as JSON: commit, dirty, python, torch, device, threads, slurm_job.
 
-    method: the .py or .yaml file of its method; then `source` is hash_source of it, and `dirty` counts its folder, too.
-    `dirty` is None where code lies in no git checkout, so that `source` alone tells which code ran.
+    method: the .py or .yaml file of the run's method. If it is given, `source` is its hash_source, and `dirty` also counts its
+    folder. `dirty` is None if some of the code is in no git checkout; then only `source` tells which code ran.
     """
     import torch
 
@@ -45,9 +45,9 @@ def provenance(device: "torch.device", method: Path | None = None) -> dict[str, 
 
 
 def code() -> dict[str, Any]:
-    """{commit, dirty} of the code that runs: None, None where it is no git checkout.
+    """{commit, dirty} of the code that runs; both are None outside a git checkout.
 
-    A copy of the code (slurm/snapshot.py) says what it is a copy of: it may lie in a checkout of something else.
+    A copy of the code (slurm/snapshot.py) holds these two values in a file, because the copy may lie in another git checkout.
     """
     if (ROOT / SNAPSHOT).is_file():
         return read_json(ROOT / SNAPSHOT, "the copy of the code")
@@ -61,7 +61,7 @@ def is_dirty(folder: Path, files: tuple[str, ...]) -> bool | None:
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -70,7 +70,7 @@ def cpu_name() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """git's answer about the folder, or None where it is not in a git checkout."""
+    """What git prints about the folder; None if the folder is not in a git checkout."""
     try:
         answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Results: one JSON file per finished run, written once, whole, never edited; and the one reader of them all.
+"""Results are written and read here. A result is one JSON file per finished run, written once and never edited.
 
-Whatever reads results takes a folder of JSON files or the Parquet file of a finished study (bench/runs/packing.py).
-results/README.md states what a result holds.
+All readers take a folder of JSON files or the Parquet file of a finished study (bench/runs/packing.py). results/README.md says
+what a result holds.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from bench.runs.parquet import PackedStudy
 
 ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
-NOT_RESULTS = ("README.md", ".gitignore")  # what may lie beside results
-PACKED = ".parquet"  # of a finished study's file
-LISTED = 3  # of a folder without results: how many of its other files a message names
+NOT_RESULTS = ("README.md", ".gitignore")  # files that may lie beside results
+PACKED = ".parquet"  # suffix of a finished study's file
+LISTED = 3  # how many files an error names when a folder holds no result
 
 
 class NoResultsError(UserError):
-    """There is no folder, or no result in it."""
+    """The folder does not exist, or holds no result."""
 
 
 def is_packed(results: Path) -> bool:
@@ -38,8 +38,8 @@ def is_packed(results: Path) -> bool:
 
 
 def open_packed(path: Path) -> "PackedStudy":
-    """The Parquet file, open; UserError where it is no file of results."""
-    from bench.runs.parquet import PackedStudy  # who reads a folder need not wait for pyarrow
+    """The Parquet file, open; UserError if it is no file of results."""
+    from bench.runs.parquet import PackedStudy  # importing pyarrow takes time, and reading a folder does not need it
 
     return PackedStudy(path)
 
@@ -62,7 +62,7 @@ def _packed_run_ids(path: Path, changed_ns: int) -> frozenset[str]:
 
 
 def check_writable(results: Path) -> None:
-    """UserError before hours of work when a result could not be written after them."""
+    """UserError if results cannot be written into the folder: better now than after hours of work."""
     if is_packed(results):
         raise UserError(f"{results} is a packed study, which is only read; name a folder, or `ecgssl results unpack` it first")
     try:
@@ -74,9 +74,9 @@ def check_writable(results: Path) -> None:
 
 
 def write_result(results: Path, result: Result) -> Path:
-    """Write a run's result into the folder, and give its path; UserError where the run has one already.
+    """Write a run's result into the folder and return its path; UserError if the run has a result already.
 
-    Another process sees the whole file or none.
+    Another process sees either the whole file or no file.
     """
     target = result_path(results, result["run_id"])
     if target.exists():
@@ -87,7 +87,7 @@ def write_result(results: Path, result: Result) -> Path:
 
 
 def dumps(value: Any, indent: str = "") -> str:
-    """JSON, keys sorted, one per line, lists of numbers on one line. No NaN, no rounding."""
+    """The value as JSON text. Keys are sorted, one per line; lists of numbers are on one line. No NaN, no rounding."""
     if not isinstance(value, dict):
         return ENCODER.encode(value)
     inner = ",\n".join(f"{indent} {ENCODER.encode(k)}: {dumps(v, indent + ' ')}" for k, v in sorted(value.items()))
@@ -95,7 +95,7 @@ def dumps(value: Any, indent: str = "") -> str:
 
 
 def load_result(results: Path, run_id: str) -> Result:
-    """The result of one run, as JSON has it; UserError where there is none or it is damaged."""
+    """The result of one run, in plain JSON values; UserError if there is none or it is damaged."""
     check_packed_beside(results)
     if is_packed(results):
         for name, result in open_packed(results).results(run_id):
@@ -113,10 +113,10 @@ def load_result(results: Path, run_id: str) -> Result:
 
 
 def read_results(results: Path) -> tuple[list[Result], list[str]]:
-    """(the results in a folder or a Parquet file, sorted by run_id; a line per file, or row, that was skipped, and why).
+    """(the results in a folder or a Parquet file, sorted by run_id; for each skipped file or row, a line that says why).
 
-    A result has the shape of its JSON and is not to be changed: what is alike in several is one object. Its key `result`
-    is a LazyValues. NoResultsError where there is no result. Folders and Parquet files in a folder are not looked into.
+    A result has the shape of its JSON; its key `result` is a LazyValues. Do not change a result: results share equal parts as
+    one object. NoResultsError if there is no result. Folders and Parquet files inside the folder are not read.
     """
     check_packed_beside(results)
     good, skipped = dict[str, Result](), dict[str, str]()
@@ -145,21 +145,21 @@ def read_results(results: Path) -> tuple[list[Result], list[str]]:
 
 
 def with_columns(result: Result, pool: Pool) -> Result:
-    """The same result with LazyValues under `result`; what it has in common with others of the pool is shared."""
+    """The same result with LazyValues under `result`. Parts that equal those of other results in the pool are shared."""
     small, columns = to_columns(result["result"])
     values = LazyValues(pool.share_parts(small), pool.share(bulky_keys(columns)), columns)
     return pool.share_result({**result, "result": values})
 
 
 def check_packed_beside(results: Path) -> None:
-    """UserError where there is no such folder but the Parquet file of that study."""
+    """UserError if the folder does not exist, but the Parquet file of that study does."""
     packed = results.with_name(results.name + PACKED) if results.name else results
     if not results.exists() and packed.is_file():
         raise UserError(f"{results} is packed: write {packed}, or `ecgssl results unpack {packed}` first")
 
 
 def list_results(results: Path) -> tuple[list[Path], dict[str, str]]:
-    """(paths that may be results, sorted; {name of another file: why it is none}) of a folder."""
+    """(sorted paths in a folder that are named like results; {name of another file: why it is no result})."""
     paths, others = [], {}
     for entry in os.scandir(results) if results.is_dir() else ():
         try:
@@ -182,9 +182,9 @@ def list_results(results: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def newest_results(results: Path, limit: int, skip: frozenset[str] = frozenset()) -> Iterator[Result]:
-    """The results whose files are the newest, at most `limit`, without those runs; what is damaged is left out.
+    """The results whose files are the newest, at most `limit`, in plain JSON values; damaged files are left out.
 
-    Of a Parquet file, which has no times, the first ones. As JSON has them.
+    A Parquet file has no dates: there, the first results come. skip: run_ids to leave out.
     """
     if is_packed(results) and results.is_file():
         names = sorted(open_packed(results).run_ids - skip)
@@ -198,7 +198,7 @@ def newest_results(results: Path, limit: int, skip: frozenset[str] = frozenset()
 
 @contextlib.contextmanager
 def save_error(folder: Path) -> Iterator[None]:
-    """A failure of the block leaves its reason in folder/error.txt; a success removes that file."""
+    """A context: if its block fails, the reason is written to folder/error.txt; if it succeeds, that file is removed."""
     try:
         yield
     except (UserError, OSError) as error:

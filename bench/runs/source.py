@@ -1,10 +1,10 @@
-"""A hash of the code that defines a method or an encoder, so that a result tells whether that code has changed since.
+"""A hash of the code that defines a method or an encoder. A result holds it, so a later change of the code is noticed.
 
-It counts the file itself, the .yaml beside it, and every .py file that it imports, directly or through others, from its
-own folder, from bench/method.py, bench/parts.py and bench/encoders/: what decides the loss and the network. The trainer,
-the loader and the evaluation are alike for all methods; `provenance.commit` and `dirty` tell those.
-Comments, docstrings and blank lines do not count, nor does where the folder lies. Files are read, never executed, so an
-import by a computed name is not seen.
+The hash counts the code that decides the loss and the network: the file itself, the .yaml beside it, and every .py file that it
+imports, directly or through others, from its own folder, from bench/method.py, bench/parts.py and bench/encoders/. It does not
+count the trainer, the loader and the evaluation, which are the same for all methods; `provenance.commit` and `dirty` describe
+them. Comments, docstrings, blank lines and the path of the folder do not count. Files are read and never executed, so an import
+by a computed name is not seen.
 """
 
 import ast
@@ -26,7 +26,7 @@ LAYOUT = {tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, token
 
 
 def hash_source(*paths: Path) -> str:
-    """12 hex digits of the SHA-256 of the code of a method, of an encoder, or of both: the .py or .yaml file of each."""
+    """12 hex digits of the SHA-256 of the code of a method, an encoder, or both. paths: the .py or .yaml file of each."""
     parts = {(name, _content(file)) for path in paths for name, file in source_files(path)}
     return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:12]
 
@@ -66,7 +66,7 @@ def _is_shared(file: Path) -> bool:
 
 
 def _imported(file: Path, folder: Path) -> Iterator[Path]:
-    """The files that count among what a Python file imports; none where it is no Python."""
+    """Those imported files of a Python file that the hash counts; none if the file cannot be parsed."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
@@ -96,7 +96,7 @@ def _content(file: Path) -> str:
         if file.suffix == ".yaml":
             return json.dumps(yaml.safe_load(text), sort_keys=True, default=str)
         return _without_comments(text)
-    except (yaml.YAMLError, SyntaxError, tokenize.TokenError, ValueError):  # whoever runs it will learn
+    except (yaml.YAMLError, SyntaxError, tokenize.TokenError, ValueError):  # running the file will report the error
         return text.encode(errors="surrogateescape").hex()
 
 

@@ -1,7 +1,7 @@
-"""What a result holds, what every result must hold, and its numbers in a form that 100,000 results fit into memory in.
+"""The values in a result: which keys every result must have, and a compact form in which 100,000 results fit into memory.
 
-A result is the content of one JSON file (results/README.md). Its key `result` becomes a LazyValues: small values are at
-hand; bulky ones are columns, each read when someone asks for it.
+A result is the content of one JSON file (results/README.md). Its key `result` becomes a LazyValues: small values are in memory;
+a bulky value is a column that is read when the value is used.
 """
 
 import functools
@@ -21,11 +21,11 @@ Result = dict[str, Any]
 
 SCHEMA = 1
 RUN_ID = re.compile(r"[0-9a-f]{12}")
-METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # of a result's result.metric; a table holds one of them
-TEXTS = ("calibration", "curve", "curves", "diagnostics", "grid", "monitor")  # keys of `result` that are a column of JSON
-DIGITS = 6  # of replicates: as they are written, and what float32 holds of a number near 1
+METRICS = {"macro_auroc": "macro AUROC", "r2": "R2"}  # value of result.metric -> its name in text
+TEXTS = ("calibration", "curve", "curves", "diagnostics", "grid", "monitor")  # keys of `result` that become a column of JSON
+DIGITS = 6  # decimals of replicates in a result; float32 holds so many of a number near 1
 
-# What the tables read of a result, by kind; anything else in it may change freely.
+# The keys of a result that the tables need, by kind; all other keys may change freely.
 CONFIG = ["protocol", "seed", "method.name", "data.mix", "data.rate_hz", "encoder"]
 EVALUATION = ["protocol", "seed", "pretrain", "data.store", "data.fingerprint", "task", "evaluation.name", "folds.test"]
 NEEDED = {
@@ -36,13 +36,13 @@ NEEDED = {
 
 
 def metric_of(result: Result) -> str:
-    """The metric of an evaluation: a key of METRICS, and of the result's `result`."""
+    """The metric of an evaluation, a key of METRICS. It is also the key of its score in the result's `result`."""
     name: str = result["result"].get("metric", "macro_auroc")
     return name
 
 
 def parse(name: str, data: bytes) -> Result:
-    """The result of run `name` in a file's bytes, as JSON has it; UserError where check_result finds a fault."""
+    """The result of run `name`, parsed from a file's bytes; UserError if check_result finds a fault."""
     try:
         result = orjson.loads(data)
         true_name = run_id(result["config"])
@@ -53,9 +53,9 @@ def parse(name: str, data: bytes) -> Result:
 
 
 def check_result(name: str, true_name: str, result: Result) -> None:
-    """UserError, what is wrong, where it is not the result of run `name`, lacks a key or holds a number that is not finite.
+    """UserError if the result is not that of run `name`, lacks a key, or holds a number that is not finite.
 
-    true_name: the hash of the config.
+    true_name: the hash of the result's config.
     """
     try:
         if result["schema"] != SCHEMA or result["kind"] not in NEEDED or result["run_id"] != name:
@@ -91,7 +91,7 @@ def _fault(error: Exception) -> UserError:
 
 
 class Classes(Mapping[str, dict[str, Any]]):
-    """A result's per_class: class -> its scores, classes sorted; `scores[key]` is that score of every class, (C,) float64."""
+    """A result's per_class: class -> its scores, sorted by class. `scores[key]` holds one score of every class, (C,) float64."""
 
     def __init__(self, positives: dict[str, int], keys: list[str], table: np.ndarray) -> None:
         self.positives = positives
@@ -109,9 +109,10 @@ class Classes(Mapping[str, dict[str, Any]]):
 
 
 class LazyValues(Mapping[str, Any]):
-    """A result's `result`. Bulky values are read each time that they are asked for: hold what you use twice.
+    """A result's `result`. A bulky value is read again at each access, so keep a reference if you use it twice.
 
-    Lists and dicts as in the JSON, but for `replicates`, (R,) float64, and `per_class`, which is Classes where it can be.
+    Values are as in the JSON, with two exceptions: `replicates` is (R,) float64, and `per_class` is a Classes if all its scores
+    are numbers.
     """
 
     __slots__ = ("bulky", "columns", "small")
@@ -149,7 +150,7 @@ def _class_names(text: str) -> tuple[dict[str, int], list[str]]:
 
 
 def to_columns(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A result's `result` -> (what is small, {column: value} of the bulky keys); LazyValues reads both."""
+    """A result's `result` -> ({key: small value}, {column: value} of the bulky keys); LazyValues reads both."""
     small, columns = {}, dict[str, Any]()
     for key, value in values.items():
         if key in TEXTS:
@@ -161,15 +162,15 @@ def to_columns(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
                 columns |= {"replicates": single, "replicates_float64": None}
             else:
                 columns |= {"replicates": None, "replicates_float64": numbers}
-        elif key == "per_class" and (found := _class_columns(value)):
-            columns |= found
+        elif key == "per_class" and (class_columns := _class_columns(value)):
+            columns |= class_columns
         else:
             small[key] = value
     return small, columns
 
 
 def _class_columns(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a per_class; none where a score is no number: then it stays as it is."""
+    """The columns of a per_class; {} if a score is not a number, so that per_class stays as it is."""
     names, keys = sorted(value), sorted({score for each in value.values() for score in each} - {"positives"})
     table = np.array([[value[name].get(score, np.nan) for name in names] for score in keys])
     if not table.size or table.dtype.kind not in "if" or any(type(value[n].get("positives")) is not int for n in names):
@@ -185,20 +186,20 @@ def bulky_keys(columns: Mapping[str, Any]) -> list[str]:
 
 
 def plain(result: Result) -> Result:
-    """The same result with dicts and lists alone, as JSON has it; not to be changed either."""
+    """The same result in plain dicts and lists, as in its JSON. Do not change it: it shares parts with other results."""
     values = {key: dict(value) if isinstance(value, Classes) else value.tolist() if isinstance(value, np.ndarray) else value
               for key, value in result["result"].items()}
     return {**result, "result": values}
 
 
 class Pool:
-    """Equal lists and dicts of many results become one object, so that they take the memory of one."""
+    """Makes equal lists and dicts of many results one object, so that they need memory only once."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, Any] = {}
 
     def share(self, value: Any) -> Any:
-        """The object that equals value; nothing may change it from now on."""
+        """The object of the pool that equals value. Do not change it afterwards."""
         return self.known.setdefault(orjson.dumps(value), value) if isinstance(value, dict | list) else value
 
     def share_parts(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +207,6 @@ class Pool:
         return {key: self.share(value) for key, value in values.items()}
 
     def share_result(self, result: Result) -> Result:
-        """The same result; what is alike in many is shared."""
+        """The same result; parts that equal those of other results are shared."""
         known = self.share_parts({key: value for key, value in result.items() if key not in ("config", "result")})
         return known | {"config": self.share_parts(result["config"]), "result": result["result"]}

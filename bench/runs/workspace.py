@@ -1,4 +1,4 @@
-"""Where runs work on this machine: folders, device, how often to save. Nothing of it is part of a run's identity."""
+"""The folders and the device that runs use on this machine, and how often they save. None of this changes a run_id."""
 
 import itertools
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Workspace:
     results: Path  # one file per finished run
     device: torch.device
     place: str = "auto"  # memory that holds the stores' signals, see Loader
-    save_steps: int = 1000  # steps between two checkpoints to resume from
-    save_minutes: float = 10.0  # the same in minutes; what comes first counts
-    keep: int = 3  # number of checkpoints to resume from that stay
+    save_steps: int = 1000  # a run saves a checkpoint to resume from after so many steps
+    save_minutes: float = 10.0  # or after so many minutes, whichever comes first
+    keep: int = 3  # number of such checkpoints that are not removed
 
 
 def run_folder(work: Path, run: str) -> Path:

@@ -1,6 +1,6 @@
-"""What the results look like.
+"""Draws the results.
 
-In comes a report: its rows, columns and cells. Out go figures, each as PNG, SVG and PDF.
+In: a report with its rows, columns and cells. Out: figures, each as PNG, SVG and PDF.
 The same results give the same bytes.
 """
 
@@ -22,10 +22,10 @@ from paper.figures.scores import along, auroc, cost, labels
 
 
 def write(report: Report, out: Path) -> list[Path]:
-    """The files written.
+    """Write the figures and return the files.
 
-    A figure of many protocols or tasks has pages: NAME, NAME-2, ...; linear and finetune are on the first. All but `along`
-    are of the last checkpoint, all but `labels` of all labels.
+    A figure of many protocols or tasks has pages: NAME, NAME-2, ...; linear and finetune are on the first. All figures except
+    `along` show the last checkpoint; all except `labels` show evaluations with all labels.
     """
     points, styles = points_of(report), Styles(report.rows)
     runs = {row.key: report.pretrainings(row) for row in report.rows}

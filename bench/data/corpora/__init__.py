@@ -1,11 +1,11 @@
-"""Published corpora, one file each: what is known about a corpus, and how its folder is opened.
+"""Published corpora, one file each. The file says what is known about a corpus, and how its folder is opened.
 
 In: the name of a corpus and a folder with its files, as they were published.
 Out: a `CorpusFolder`: the table of its records, their labels, patients and folds, and a function that reads one record.
 
-The file of a corpus has two names: `CORPUS`, a `Corpus` with all that is known before a byte is downloaded, and
-`open_folder(folder, rate_hz)`, which opens a folder of it as a `CorpusFolder`. `known_corpora` and `open_corpus` find
-the files by themselves, so a new corpus is one new file.
+The file of a corpus defines two names. `CORPUS` is a `Corpus` with all that is known before the download.
+`open_folder(folder, rate_hz)` opens a folder of the corpus as a `CorpusFolder`. `known_corpora` and `open_corpus` find the files
+by themselves, so a new corpus is one new file.
 """
 
 import importlib
@@ -46,7 +46,7 @@ class Zenodo:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known about a corpus before a byte of it is downloaded; `ecgssl data list` prints it."""
+    """What is known about a corpus before it is downloaded; `ecgssl data list` prints it."""
 
     name: str  # becomes the store's name
     title: str
@@ -60,9 +60,9 @@ class Corpus:
     units: str = "mV"
     scale: float = 0.001  # units per int16 step of a store
     records: int | None = None  # number of records that the paper used (arXiv 2410.13867)
-    seconds: int | None = None  # their duration
+    seconds: int | None = None  # total duration of these records
     dropped: str = ""  # which records are left out by rule, and why
-    highpass_hz: float = 0.0  # 4th-order Butterworth, forwards and backwards; 0: none
+    highpass_hz: float = 0.0  # cut-off of a 4th-order Butterworth filter, forwards and backwards; 0: no filter
     labels: str = ""  # tasks, in words
     patients: str = ""  # what patient_id is, in words; empty: unknown
     download: PhysioNet | Zenodo | None = None
@@ -74,11 +74,11 @@ class Recording:
 
     rate_hz: int
     samples: np.ndarray  # (12, T): int16 steps with GAP where a sample is missing, or floats in units with NaN
-    gain: np.ndarray | None = None  # (12,) steps per unit, of int16 samples
-    baseline: np.ndarray | None = None  # (12,) the step that is 0 units, of int16 samples
+    gain: np.ndarray | None = None  # (12,) steps per unit, if the samples are int16
+    baseline: np.ndarray | None = None  # (12,) the step that means 0 units, if the samples are int16
 
     def physical(self) -> np.ndarray:
-        """(12, T) float64 in units, NaN where a sample is missing: to the last bit what wfdb or h5py reads."""
+        """(12, T) float64 in units, NaN where a sample is missing: exactly the values that wfdb or h5py reads."""
         if self.gain is None or self.baseline is None:
             return self.samples.astype(np.float64)
         signal: np.ndarray = (self.samples.astype(np.float64) - self.baseline[:, None]) / self.gain[:, None]
@@ -87,14 +87,14 @@ class Recording:
 
 
 class Refusal(UserError):
-    """Why one record is not used.
+    """The error that says why one record is not used.
 
-    reason: groups records in the report. by_rule: the corpus leaves such records out by design, nothing is wrong with
-    the folder.
+    reason: a short text that groups records in the report. by_rule: True if the corpus leaves such records out on purpose, so
+    nothing is wrong with the folder.
     """
 
     def __init__(self, reason: str, text: str, by_rule: bool = False):
-        super().__init__(reason, text, by_rule)  # all three: an exception is pickled by its arguments
+        super().__init__(reason, text, by_rule)  # all three, because pickling an exception saves these arguments only
         self.reason, self.text, self.by_rule = reason, text, by_rule
 
     def __str__(self) -> str:
@@ -103,24 +103,24 @@ class Refusal(UserError):
 
 @dataclass(frozen=True)
 class CorpusFolder:
-    """A folder of a corpus, opened and checked, ready to be prepared. Nothing but its tables was read."""
+    """A folder of a corpus, opened and checked, ready to be prepared. So far only its tables have been read."""
 
     name: str  # becomes the store's name
     version: str
-    rate_hz: int  # of the recordings; one recording may have a rate of its own
-    units: str  # of the physical signal: mV, or sd where a corpus holds no absolute values
+    rate_hz: int  # rate of the recordings; a recording may have another rate
+    units: str  # units of the physical signal: mV, or sd if the corpus holds no absolute values
     scale: float  # physical units per int16 step of the store
     records: pd.DataFrame  # record_id, patient_id (may be empty), fold (0: none), one column of labels per task
-    tasks: dict[str, list[str]]  # task -> its classes, in order, labels joined by ";"; of a regression its unit alone
-    read: Callable[[Any], Recording]  # a row of records -> its recording; raises Refusal where it cannot be used
+    tasks: dict[str, list[str]]  # task -> its classes, in order; for a regression, a list with only its unit
+    read: Callable[[Any], Recording]  # a row of records -> its recording; raises Refusal if the record cannot be used
     kinds: dict[str, str] = field(default_factory=dict)  # task -> single-label or regression; the others are multi-label
-    gaps: str = "fill"  # a missing sample: fill (interpolated per lead) or refuse the record
-    constant: str = "keep"  # a lead that never changes: keep (and list) or refuse the record
+    gaps: str = "fill"  # if samples are missing: "fill" interpolates them per lead, "refuse" refuses the record
+    constant: str = "keep"  # if a lead never changes: "keep" uses and lists the record, "refuse" refuses it
     min_seconds: float = 0.0  # shorter records are left out by rule
     highpass_hz: float = 0.0
     stats_folds: list[int] = field(default_factory=list)  # mean and sd come from these folds; empty: from all records
-    chunk: int = 32  # records that a worker takes at a time: 1 where they are long, so that memory stays flat
-    origin: str = ""  # tells the files of this folder from others with the same table, where that is cheap to know
+    chunk: int = 32  # records that a worker takes at a time; 1 if they are long, to limit memory
+    origin: str = ""  # differs between folders that have the same table but other files; "" if this is not known
 
 
 def _modules() -> dict[str, ModuleType]:
@@ -135,10 +135,10 @@ def known_corpora() -> dict[str, Corpus]:
 
 
 def open_corpus(name: str, folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The folder as one of the named corpus; UserError where the name is unknown or the folder holds something else.
+    """Open the folder as the named corpus; UserError if the name is unknown or the folder holds something else.
 
-    A corpus that is published at several rates opens the files of rate_hz, or those that can be resampled to it; None
-    opens the files that the corpus prefers.
+    If a corpus is published at several rates, the files at rate_hz are opened, or files that can be resampled to it. None opens
+    the files that the corpus prefers.
     """
     modules = _modules()
     if name not in modules:

@@ -12,15 +12,15 @@ dataset.yaml:
     columns: {fold: strat_fold}    # optional: what your csv calls record_id, patient_id, fold
     folds: true                    # optional: statistics from folds 1-8 alone (default: if there is a fold column)
     gaps: fill                     # optional: missing samples are interpolated (fill) or refused (refuse)
-    constant_leads: keep           # optional: a lead that never changes is kept and listed, or refused (refuse)
+    constant_leads: keep           # optional: a record with a lead that never changes is used and listed (keep) or refused
     version: "1"                   # optional
 
-signals.npy holds integers or floats; int16 goes into the store unchanged. A missing sample is NaN, in int16 -32768.
-The file may be larger than memory: it is mapped, and read record by record.
+signals.npy holds integers or floats; int16 goes into the store unchanged. A missing sample is NaN, or -32768 in int16.
+The file may be larger than memory, because it is read record by record.
 
-records.csv has one row per record, in the order of signals.npy: record_id (each once), and optionally patient_id, fold
-(1-8 train, 9 validates, 10 tests; 0 or empty: none) and the columns of the tasks. A record whose value is empty (of a
-regression: or NaN) is left out of that task.
+records.csv has one row per record, in the order of signals.npy. Its columns are record_id (all different) and optionally
+patient_id, fold (1-8 train, 9 validates, 10 tests; 0 or empty: none) and a column for each task. If a record's value of a task is
+empty (for a regression: empty or NaN), the record is left out of that task.
 """
 
 import functools
@@ -47,7 +47,7 @@ CORPUS = Corpus(
 
 NAME = "[a-z0-9][a-z0-9-]{0,40}"
 FOLDS = range(1, 11)
-FLOAT_SCALE = 0.001  # units per step of a store whose signals come as floats: 1 µV, or 1/1000 sd
+FLOAT_SCALE = 0.001  # units per step of a store, if the signals are floats: 1 µV, or 1/1000 sd
 RESERVED = ("record_id", "patient_id", "fold", "offset", "length", "digest", "stored", "row")  # columns of a store
 
 
@@ -98,7 +98,7 @@ class DatasetConfig(Model):
 
 
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The user's data in folder, at their own rate whatever rate_hz is; UserError naming the file that is wrong."""
+    """Open the user's data in folder, at the rate in dataset.yaml; rate_hz is ignored. UserError names the file that is wrong."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     path = folder / "dataset.yaml"
@@ -125,13 +125,13 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
 
 
 def read_config(path: Path) -> DatasetConfig:
-    """dataset.yaml; UserError naming file, line, key and value of the first thing that is wrong."""
+    """Read dataset.yaml; UserError names file, line, key and value of the first mistake."""
     document = read_document(path)
     return validate(DatasetConfig, document.value, document.place)
 
 
 def open_signals(path: Path, leads: int) -> np.ndarray:
-    """The array of path, (records, leads, samples), mapped from the disk; UserError where it is another."""
+    """The array in the file, (records, leads, samples), memory-mapped; UserError if it has another shape or type."""
     try:
         signals = np.lib.format.open_memmap(path, mode="r")
         end = signals.offset + signals.nbytes
@@ -149,7 +149,7 @@ def open_signals(path: Path, leads: int) -> np.ndarray:
 
 
 def read_records(path: Path, config: DatasetConfig) -> pd.DataFrame:
-    """record_id, patient_id, fold and the columns of the tasks; UserError naming the column and row that is wrong."""
+    """The table of record_id, patient_id, fold and a column per task; UserError names the column and row that is wrong."""
     table, columns = read_table(path), config.columns
     renamed = [getattr(columns, key) for key in columns.model_fields_set]
     for column in (columns.record_id, *renamed, *config.tasks):
@@ -168,7 +168,7 @@ def read_records(path: Path, config: DatasetConfig) -> pd.DataFrame:
 
 
 def _folds(column: pd.Series, ids: pd.Series, path: Path) -> pd.Series:
-    """The fold of each record, 0 where it has none; UserError naming the records with another number."""
+    """The fold of each record, 0 if it has none; UserError names the records with an invalid fold."""
     strange = [text not in ("", "0", "0.0", *(f"{fold}{end}" for fold in FOLDS for end in ("", ".0"))) for text in column]
     if any(strange):
         named = [f"{i} has {fold!r:.20}" for i, fold in zip(ids[strange], column[strange], strict=True)]
@@ -195,7 +195,7 @@ def _labels(text: str) -> str:
 
 
 def read_record(signals: np.ndarray, rate_hz: int, scale: float, order: list[int], row: Any) -> Recording:
-    """One record with its leads in the order of LEADS; a value is number x scale."""
+    """The recording of one record, leads in the order of LEADS; a value in units is number x scale."""
     samples = np.asarray(signals[row.row])[order]
     if samples.dtype == np.int16:
         return Recording(rate_hz, samples, np.full(len(LEADS), 1 / scale), np.zeros(len(LEADS)))

@@ -1,8 +1,8 @@
 """What the corpora of the PhysioNet/CinC Challenge 2021 share (Reyna et al. 2021; doi 10.13026/34va-7q14).
 
-A record is NAME.hea + NAME.mat, in the folder of its corpus or in its parts g1, g2, ...; the header's line `#Dx:` holds
-the diagnoses as SNOMED CT codes. snomed.csv names the Challenge's 133 (dx_mapping_scored.csv and
-dx_mapping_unscored.csv of github.com/physionetchallenges/evaluation-2021); another code stays a code.
+A record is two files, NAME.hea and NAME.mat, in the folder of its corpus or in its parts g1, g2, ... The header's line `#Dx:`
+holds the diagnoses as SNOMED CT codes. snomed.csv has the names of the Challenge's 133 codes (dx_mapping_scored.csv and
+dx_mapping_unscored.csv of github.com/physionetchallenges/evaluation-2021); other codes have no name here.
 """
 
 import collections
@@ -20,7 +20,7 @@ from bench.data.ingest import wfdb_file
 
 VERSION = "1.0.3"
 PREFIXES = {"A": "cpsc", "Q": "cpsc-extra", "E": "georgia", "S": "ptb", "I": "st-petersburg", "HR": "ptb-xl"}
-LAST_CHAPMAN = 10646  # JS00001 to JS10646 are Chapman-Shaoxing's, the later ones Ningbo's
+LAST_CHAPMAN = 10646  # JS00001 to JS10646 belong to Chapman-Shaoxing, later numbers to Ningbo
 SHORTEST, SHORT = 10.0, "shorter than 10 s"
 DX = re.compile(rb"^#[ \t]*Dx[ \t]*:([^\r\n]*)", re.MULTILINE)
 CODE = re.compile(r"[\w./ -]{1,40}", re.ASCII)
@@ -50,7 +50,7 @@ def describe(name: str, folder: str, title: str, citation: str, *, records: int,
 
 def open_folder(corpus: Corpus, folder: Path, rate_hz: int | None, *, min_seconds: float = 0.0,
                 chunk: int = 32) -> CorpusFolder:
-    """The corpus in `folder`, which is its own or the root of the Challenge; records are sorted by name."""
+    """Open the corpus. folder: the corpus's own folder, or the root of the Challenge. Records are sorted by name."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     under = Path(_published_folder(corpus))
@@ -69,7 +69,7 @@ def open_folder(corpus: Corpus, folder: Path, rate_hz: int | None, *, min_second
 
 
 def list_records(corpus: Corpus, folder: Path) -> pd.DataFrame:
-    """A row for every record in the folder or in a file RECORDS; `problem` says why a record cannot be used."""
+    """A table with a row for every record in the folder or in a file RECORDS; column `problem`: why it cannot be used, or ""."""
     parts = sorted(["", *(f"{d.name}/" for d in folder.iterdir() if re.fullmatch(r"g\d+", d.name) and d.is_dir())])
     present = {part + path.stem for part in parts for path in (folder / part).glob("*.hea")}  # below folder, no suffix
     if corpus.name not in {find_corpus(PurePosixPath(file).name) for file in present}:
@@ -101,7 +101,7 @@ def _published_folder(corpus: Corpus) -> str:
 
 
 def read_list(path: Path) -> list[str]:
-    """The records that a file RECORDS lists, and the folders in it that do not exist; [] where there is no such file."""
+    """The records that a file RECORDS lists, and those of its folders that do not exist; [] if there is no such file."""
     if not path.is_file():
         return []
     try:
@@ -115,7 +115,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def find_corpus(name: str) -> str:
-    """The corpus that a record's name belongs to, or "": JS10647 -> ningbo."""
+    """The corpus to which a record belongs by its name, or "". JS10647 -> ningbo."""
     match = re.fullmatch(r"([A-Z]{1,2})(\d{1,6})", name, re.ASCII)
     if match and match[1] == "JS":
         return "chapman-shaoxing" if int(match[2]) <= LAST_CHAPMAN else "ningbo"
@@ -123,7 +123,7 @@ def find_corpus(name: str) -> str:
 
 
 def _wrong_folder(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
-    """Why folder, with records of these names, does not hold the corpus."""
+    """The error for a folder that does not hold the corpus; names: the records that it holds."""
     if not names:
         return UserError(f"{folder} holds no record of {corpus.name}: no .hea file lies in it or in its parts g1, g2, ..., "
                          f"and it has no folder {_published_folder(corpus)}")
@@ -137,7 +137,7 @@ def _wrong_folder(corpus: Corpus, folder: Path, names: list[str]) -> UserError:
 
 
 def read_diagnoses(path: Path) -> str | None:
-    """The codes after #Dx in a header, sorted and joined by ";" ("": none); None where they cannot be read."""
+    """The codes after #Dx in a header, sorted and joined by ";" ("": no code); None if they cannot be read."""
     try:
         with path.open("rb") as f:
             lines = DX.findall(f.read(LONGEST_HEADER))
@@ -148,7 +148,7 @@ def read_diagnoses(path: Path) -> str | None:
 
 
 def read_record(folder: Path, row: Any) -> Recording:
-    """One record; Refusal where its row has a problem or its files cannot be read."""
+    """The recording of one record; Refusal if its row has a problem or its files cannot be read."""
     if row.problem:
         raise Refusal(row.problem, PROBLEMS[row.problem], by_rule=row.problem == PTB_XL)
     return wfdb_file.read(f"{folder}/{row.file}.hea")

@@ -1,12 +1,12 @@
 """CODE-15% (Ribeiro et al. 2021, Zenodo 4916206; Ribeiro et al. 2020, Nat Commun 11:1760).
 
-Amplitudes are nominal. The Zenodo record states no unit. The code of its authors says both 1e-4 V and 1000 times volts,
-which differ by a factor of ten, and a comparison with other corpora suggests 0.5 mV. We take the values as published and
-call them mV, as the PhysioNet Challenge 2025 does: every store is normalised by its own statistics, so the factor has no
-effect. A store's step of 0.004 reaches 131. Its rounding error has sd 0.0012, a third of a percent of the smallest lead's
-sd after the high-pass, 0.37.
+The unit of the amplitudes is not known. The Zenodo record states none. The code of its authors says both 1e-4 V and 1000 times
+volts, which differ by a factor of ten, and a comparison with other corpora suggests 0.5 mV. This file takes the values as
+published and calls them mV, as the PhysioNet Challenge 2025 does. Every store is normalised by its own statistics, so the factor
+has no effect. With a step of 0.004, a store can hold values up to 131. The rounding error has sd 0.0012, a third of a percent of
+the sd of the smallest lead after the high-pass, 0.37.
 
-Exams of less than 10.24 s are padded with zeros at both ends. Like the paper, we use only exams in which the first and
+Exams of less than 10.24 s are padded with zeros at both ends. Like the paper, this file uses only exams in which the first and
 the last sample of every lead differ from zero: 128,033 of 345,779.
 """
 
@@ -37,7 +37,7 @@ CORPUS = Corpus(
 
 
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The exams that exams.csv lists, at their own 400 Hz whatever rate_hz is, in the order of the rows of the HDF5 files."""
+    """Open the exams that exams.csv lists, in the order of the HDF5 files' rows. They have 400 Hz; rate_hz is ignored."""
     path = folder / "exams.csv"
     table = read_published_table(path, ("exam_id", "patient_id", "trace_file", *LABELS), "CODE-15%")
     exam = parse_whole_numbers(table.exam_id, path)
@@ -95,7 +95,7 @@ def open_part(path: Path) -> tuple[np.ndarray, h5py.Dataset]:
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
-    """A data set of the file itself: a link or virtual data set could point to any file of this machine."""
+    """A data set that lies in the file itself; UserError for a link or a virtual data set, which could point to another file."""
     data = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
         raise UserError(f"{file.filename} holds no data set {name!r} of its own")
@@ -103,7 +103,7 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def read_record(files: dict[str, h5py.Dataset], row: Any) -> Recording:
-    """One exam; Refusal where it cannot be read, or is left out by rule. h5py lets one thread read at a time."""
+    """The recording of one exam; Refusal if it cannot be read, or is left out by rule. h5py lets one thread read at a time."""
     if row.file not in files:
         raise Refusal("missing file", f"exams.csv lists {row.file}, which does not exist; download and unpack it")
     if row.row < 0:

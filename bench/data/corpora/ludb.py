@@ -1,7 +1,7 @@
 """Lobachevsky University Electrocardiography Database (Kalyakulina et al. 2020; doi 10.13026/eegm-h675).
 
-The integers of its files are microvolts: read so, Einthoven's law holds to the last bit and the amplitudes are those of
-other corpora. The gains and baselines of its headers differ from lead to lead and give wrong millivolts. They are not used.
+The integers in its files are microvolts: read as such, they obey Einthoven's law exactly and have the amplitudes of other
+corpora. The gains and baselines in its headers differ from lead to lead and give wrong millivolts, so they are not used.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ CORPUS = Corpus(
 
 
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The records that ludb.csv lists, at their own 500 Hz whatever rate_hz is."""
+    """Open the records that ludb.csv lists. They have 500 Hz; rate_hz is ignored."""
     path = folder / "ludb.csv"
     table = read_published_table(path, ("ID", "Rhythms"), "LUDB")
     ids = parse_whole_numbers(table.ID, path).astype(str)
@@ -44,7 +44,7 @@ def parse_rhythms(text: str) -> str:
 
 
 def read_record(folder: Path, row: Any) -> Recording:
-    """One record with its integers as microvolts; Refusal where they are not the published ones."""
+    """The recording of one record, its integers read as microvolts; Refusal if they are not the published integers."""
     recording = wfdb_file.read(folder / "data" / f"{row.record_id}.hea")
     i, ii, iii = recording.samples[:3].astype(int)
     if np.abs(i + iii - ii).max(initial=0) > 1:

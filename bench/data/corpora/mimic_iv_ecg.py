@@ -1,6 +1,6 @@
 """MIMIC-IV-ECG, Diagnostic Electrocardiogram Matched Subset (Gow et al. 2023; doi 10.13026/4nqg-sb35).
 
-Its files list aVF before aVL, so leads are found by their names. The paper used every record.
+Its files have aVF before aVL, so the reader orders the leads by their names. The paper used every record.
 """
 
 import functools
@@ -27,7 +27,7 @@ PATH = r"[\w-]+(?:/[\w-]+)*"  # no dot, so no path leaves the folder
 
 
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The records that record_list.csv lists, at their own 500 Hz whatever rate_hz is; no other file is read."""
+    """Open the records that record_list.csv lists; no other file is read. They have 500 Hz; rate_hz is ignored."""
     path = folder / "record_list.csv"
     table = read_published_table(path, ("subject_id", "study_id", "path"), "MIMIC-IV-ECG")
     strange = ~table.path.str.fullmatch(PATH)
@@ -47,7 +47,7 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
 
 
 def read_record(folder: Path, row: Any) -> Recording:
-    """One record; Refusal where record_list.csv names another file for it, or the file cannot be read."""
+    """The recording of one record; Refusal if record_list.csv names a file of another record, or the file cannot be read."""
     name = f"p{row.patient_id}/s{row.record_id}/{row.record_id}"
     if not row.path.endswith(f"/{name}"):  # never another record's samples
         raise Refusal("other file name", f"record_list.csv names its file {row.path!r:.80}; MIMIC-IV-ECG's ends in {name!r}")

@@ -1,4 +1,4 @@
-"""Ningbo First Hospital, as the Challenge 2021 publishes it. Some records have a constant lead: kept, and listed."""
+"""Ningbo First Hospital, as the Challenge 2021 publishes it. Records with a constant lead are used, and the report lists them."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""PTB Diagnostic ECG Database, as the Challenge 2021 publishes it: its 12 leads, at 1000 Hz, of up to 2 minutes."""
+"""PTB Diagnostic ECG Database, as the Challenge 2021 publishes it: 12 leads at 1000 Hz, records of up to 2 minutes."""
 
 import functools
 

@@ -35,7 +35,7 @@ FILES = {100: ("filename_lr", "lr"), 500: ("filename_hr", "hr")}  # rate in Hz -
 FOLDS = range(1, 11)
 VERSIONS = {21837: "1.0.1", 21799: "1.0.3"}  # by number of records
 CSV_SHA256 = {"cd9bf4e6445c5e022605857c4d6f90c90ff0e62df847da52efaebe94de786156": "1.0.1"}
-OLDEST = 89  # years
+OLDEST = 89  # years; the ages of older patients are not used
 COLUMNS = ("ecg_id", "patient_id", "age", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 SCP_COLUMNS = ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
 NAME = re.compile(r"[^\s;'\\]+")  # labels are joined by ";"
@@ -43,7 +43,7 @@ CODES = re.compile(r"\{(?:'[^'\\]+': *\d+(?:\.\d*)?(?:, *|(?=\})))*\}", re.ASCII
 
 
 def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
-    """The records of the csv: their files of 100 Hz where rate_hz is 100, otherwise those of 500 Hz."""
+    """Open the records of the csv. If rate_hz is 100, their files of 100 Hz are used, otherwise those of 500 Hz."""
     rate_hz = 100 if rate_hz == 100 else 500
     path = folder / "ptbxl_database.csv"
     table = read_published_table(path, COLUMNS, "PTB-XL")
@@ -69,17 +69,17 @@ def open_folder(folder: Path, rate_hz: int | None) -> CorpusFolder:
 
 
 def parse_ages(column: pd.Series, path: Path) -> pd.Series:
-    """Ages in years as texts, "" where none is known: empty, or above 89.
+    """Ages in years as texts; "" if the age is not known or is above 89.
 
-    From 1.0.2 on 300 stands for an age above 89, as HIPAA demands; 1.0.1 still gives the ages of those patients. They are
-    left out of both, so that the target is the same.
+    Since version 1.0.2, the csv has 300 instead of an age above 89, because HIPAA demands it; 1.0.1 has the true ages of these
+    patients. They are left out of both versions, so that the target is the same.
     """
     age = parse_numbers(column, path)
     return age.mask(pd.to_numeric(age) > OLDEST, "")
 
 
 def detect_version(folder: Path, rows: int) -> str:
-    """Which release the csv belongs to; a release's csv with another's checksum list is a UserError."""
+    """The version of PTB-XL that the csv belongs to; UserError if the list of checksums belongs to another version."""
     by_rows, by_sums = VERSIONS.get(rows), None
     for sums in (folder / "SHA256SUMS.txt", folder / ".download" / "listing"):
         for line in sums.read_text(errors="replace").splitlines() if sums.is_file() else ():
@@ -137,7 +137,7 @@ def label_tasks(table: pd.DataFrame, folder: Path) -> tuple[dict[str, list[str]]
 
 
 def read_record(folder: Path, rate_hz: int, row: Any) -> Recording:
-    """One record of 10 s in mV, leads in the order of LEADS; Refusal where its files are not what they should be."""
+    """The recording of one record, 10 s, leads in the order of LEADS; Refusal if its files are not as PTB-XL publishes them."""
     number = int(row.record_id)
     name = f"records{rate_hz}/{number // 1000 * 1000:05d}/{number:05d}_{FILES[rate_hz][1]}"
     if row.file != name:  # never another record's samples, nor a file elsewhere

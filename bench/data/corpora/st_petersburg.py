@@ -1,4 +1,4 @@
-"""St Petersburg INCART 12-lead Arrhythmia Database, as the Challenge 2021 publishes it: 30 minutes a record."""
+"""St Petersburg INCART 12-lead Arrhythmia Database, as the Challenge 2021 publishes it. A record lasts 30 minutes."""
 
 import functools
 

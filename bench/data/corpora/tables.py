@@ -1,4 +1,4 @@
-"""Tables of a corpus: csv files read as texts, and columns checked before they are used."""
+"""Reads the csv tables of a corpus as texts, and checks their columns."""
 
 import csv
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from bench.core.errors import UserError
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A csv file, every value as its text; UserError where the file is missing, is no csv, or is cut within a row.
+    """The table in a csv file, every value a text; UserError if the file is missing, is no csv, or ends within a row.
 
-    With `columns`, only the first column and these are read: the texts of a large table would fill the memory.
+    columns: read only the first column and these, because all texts of a large table would fill the memory.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
@@ -39,7 +39,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_published_table(path: Path, columns: tuple[str, ...], corpus: str) -> pd.DataFrame:
-    """The table of a corpus, with at least these columns and one row; UserError where it is missing or another corpus's."""
+    """The table of a corpus, with at least these columns and one row; UserError if it is missing or belongs to another corpus."""
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a folder")
     if not path.is_file():
@@ -54,7 +54,7 @@ def read_published_table(path: Path, columns: tuple[str, ...], corpus: str) -> p
 
 
 def parse_whole_numbers(column: pd.Series, path: Path) -> pd.Series:
-    """The column as integers, 7.0 as 7; UserError naming the first value that is no integer, is negative or has ten digits."""
+    """The column as integers (7.0 becomes 7); UserError names the first value that is not a whole number of up to nine digits."""
     text = column.astype(str)
     wrong = ~text.str.fullmatch(r"[0-9]{1,9}(\.0*)?").to_numpy(bool)
     if wrong.any():
@@ -65,9 +65,9 @@ def parse_whole_numbers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def parse_numbers(column: pd.Series, path: Path) -> pd.Series:
-    """The column's values as the shortest text of each number, "" where the value is empty or NaN.
+    """The column's numbers as texts, each as short as possible; "" if the value is empty or NaN.
 
-    UserError naming the first value that is no number or does not fit into 32 bits.
+    UserError names the first value that is no number or does not fit into 32 bits.
     """
     value = pd.to_numeric(column.replace("", "nan"), errors="coerce").astype(float)
     missing = column.str.strip().str.lower().isin(("", "nan")).to_numpy(bool)
@@ -79,7 +79,7 @@ def parse_numbers(column: pd.Series, path: Path) -> pd.Series:
 
 
 def require_unique(column: pd.Series, path: Path) -> None:
-    """UserError naming the first value that occurs twice in the column."""
+    """UserError that names the first value that occurs twice in the column."""
     repeated = column[column.duplicated()]
     if len(repeated):
         raise UserError(f"{path}: {column.name!s:.80} {repeated.iloc[0]!s:.80} occurs twice")

@@ -1,4 +1,4 @@
-"""One record as published -> the samples that a store holds, in one process or in several."""
+"""Converts published records to the samples that a store holds, in one process or in several."""
 
 import contextlib
 import itertools
@@ -21,23 +21,23 @@ from bench.data.corpora import GAP, CorpusFolder, Recording, Refusal
 from bench.data.signal import LEADS, SHORTEST, fill_gaps, high_pass, resample, to_int16
 from bench.data.store import short_hash
 
-EXACT = 1 << 20  # samples of 16 bits whose squares add up to less than 2**53, so that a float64 holds their sum
-LONG_RECORD_WORKERS = 2  # at most, for a corpus of long records: each worker takes 100 MiB and more to resample one
+EXACT = 1 << 20  # so many squares of 16-bit samples add up to less than 2**53, so a float64 holds their sum exactly
+LONG_RECORD_WORKERS = 2  # largest number of workers for long records: a worker needs 100 MiB or more to resample one
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one record."""
+    """The outcome of converting one record: its signal, or why it is refused."""
 
-    signal: np.ndarray | None  # (12, samples) int16; None: refused
+    signal: np.ndarray | None  # (12, samples) int16; None: the record is refused
     refusal: Refusal | None = None
-    digest: int = 0  # short_hash of the samples as published; 0: a flat record, which is like any other
+    digest: int = 0  # short_hash of the samples as published; 0 if the record is flat, as all flat records are equal
     stored: int = 0  # short_hash of the signal
-    gaps: int = 0  # number of leads with gaps, which were filled
+    gaps: int = 0  # number of leads whose gaps were filled
     constant: Sequence[str] = ()  # leads that never change
-    clipped: int = 0  # number of samples
-    total: Sequence[int] = ()  # sum over the samples, per lead: integers, so the order of records does not matter
-    squares: Sequence[int] = ()  # the same of their squares
+    clipped: int = 0  # number of clipped samples
+    total: Sequence[int] = ()  # sum of the samples per lead; integers, so the order of records does not matter
+    squares: Sequence[int] = ()  # sum of the squared samples per lead
     resampled: bool = False
 
 
@@ -67,7 +67,7 @@ def convert(corpus: CorpusFolder, row: Any, rate_hz: int, resampling: str) -> Co
 
 
 def _is_stored_as_published(corpus: CorpusFolder, recording: Recording, rate_hz: int) -> bool:
-    """Whether the integers of the recording are those that the store holds."""
+    """Whether the store holds the integers of the recording unchanged."""
     return bool(
         recording.rate_hz == rate_hz and not corpus.highpass_hz
         and recording.gain is not None and recording.baseline is not None
@@ -75,7 +75,7 @@ def _is_stored_as_published(corpus: CorpusFolder, recording: Recording, rate_hz:
 
 
 def _process(corpus: CorpusFolder, recording: Recording, rate_hz: int, resampling: str) -> tuple[np.ndarray, int, int]:
-    """((12, samples) int16, leads with gaps, samples clipped) of a recording: filled, filtered and resampled."""
+    """The recording filled, filtered and resampled: ((12, samples) int16, number of leads with gaps, of clipped samples)."""
     physical = recording.physical()
     missing = np.isnan(physical)
     if corpus.gaps == "refuse" and missing.any():
@@ -134,12 +134,12 @@ def convert_all(corpus: CorpusFolder, rate_hz: int, resampling: str, *, first: i
 
 @contextlib.contextmanager
 def _pool(workers: int, convert_row: Callable[[tuple[Any, ...]], Conversion]) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes; UserError where one was killed. They are forked, so that they have the corpus and its read function,
-    whatever those are."""
+    """A context with worker processes; UserError if one is killed. The workers are forked, so they need not pickle the corpus and
+    its read function."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (convert_row,))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # other threads exist: no worker needs them
+            warnings.simplefilter("ignore", DeprecationWarning)  # it warns of forking with threads; no worker needs these threads
             pool.submit(int).result()  # the first task starts every worker
         yield pool
     except BrokenProcessPool:
@@ -151,12 +151,12 @@ def _pool(workers: int, convert_row: Callable[[tuple[Any, ...]], Conversion]) ->
 def _start_worker(convert_row: Callable[[tuple[Any, ...]], Conversion]) -> None:
     global _convert_row
     _convert_row = convert_row
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of Ctrl-C and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent was killed: it would wait for work forever."""
+    """End this worker when its parent has been killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

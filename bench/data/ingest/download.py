@@ -1,14 +1,15 @@
 """Download a published corpus into a folder: in parallel, every checksum verified. A stopped download continues.
 
-The folder's .download holds
-lock           held by the process that downloads
-origin         what the folder is a download of
+The folder .download inside it holds these files:
+lock           locked by the process that downloads
+origin         names the corpus and version that the folder is a download of
 listing        the published files and their checksums. All files are checked against it; it is trusted because of TLS.
-               PhysioNet's is fetched once, as a version does not change; Zenodo's has links, and is fetched at every start
-journal        the files that were verified. A file that is missing there, or whose length or time has changed since, is
+               PhysioNet's listing is fetched once, because a version does not change. Zenodo's listing has links that expire, so
+               it is fetched at every start
+journal        the files that were verified. A file that is not in the journal, or whose length or time has changed since, is
                hashed again
-<digest>.json  the members of a zip, which is removed once all of them are unpacked. Where a member has changed, the zip
-               is fetched again
+<digest>.json  the members of a zip. The zip is removed once all members are unpacked. If a member has changed, the zip is fetched
+               again
 """
 
 import array
@@ -41,17 +42,17 @@ from bench.data.ingest.fetch import STATE, Fetcher, File, FileUnavailable, check
 
 PHYSIONET, ZENODO = "https://physionet.org/files", "https://zenodo.org/api"
 TABLES = ("", ".csv", ".txt")  # suffixes of the files at the top, which every subset has
-MAX_UNAVAILABLE = 10  # unavailable files after which no other is tried
+MAX_UNAVAILABLE = 10  # after so many unavailable files, no other file is tried
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def download(corpus: Corpus, folder: Path, *, subset: int | None = None, dry_run: bool = False, parallel: int = 4,
              mirror: str | None = None) -> int:
-    """Download a corpus into folder; gives the number of its files there, each of them verified.
+    """Download a corpus into folder; returns the number of its files there, all verified.
 
-    subset: only so many records, see Download.choose. dry_run: print what would be downloaded and write nothing. mirror:
-    a URL in place of https://physionet.org/files or https://zenodo.org/api. UserError where a file is unavailable; all
-    others were tried before.
+    subset: download only so many records, see Download.choose. dry_run: print what would be downloaded and write nothing. mirror:
+    a URL in place of https://physionet.org/files or https://zenodo.org/api. UserError if files are unavailable, after all other
+    files have been tried.
     """
     if corpus.download is None:
         raise UserError(f"{corpus.name} cannot be downloaded: it has no known place of publication")
@@ -80,12 +81,12 @@ def download(corpus: Corpus, folder: Path, *, subset: int | None = None, dry_run
 class Scan:
     """How much of a listing is wanted, and how much of that was downloaded already."""
 
-    todo: bytearray = field(default_factory=bytearray)  # per file of the listing: 1 where it is wanted and not verified
-    files: int = 0  # that are wanted
-    done: int = 0  # of these, verified
-    bytes: int = 0  # of the wanted files; 0 where the listing has no lengths
-    done_bytes: int = 0
-    needed_bytes: float = 0  # disk space that the others take; 0: unknown
+    todo: bytearray = field(default_factory=bytearray)  # per file of the listing: 1 if it is wanted and not yet verified
+    files: int = 0  # number of wanted files
+    done: int = 0  # number of wanted files that are verified
+    bytes: int = 0  # size of the wanted files; 0 if the listing has no lengths
+    done_bytes: int = 0  # size of the verified files
+    needed_bytes: float = 0  # disk space that the other wanted files will take; 0: unknown
 
 
 class Download:
@@ -106,7 +107,7 @@ class Download:
         self.unpacking = threading.Lock()
 
     def files(self) -> Iterator[File]:
-        """The files of the listing, one by one: there may be millions."""
+        """Yields the files of the listing; there may be millions."""
         return self._physionet(self.published.under) if isinstance(self.published, PhysioNet) else self._zenodo()
 
     def _physionet(self, under: str) -> Iterator[File]:
@@ -139,10 +140,10 @@ class Download:
         yield from sorted(files, key=lambda f: natural(f.path))
 
     def choose(self, subset: int | None) -> Callable[[File], bool]:
-        """The function that says whether a file is wanted: every file, or those of a subset.
+        """A function that says whether a file is wanted: every file, or only the files of a subset.
 
-        A subset has every table at the top, and the first other files. On PhysioNet it has the files of the first
-        records of every folder at the top instead: ptb-xl has a folder for each rate.
+        A subset has all tables at the top, and the first `subset` other files. On PhysioNet it has, instead of these, the files
+        of the first `subset` records of every folder at the top, because ptb-xl has a folder for each rate.
         """
         if subset is None:
             return lambda file: True
@@ -199,7 +200,7 @@ class Download:
                      lambda ended: [future.result() for future in ended])
 
     def announce(self, subset: int | None) -> Scan:
-        """Print what will be downloaded; UserError where the disk has no space for it."""
+        """Print what will be downloaded; UserError if the disk has no space for it."""
         origin = self.state / "origin"
         if origin.exists() and origin.read_text() != self.origin:
             raise UserError(f"{self.folder} is a download of {origin.read_text()!r}, not of {self.origin!r}; choose another "
@@ -222,8 +223,8 @@ class Download:
         return scan
 
     def run(self, subset: int | None) -> int:
-        """Download the files that are not done; gives the number of files that then are."""
-        if not (self.state / "origin").exists():  # before the listing, which then belongs to no other download
+        """Download the files that are not yet verified; returns the number of verified files afterwards."""
+        if not (self.state / "origin").exists():  # written before the listing, so that no listing is without its origin
             write_text(self.state / "origin", self.origin)
         scan = self.announce(subset)
         began, files, done_bytes, unavailable = time.monotonic(), scan.done, scan.done_bytes, list[str]()
@@ -260,7 +261,7 @@ class Download:
         return files
 
     def run_all(self, files: Iterable[File], work: Callable[[File], Any], ended: Callable[[set[Future[Any]]], object]) -> None:
-        """Run work on every file, in threads; `ended` is called with futures that have ended, at least every half second."""
+        """Run work on every file, in threads; call `ended` with the futures that have ended, at least every half second."""
         left, waiting = iter(files), set[Future[Any]]()
         with ThreadPoolExecutor(self.parallel) as pool:
             try:
@@ -287,7 +288,7 @@ class Download:
                 self.replaced.append(file.path)
             self.fetcher.fetch(file, target)
         if file.unpack:
-            with self.unpacking:  # one at a time: that takes less space, and none overwrites another's members
+            with self.unpacking:  # one zip at a time: it needs less space, and no zip overwrites the members of another
                 taken = {f.path for f in self.files()}
                 for other in self.state.glob("*.json"):
                     if other != self.marker(file):
@@ -313,14 +314,14 @@ class Download:
 
 
 class Journal:
-    """The files that were verified, one per line: digest, bytes, time, path. In memory a line takes 8 bytes."""
+    """The list of verified files on disk, one per line: digest, bytes, time, path. In memory a line takes 8 bytes."""
 
     def __init__(self, path: Path):
         self.path, known, self._good = path, array.array("q"), 0
         if path.exists():
             with path.open("rb") as lines:
                 for line in lines:
-                    if line.endswith(b"\n"):  # otherwise a kill tore it
+                    if line.endswith(b"\n"):  # otherwise a kill left it incomplete
                         known.append(hash(line))
                         self._good += len(line)
         self._known = np.sort(np.array(known, np.int64))
@@ -337,7 +338,7 @@ class Journal:
         return i < len(self._known) and bool(self._known[i] == key)
 
     def add(self, file: File, stat: os.stat_result) -> None:
-        """Add a file whose bytes are on the disk. Not synced: a line that is lost costs the time to hash the file again."""
+        """Add a file whose bytes are on the disk. The line is not synced; if it is lost, the file is only hashed again."""
         if self._out is None:
             self._out = self.path.open("ab", buffering=0)
             self._out.truncate(self._good)
@@ -349,7 +350,7 @@ class Journal:
 
 
 def status(path: str | Path) -> os.stat_result | None:
-    """os.stat of a path; None where nothing is there."""
+    """os.stat of a path; None if the path does not exist."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""One published file over HTTP: continued where it stopped, verified by its checksum, tried again; and a zip unpacked."""
+"""Fetches one published file over HTTP: continues where it stopped, verifies the checksum, retries. Also unpacks zips."""
 
 import email.utils
 import hashlib
@@ -20,13 +20,13 @@ from bench.core.errors import UserError
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two reads
 CHUNK = 1 << 16  # bytes
-TRIES = 10  # in a row without a new byte: four minutes at least
-WRONG = 3  # times that a complete file may have the wrong checksum
+TRIES = 10  # attempts in a row without a new byte; they take at least four minutes
+WRONG = 3  # a file is given up when it was complete but had the wrong checksum so many times
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two attempts
-LONGEST_RETRY_AFTER = 3600.0  # seconds for which a server may ask
-GROWTH = 200  # times its size that a zip may grow
+LONGEST_RETRY_AFTER = 3600.0  # longest Retry-After, in seconds, that is waited for
+GROWTH = 200  # a zip may unpack to so many times its size
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-PART, STATE = ".part", ".download"  # names of the download itself, which no listing may use
+PART, STATE = ".part", ".download"  # suffix and folder that the download itself uses, so no listing may use them
 
 
 class File(NamedTuple):
@@ -40,7 +40,7 @@ class File(NamedTuple):
 
 
 class FileUnavailable(UserError):
-    """The server does not give this file; it may give others."""
+    """The server does not have this file, but may have others."""
 
 
 class DownloadStopped(Exception):
@@ -52,7 +52,7 @@ class TryAgain(Exception):
 
 
 def check_name(name: str, listing: object) -> str:
-    """name; UserError where it leaves its folder or is a name of the download itself. listing: who names the file."""
+    """Return name; UserError if it leads out of its folder or is a name of the download itself. listing: who states the name."""
     parts = name.split("/")
     if (any(p in ("", ".", "..") or p.endswith(PART) for p in parts) or parts[0] == STATE or "\\" in name
             or not name.isprintable()):
@@ -62,7 +62,7 @@ def check_name(name: str, listing: object) -> str:
 
 
 def part_of(target: Path) -> Path:
-    """The file that holds what has arrived of target so far."""
+    """The path of the file that holds the bytes of target that have arrived so far."""
     return target.with_name(target.name + PART)
 
 
@@ -79,7 +79,7 @@ def digest_of(path: Path, like: str) -> str:
 
 
 def finish_part(part: Path, target: Path) -> None:
-    """Rename a complete part. Its bytes are synced; the rename is not, as it can be done again."""
+    """Rename a complete part. Its bytes are synced to the disk; the rename is not, because it can be repeated."""
     handle = os.open(part, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -89,7 +89,7 @@ def finish_part(part: Path, target: Path) -> None:
 
 
 def unpack(archive: Path, taken: Container[str], check: Callable[[], object]) -> list[str]:
-    """Unpack a zip beside itself; gives the names of its members. check is called after every piece.
+    """Unpack a zip into its folder and return the names of its members. check is called after every piece.
 
     UserError for a member that would leave the folder or is in `taken`, and for a zip that is damaged or would grow
     too much.
@@ -117,7 +117,7 @@ def unpack(archive: Path, taken: Container[str], check: Callable[[], object]) ->
 
 
 def _span(file: File, part: Path, answer: requests.Response, have: int) -> tuple[int, int | None]:
-    """The byte that the answer's body begins with, and the length of the whole file where the server states it."""
+    """(the byte at which the answer's body begins, the length of the whole file if the server states it)."""
     length = answer.headers.get("Content-Length", "")
     if answer.status_code == 200:
         if not file.digest and not length.isdecimal() and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
@@ -132,7 +132,7 @@ def _span(file: File, part: Path, answer: requests.Response, have: int) -> tuple
 
 
 class Fetcher:
-    """Fetches files from any number of threads; each thread has a session, which keeps its connection open."""
+    """Fetches files in any number of threads. Each thread has its own session, so that its connection stays open."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -148,9 +148,9 @@ class Fetcher:
             session.close()
 
     def fetch(self, file: File, target: Path) -> None:
-        """Fetch the file to target. Until its checksum is right it is called NAME.part, and can be continued.
+        """Fetch the file to target. Until its checksum is right, it is called NAME.part, from which a later call continues.
 
-        FileUnavailable where the server has no such file, or none of this checksum; UserError where no server answers.
+        FileUnavailable if the server has no such file, or none with this checksum; UserError if no server answers.
         """
         part = part_of(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ class Fetcher:
                 have = size_of(part)
                 if not problem and not file.digest:
                     return finish_part(part, target)
-                stuck = 0 < have <= most and not failures  # the part may be complete and the server state a wrong length
+                stuck = 0 < have <= most and not failures  # perhaps the part is complete, and the server states a wrong length
                 if file.digest and (not problem or stuck):
                     digest = digest_of(part, file.digest)
                     if digest == file.digest:
@@ -189,10 +189,10 @@ class Fetcher:
             self._tags.pop(file.path, None)
 
     def _receive(self, file: File, part: Path) -> None:
-        """One attempt: append to part what it lacks. TryAgain, or an error of the connection, where that is not all."""
+        """One attempt: append the missing bytes to part. TryAgain, or an error of the connection, if bytes are still missing."""
         have, tag = size_of(part), self._tags.get(file.path, "")
         if (not file.digest and not tag) or (file.size is not None and have > file.size):
-            have = 0  # nothing would show that the file has changed meanwhile
+            have = 0  # start again, because nothing would show that the file has changed meanwhile
         if have and have == file.size:
             return
         headers = {"Range": f"bytes={have}-", **({"If-Range": tag} if tag else {})} if have else {}
@@ -208,7 +208,7 @@ class Fetcher:
                 raise TryAgain(f"ended after {size_of(part)} of {total} bytes")
 
     def _check_status(self, file: File, answer: requests.Response) -> None:
-        """TryAgain or FileUnavailable where the answer does not carry the file."""
+        """TryAgain or FileUnavailable if the answer does not contain the file."""
         status, reason = answer.status_code, f"{answer.status_code} {answer.reason}"
         if status in RETRY_STATUS:
             self._note_retry_after(file.url, answer.headers.get("Retry-After", ""))
@@ -237,7 +237,7 @@ class Fetcher:
                     raise TryAgain(f"more than the {file.size} bytes that are published")
 
     def wait(self, seconds: float) -> None:
-        """Sleep; DownloadStopped as soon as the download is to end."""
+        """Sleep; DownloadStopped as soon as `stop` is set."""
         if self.stop.wait(max(0.0, seconds)):
             raise DownloadStopped
 

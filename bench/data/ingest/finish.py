@@ -1,4 +1,4 @@
-"""The last step of a prepare: index, table, report and manifest of a store whose signals are written."""
+"""The last step of `prepare`: writes index, table, report and manifest of a store whose signals are written."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.data.store import FILES, FORMAT, INDEX, fingerprint, open_store
 
 
 def write_tables(corpus: CorpusFolder, name: str, folder: Path, tally: Tally, plan: dict[str, Any]) -> None:
-    """Write index.npy, records.csv, prepare.json and last manifest.json into folder, the unfinished store."""
+    """Write index.npy, records.csv, prepare.json and, last, manifest.json into the folder of the unfinished store."""
     mean, sd = _statistics(name, tally)
     accepted = corpus.records.iloc[np.array(tally.row)]
     index = np.zeros(len(accepted), INDEX)
@@ -43,7 +43,7 @@ def write_tables(corpus: CorpusFolder, name: str, folder: Path, tally: Tally, pl
 
 
 def _statistics(name: str, tally: Tally) -> tuple[np.ndarray, np.ndarray]:
-    """(12,) mean and (12,) sd in steps; UserError where a lead is constant."""
+    """(12,) mean and (12,) sd in steps; UserError if a lead is constant in all records."""
     count = tally.samples
     mean = np.array([total / count for total in tally.total])
     variance = [(count * squares - total**2) / count**2  # of integers, so nothing is rounded before the division
@@ -55,13 +55,13 @@ def _statistics(name: str, tally: Tally) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """Size and SHA-256; the index has a hash of every record of signals.i16."""
+    """Size and SHA-256 of a file. signals.i16 gets no SHA-256, because the index has a hash of every record of it."""
     size = {"bytes": path.stat().st_size}
     return size if path.name == "signals.i16" else {**size, "sha256": sha256(path)}
 
 
 def _counts(corpus: CorpusFolder, tally: Tally, index: np.ndarray, plan: dict[str, Any]) -> dict[str, Any]:
-    """Records in the corpus, accepted and refused, what was changed in them, and how many the paper used."""
+    """The report's counts: records in the corpus, accepted, refused and changed, and how many the paper used."""
     refused = {reason: {**group, "count": len(group["records"])} for reason, group in tally.refused.items()}
     accepted = len(index)
     assert tally.rows == len(corpus.records) == accepted + sum(group["count"] for group in refused.values())

@@ -1,7 +1,7 @@
-"""An unfinished store: the signals that were written so far, and a journal from which a stopped prepare continues.
+"""An unfinished store: the signals that were written so far, and a journal from which a stopped `prepare` continues.
 
-signals.i16     the signals of the accepted records, appended
-journal.jsonl   a `Batch` per line: what became of the records of one stretch of the corpus's table
+signals.i16     the signals of the accepted records, one after the other
+journal.jsonl   a `Batch` per line: the outcome for some consecutive records of the corpus's table
 """
 
 import array
@@ -18,8 +18,8 @@ from bench.data.corpora import Refusal
 from bench.data.ingest.convert import Conversion
 from bench.data.signal import LEADS
 
-SAVE_BYTES = 64 << 20  # of signals between two lines of the journal: what a kill can cost
-SAVE_ROWS = 10_000  # or so many records, refused ones included
+SAVE_BYTES = 64 << 20  # bytes of signals between two lines of the journal, so a kill loses no more
+SAVE_ROWS = 10_000  # largest number of records between two lines, refused ones included
 
 
 def _zeros() -> list[int]:
@@ -32,24 +32,24 @@ def _no_notes() -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Batch:
-    """What became of some consecutive records: a line of the journal."""
+    """A line of the journal: the outcome for some consecutive records."""
 
-    rows: int = 0  # of the corpus's table
-    bytes: int = 0  # of signals.i16
-    row: list[int] = field(default_factory=list)  # of each accepted record, as are the next three
-    length: list[int] = field(default_factory=list)
+    rows: int = 0  # number of these records
+    bytes: int = 0  # bytes of their signals in signals.i16
+    row: list[int] = field(default_factory=list)  # row of each accepted record in the corpus's table
+    length: list[int] = field(default_factory=list)  # of each accepted record, as are the next two: see store.INDEX
     digest: list[int] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
     refused: list[tuple[str, bool, str, str]] = field(default_factory=list)  # reason, by_rule, record_id, text
-    notes: dict[str, dict[str, Any]] = field(default_factory=_no_notes)  # what was changed -> record_id -> how much
-    resampled: int = 0  # records
-    samples: int = 0  # of the records that the statistics come from, as are the next two
-    total: list[int] = field(default_factory=_zeros)  # per lead
-    squares: list[int] = field(default_factory=_zeros)
+    notes: dict[str, dict[str, Any]] = field(default_factory=_no_notes)  # kind of change -> record_id -> how much
+    resampled: int = 0  # number of resampled records
+    samples: int = 0  # samples per lead of the records that the statistics come from
+    total: list[int] = field(default_factory=_zeros)  # per lead, the sum of these samples
+    squares: list[int] = field(default_factory=_zeros)  # per lead, the sum of their squares
 
 
 class Tally:
-    """What is known of all records so far: the sum of the journal's lines."""
+    """The sum of all lines of the journal: the outcome for all records so far."""
 
     def __init__(self) -> None:
         self.rows = self.bytes = self.resampled = self.samples = 0  # as in Batch
@@ -73,10 +73,10 @@ class Tally:
 
 
 class UnfinishedStore:
-    """Appends records to the two files in `folder`; what a kill tore off is cut away when it is opened again."""
+    """Appends records to the two files in `folder`. When they are opened again, bytes that a kill left incomplete are cut off."""
 
     def __init__(self, folder: Path, *, retry_refused: bool):
-        """retry_refused: continue before the first record that was refused but not by rule, as it may be mended by now."""
+        """retry_refused: continue from the first record that was refused, but not by rule: the user may have mended it."""
         self.signals, self.journal = folder / "signals.i16", folder / "journal.jsonl"
         self.tally, self.batch = Tally(), Batch()
         self.signals.touch()
@@ -139,11 +139,11 @@ class UnfinishedStore:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough has come together for a line of the journal."""
+        """Whether there are enough records for a line of the journal."""
         return self.batch.bytes >= SAVE_BYTES or self.batch.rows >= SAVE_ROWS
 
     def save(self) -> None:
-        """Sync the signals, then the line of the journal that vouches for them."""
+        """Sync the signals to the disk, and then the line of the journal that lists them."""
         if not self.batch.rows:
             return
         with name_in_errors(self.signals):
@@ -158,7 +158,7 @@ class UnfinishedStore:
 
 
 def _parse(line: bytes) -> Batch | None:
-    """The batch of a line of the journal; None where a kill tore the line, or it is none of this version."""
+    """The batch in a line of the journal; None if the line is incomplete, or was written by another version."""
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -1,4 +1,5 @@
-"""Corpus -> store: parallel, restartable, in flat memory, with a report of every record that was refused or changed."""
+"""Turns a corpus into a store, in parallel and in little memory. If it is stopped, it continues. It reports refused and changed
+records."""
 
 import contextlib
 import hashlib
@@ -32,10 +33,10 @@ def prepare(corpus: CorpusFolder, stores: Path, *, name: str | None = None, rate
             not_in: Sequence[Store] = (), progress: Progress = lambda done, total: None) -> Store:
     """Write the corpus to stores/<name> at rate_hz (None: the rate of the corpus) and open that store.
 
-    Killed and started again with the same arguments it continues, and ends with the same bytes. Records that the
-    corpus drops by rule are left out and reported. Any other record that cannot be used is a UserError once all are
-    read; with skip_bad it is left out and reported, too. drop_duplicates leaves out records whose samples an earlier
-    record has. not_in leaves out records that these stores hold.
+    If it is killed and called again with the same arguments, it continues and ends with the same bytes. Records that the corpus
+    drops by rule are left out and reported. If other records cannot be used, a UserError lists them once all records are read;
+    with skip_bad they are left out and reported, too. drop_duplicates leaves out records whose samples an earlier record has.
+    not_in leaves out records that these stores hold.
     """
     name, rate_hz = name or corpus.name, corpus.rate_hz if rate_hz is None else rate_hz
     _check(corpus, name, rate_hz, resampling)
@@ -70,7 +71,7 @@ def prepare(corpus: CorpusFolder, stores: Path, *, name: str | None = None, rate
 
 
 def _check(corpus: CorpusFolder, name: str, rate_hz: int, resampling: str) -> None:
-    """UserError where a store cannot be written so."""
+    """UserError if a store cannot have this name, this rate or these texts."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", name):
         raise UserError(f"store name {name!r} must be lower-case letters, digits and dashes")
     if rate_hz <= 0:
@@ -89,10 +90,10 @@ def _hash(records: pd.DataFrame) -> str:
 
 
 def _write_plan(partial: Path, plan: dict[str, Any]) -> None:
-    """Begin the unfinished store, or check that it is one of this plan."""
+    """Begin the unfinished store, or check that it was begun with this plan."""
     partial.mkdir(exist_ok=True)
     if not (partial / "plan.json").exists():
-        (partial / "journal.jsonl").unlink(missing_ok=True)  # nobody knows which plan it belongs to
+        (partial / "journal.jsonl").unlink(missing_ok=True)  # its plan is not known
         write_text(partial / "plan.json", canonical(plan))
     elif read_json(partial / "plan.json", "unfinished store") != json.loads(canonical(plan)):
         raise UserError(f"{partial} is the unfinished store of other records or options; finish it with those, or "
@@ -103,12 +104,12 @@ class Duplicates:
     """Refuses records whose published samples another record has."""
 
     def __init__(self, not_in: Sequence[Store], tally: Tally | None):
-        """not_in: the stores whose records are refused. tally: of the records that are refused, too, if they come again."""
+        """not_in: stores whose records are refused. tally: records whose duplicates are refused; None refuses no duplicate."""
         self.store_of = {digest: store.name for store in not_in for digest in store.index["digest"].tolist() if digest}
         self.seen = None if tally is None else set(tally.digest)
 
     def refusal(self, conversion: Conversion) -> Refusal | None:
-        """Why the record is refused; None where its samples are new."""
+        """The reason to refuse the record; None if its samples are new."""
         digest = conversion.digest
         if digest in self.store_of:
             return Refusal(f"in {self.store_of[digest]}", "the store has a record of the same samples", by_rule=True)
@@ -121,7 +122,7 @@ class Duplicates:
 
 def _append(unfinished: UnfinishedStore, conversions: Iterator[tuple[Any, Conversion]], duplicates: Duplicates,
             corpus: CorpusFolder, progress: Progress) -> None:
-    """Append every conversion to the store; Interrupted, once all is saved, where a signal asks for the end."""
+    """Append every conversion to the store. If the process receives a signal, save and raise Interrupted."""
     count, for_statistics = len(corpus.records), set(corpus.stats_folds)
     progress(unfinished.rows, count)
     with unfinished, watch_signals() as received_signal:
@@ -141,7 +142,7 @@ def _append(unfinished: UnfinishedStore, conversions: Iterator[tuple[Any, Conver
 
 
 def _check_refusals(name: str, tally: Tally, skip_bad: bool) -> None:
-    """UserError where records were refused, but by rule."""
+    """UserError if records were refused for other reasons than a rule of the corpus."""
     bad = {reason: group["records"] for reason, group in tally.refused.items() if not group["by_rule"]}
     if not bad or skip_bad:
         return

@@ -1,4 +1,4 @@
-"""Records to use a backbone on: a store, a folder of a user's own data, or WFDB files, all as a `CorpusFolder`."""
+"""Opens the records that a backbone is used on: a store, a folder of a user's own data, or WFDB files, as a `CorpusFolder`."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,13 @@ from bench.data.ingest import wfdb_file
 from bench.data.signal import LEADS, breaks_einthoven
 from bench.data.store import Store, open_by_name, open_store
 
-ANY_RATE = 0  # rate of a CorpusFolder whose recordings differ in theirs
-CHUNK = 4  # records that a worker takes at a time: they may last half an hour
+ANY_RATE = 0  # rate_hz of a CorpusFolder whose recordings may have different rates
+CHUNK = 4  # records that a worker takes at a time; few, because a record may last half an hour
 LUDB_HEADER = re.compile(rb"^# ?<(age|sex|diagnoses)>:", re.MULTILINE)  # only its headers have such lines
 
 
 def open_records(place: str, stores: Path) -> CorpusFolder:
-    """The records at a place; UserError where there are none.
+    """The records at a place; UserError if there are none.
 
     place: a .hea file (with or without its suffix), a folder of .hea files, a folder with dataset.yaml, a store's folder,
     or a store's name in `stores`.
@@ -43,7 +43,7 @@ def open_records(place: str, stores: Path) -> CorpusFolder:
 
 
 def open_wfdb(folder: Path, headers: list[Path]) -> CorpusFolder:
-    """WFDB records in mV; the id of a record is its path below folder, without suffix."""
+    """Open WFDB records in mV; the id of a record is its path below folder, without suffix."""
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in headers]
     return CorpusFolder(
         name=folder.resolve().name, version="", rate_hz=ANY_RATE, units="mV", scale=0.001, tasks={}, chunk=CHUNK,
@@ -51,7 +51,7 @@ def open_wfdb(folder: Path, headers: list[Path]) -> CorpusFolder:
 
 
 def read_wfdb(path: Path) -> Recording:
-    """The record of a .hea file; Refusal where it cannot be read, or its gains are wrong as LUDB's are."""
+    """The recording of a .hea file; Refusal if it cannot be read, or its gains are wrong, as those of LUDB are."""
     try:
         recording = wfdb_file.read(path)
         header = path.read_bytes()
@@ -72,7 +72,7 @@ def _is_ludb(recording: Recording, header: bytes) -> bool:
 
 
 def records_of(store: Store) -> CorpusFolder:
-    """The records of a store, with its integers."""
+    """The records of a store; their samples are the integers of the store."""
     gain, zero = np.full(len(LEADS), 1 / store.manifest["scale"]), np.zeros(len(LEADS))
 
     def read(row: Any) -> Recording:

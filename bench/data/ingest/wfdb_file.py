@@ -1,8 +1,8 @@
-"""WFDB records in the one form that the corpora have: a single segment of 16-bit samples, one per signal and frame.
+"""Reads WFDB records of the one form that the corpora use: a single segment of 16-bit samples, one per signal and frame.
 
-A record is either read exactly as the wfdb package reads it, or refused; so is a record whose files contradict each
-other. Grammar: https://wfdb.io/spec/header-files.html. The wfdb package ignores bytes that are not ASCII and the end of a
-line that it cannot parse; here both are errors.
+A record is either read exactly as the wfdb package reads it, or refused. It is also refused if its files contradict each other.
+Grammar: https://wfdb.io/spec/header-files.html. The wfdb package ignores bytes that are not ASCII, and the end of a line that it
+cannot parse; here both are errors.
 """
 
 import functools
@@ -31,16 +31,17 @@ SIGNAL = re.compile(
     r"(?: +(?P<checksum>-?\d{1,5})"
     r"(?: +\d{1,9}"
     r"(?: +(?P<lead>.+))?)?)?)?)?)?)?", re.ASCII)
-# Nearly every line has these words. All but the file, the first sample and the checksum are the same in every record.
+# Nearly every line has all of these words. All of them except the file, the first sample and the checksum are the same in every
+# record, so their parsing is cached.
 FULL_LINE = re.compile(rf"^({FILE}) (\S+ \S+ \S+ \S+) -?\d{{1,9}} (-?\d{{1,5}}) (\d{{1,9}} \S.*)$", re.ASCII | re.MULTILINE)
 
 
 class Signal(NamedTuple):
-    """A signal of a header, without what differs between records: its file and its checksum."""
+    """A signal of a header, except its file and its checksum, which differ between records."""
 
     byte_offset: int  # of the file's first frame
     gain: float  # steps per unit
-    baseline: int  # the step that is 0 units
+    baseline: int  # the step that means 0 units
     units: str
     lead: str
 
@@ -52,12 +53,12 @@ class Header(NamedTuple):
     rate_hz: int
     length: int  # samples per signal
     signals: tuple[Signal, ...]
-    files: tuple[str, ...]  # of each signal, beside the header
-    checksums: tuple[int | None, ...]  # sums of the samples modulo 2**16
+    files: tuple[str, ...]  # the file of each signal, in the folder of the header
+    checksums: tuple[int | None, ...]  # of each signal, the sum of its samples modulo 2**16
 
 
 def read(path: Path | str, leads: tuple[str, ...] = LEADS) -> Recording:
-    """The record of a .hea file: the samples of these leads in this order; Refusal where it cannot be used.
+    """The recording of a .hea file: the samples of these leads in this order; Refusal if it cannot be used.
 
     Leads are matched by name in any case. Data files without any of the leads are not read.
     """
@@ -90,7 +91,7 @@ def read(path: Path | str, leads: tuple[str, ...] = LEADS) -> Recording:
 
 @functools.lru_cache(maxsize=64)  # a corpus has a few orders of leads, and many records
 def _choose(signals: tuple[Signal, ...], leads: tuple[str, ...]) -> tuple[int, ...] | str | None:
-    """Index of each lead in signals; the name of a lead that occurs twice; or None where a lead is missing."""
+    """The index of each lead in signals. Instead, the name of a lead that occurs twice, or None if a lead is missing."""
     names = [signal.lead.casefold() for signal in signals]
     wanted = [lead.casefold() for lead in leads]
     if not set(wanted) <= set(names):
@@ -100,7 +101,7 @@ def _choose(signals: tuple[Signal, ...], leads: tuple[str, ...]) -> tuple[int, .
 
 @functools.lru_cache(maxsize=64)
 def _gains(signals: tuple[Signal, ...], chosen: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Gains and baselines of these signals; read-only, as other records share them."""
+    """Gains and baselines of these signals; read-only, because other records share these arrays."""
     gain, baseline = np.array([signals[i].gain for i in chosen]), np.array([float(signals[i].baseline) for i in chosen])
     gain.flags.writeable = baseline.flags.writeable = False
     return gain, baseline
@@ -121,7 +122,7 @@ def _frames(path: str, header: Header, name: str) -> tuple[np.ndarray, int]:
 
 
 def _content(path: str, size: int) -> bytes:
-    """The file's bytes; size + 1 of them where it has more."""
+    """The file's bytes, at most size + 1 of them."""
     try:
         file = os.open(path, os.O_RDONLY)  # half the time of Path.open; a corpus has millions of files
         try:
@@ -133,7 +134,7 @@ def _content(path: str, size: int) -> bytes:
 
 
 def read_header(path: Path | str) -> Header:
-    """The .hea file; Refusal where it is missing, damaged, or of a kind that is not supported."""
+    """The content of a .hea file; Refusal if it is missing, damaged, or of a kind that is not supported."""
     path = str(path)
     content = _content(path, LONGEST_HEADER)
     if len(content) > LONGEST_HEADER:
@@ -178,7 +179,7 @@ def _record_line(path: str, line: str) -> tuple[str, int, int, int]:
 
 @functools.lru_cache(maxsize=64)
 def _numbers(count: str, rate: str, length: str) -> list[int]:
-    """The three as integers, -1 for one that is no integer."""
+    """The three texts as integers; -1 for a text that is no integer."""
     rate = re.sub(r"\.0*$", "", rate.partition("/")[0])  # the counter's frequency stands after the slash
     return [int(word) if re.fullmatch(r"\d{1,12}", word) else -1 for word in (count, rate, length)]
 
@@ -196,7 +197,7 @@ def _signals(path: str, lines: list[str]) -> tuple[tuple[Signal, ...], tuple[str
 
 @functools.lru_cache(maxsize=64)
 def _common_signals(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[Signal, ...] | None:
-    """The signals of full lines with these words, which most records share; None where a line cannot be parsed."""
+    """The signals of full lines with these words; most records have the same. None if a line cannot be parsed."""
     try:
         return tuple(_signal_line("", f"x {a} 0 0 {b}")[0] for a, b in zip(before, after, strict=True))
     except Refusal:

@@ -1,9 +1,9 @@
-"""Which ECG the synthetic records show: the waves of the normal beat, and what each diagnosis changes in them.
+"""The conditions of synthetic records: the waves of the normal beat, and what each diagnosis changes in them.
 
-Dipole vectors, positions and widths are our own choice: on Dower's lead vectors they make the leads meet the criteria
-named beside each condition. AHA/ACCF/HRS 2009 is J Am Coll Cardiol 53: part III (976) for conduction, part IV (982) for
-ST, T and QT, part V (992) for hypertrophy. UDMI is the Fourth Universal Definition of Myocardial Infarction (Thygesen et
-al. 2018, Circulation 138:e618).
+The dipole vectors, positions and widths are choices of this benchmark. With Dower's lead vectors they give leads that meet the
+criteria named beside each condition. AHA/ACCF/HRS 2009 is J Am Coll Cardiol 53: part III (976) for conduction, part IV (982) for
+ST, T and QT, part V (992) for hypertrophy. UDMI is the Fourth Universal Definition of Myocardial Infarction (Thygesen et al.
+2018, Circulation 138:e618).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Wave(NamedTuple):
-    """A Gaussian of the dipole: centre after R (P: after P onset; ST, T: at RR 1 s), sd and vector."""
+    """A Gaussian of the dipole: its centre after R (of P: after P onset; of ST and T: at RR 1 s), its sd and its vector."""
 
     at_ms: float
     sd_ms: float
@@ -24,8 +24,8 @@ class Wave(NamedTuple):
 
 # fmt: off
 QRS_ONSET_MS = -48.0  # of the normal beat below
-# P: right, then left atrium. QRS: septum, free wall, posterobasal wall, base (order: Durrer et al. 1970,
-# Circulation 41:899). T as two Gaussians, which makes the slow rise and fast fall of the normal T.
+# P1 is the right atrium, P2 the left. Q to S2 are septum, free wall, posterobasal wall and base (order: Durrer et al. 1970,
+# Circulation 41:899). T is two Gaussians, because the normal T rises slowly and falls fast.
 NORMAL_BEAT: Mapping[str, Wave] = MappingProxyType({
     "P1": Wave(34, 15, 0.03, 0.06, -0.05),
     "P2": Wave(62, 17, 0.06, 0.06, 0.03),
@@ -58,7 +58,7 @@ class Condition:
     kind: str  # "diagnostic", "form", "rhythm" or "diagnostic form", as in PTB-XL's scp_statements.csv
     superclass: str = ""
     subclass: str = ""
-    waves: Mapping[str, Wave] = field(default_factory=dict)  # in place of the normal beat's
+    waves: Mapping[str, Wave] = field(default_factory=dict)  # waves that replace those of the normal beat
     gain: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # prefix of wave names -> range
     pr_ms: tuple[float, float] | None = None
     rate_per_min: tuple[float, float] | None = None
@@ -67,7 +67,8 @@ class Condition:
 
 SOKOLOW_LIMIT_MV = 3.5  # S V1 + larger R of V5, V6: Sokolow & Lyon 1949 (Am Heart J 37:161)
 # fmt: off
-# Applied in this order. Rates: sinus rhythm 60-100/min by convention; margins inside the limits are our own choice.
+# Conditions are applied in this order. Sinus rhythm is 60-100/min by convention; rates keep a margin inside such limits, which is
+# a choice of this benchmark.
 CONDITIONS: Mapping[str, Condition] = MappingProxyType({
     "NORM": Condition("normal ECG", "diagnostic", "NORM", "NORM"),
     # Q >= 0.03 s in two of II, III, aVF (UDMI), T inverted in the same leads.
@@ -131,7 +132,8 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType({
     "AFIB": Condition("atrial fibrillation", "rhythm", gain={"P": (0.0, 0.0)}, rate_per_min=(65, 130)),
 })
 
-# Our own choice: a third is normal, and rare diagnoses are more frequent than in PTB-XL, so that a few hundred records suffice.
+# A choice of this benchmark: a third is normal, and rare diagnoses are more frequent than in PTB-XL, so that a few hundred
+# records suffice.
 STATEMENT_SETS: Mapping[tuple[str, ...], float] = MappingProxyType({
     ("NORM", "SR"): 24, ("NORM", "SBRAD"): 7, ("NORM", "STACH"): 5, ("PVC", "SR"): 4,
     ("AFIB",): 5, ("NDT", "AFIB"): 3, ("IMI", "SR"): 7, ("IMI", "PVC", "SR"): 2, ("IMI", "1AVB", "SBRAD"): 2,

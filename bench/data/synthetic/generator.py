@@ -1,9 +1,9 @@
 """Synthetic 12-lead ECG from a moving cardiac dipole.
 
-The model is McSharry et al. 2003 (IEEE TBME 50:289), waves as Gaussians in the phase of the beat, in three
-dimensions as in Sameni et al. 2007 (EURASIP J Adv Signal Process 2007:43407): a wave is a Gaussian times a
-dipole vector. Dower's lead vectors project the dipole (Dower et al. 1980, Clin Cardiol 3:87), so that records
-without noise have rank 3 and obey Einthoven's and Goldberger's laws. The waves of each diagnosis are in conditions.py.
+The model is that of McSharry et al. 2003 (IEEE TBME 50:289), in which waves are Gaussians in the phase of the beat, extended to
+three dimensions as in Sameni et al. 2007 (EURASIP J Adv Signal Process 2007:43407): a wave is a Gaussian times a dipole vector.
+Dower's lead vectors project the dipole to the leads (Dower et al. 1980, Clin Cardiol 3:87). So records without noise have rank 3
+and obey Einthoven's and Goldberger's laws. The waves of each diagnosis are in conditions.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,18 +41,18 @@ DOWER = np.array(
 
 
 def draw_statements(rng: np.random.Generator) -> tuple[str, ...]:
-    """One record's statements, drawn from STATEMENT_SETS by weight."""
+    """Draw the statements of one record from STATEMENT_SETS by weight."""
     sets, weights = list(STATEMENT_SETS), np.array(list(STATEMENT_SETS.values()))
     return sets[rng.choice(len(sets), p=weights / weights.sum())]
 
 
 @dataclass(frozen=True)
 class Patient:
-    """What the records of a patient share. All spreads are our own choice."""
+    """What the records of a patient share. All spreads are choices of this benchmark."""
 
     heart: Rotation  # position of the heart in the chest
-    recovery: Rotation  # T against QRS
-    voltage: float  # body build
+    recovery: Rotation  # rotation of T against QRS
+    voltage: float  # factor of all voltages, by body build
     qrs_width: float
     qt_ratio: float
     pr_ms: float
@@ -61,7 +61,7 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """A patient without a condition."""
+    """Draw a patient without a condition."""
 
     def rotation(sd_degrees: Sequence[float]) -> Rotation:
         return Rotation.from_euler("zyx", np.clip(rng.standard_normal(3), -2, 2) * sd_degrees, degrees=True)
@@ -96,7 +96,7 @@ def draw_record(statements: tuple[str, ...], rng: np.random.Generator, *, patien
     centres, sds, vectors = [], [], []
     for late, table in ((False, waves), (True, premature)):
         beats = np.flatnonzero(ectopic == late)
-        size = np.exp(0.03 * rng.standard_normal(len(beats)))  # spread from beat to beat: our own choice
+        size = np.exp(0.03 * rng.standard_normal(len(beats)))  # spread from beat to beat, a choice of this benchmark
         for name, (at_ms, sd_ms, *vector_mv) in table.items():
             scale = stretch[beats] if name[0] == "T" or name == "ST" else np.ones(len(beats))
             shift_ms = QRS_ONSET_MS * patient.qrs_width - pr_ms if name[0] == "P" else 0.0
@@ -176,7 +176,7 @@ def _beat_times(statements: tuple[str, ...], rate_per_min: float, seconds: float
                 breath_hz: float, breath_turn: float) -> tuple[np.ndarray, np.ndarray]:
     """(B,) times of the R waves in s, a little beyond both ends, and (B,) whether the beat is ectopic."""
     mean_s = 60 / rate_per_min
-    # Task Force 1996 (Circulation 93:1043): HF at the breath's rate, LF (Mayer waves) at 0.1 Hz. Sizes are our own choice.
+    # Task Force 1996 (Circulation 93:1043): HF at the breath's rate, LF (Mayer waves) at 0.1 Hz. The benchmark chose the sizes.
     hf, lf, jitter = rng.uniform(0.01, 0.045), rng.uniform(0.005, 0.025), 0.006
     phase, spread = 2 * np.pi * rng.random(), rng.uniform(0.18, 0.27)
     times = [-rng.uniform(1.0, 2.0) * mean_s]
@@ -212,7 +212,7 @@ def _fibrillation(time_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _breathe(dipole: np.ndarray, breath: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(3, T) dipole turned in the frontal plane and swelled with the breath, which moves the axis
-    (Moody et al. 1985, Comput Cardiol 12:113). Degrees and per cent are our own choice."""
+    (Moody et al. 1985, Comput Cardiol 12:113). Degrees and per cent are choices of this benchmark."""
     angle = np.radians(rng.uniform(1, 5)) * np.sin(breath)
     left, foot, back = dipole * (1 + rng.uniform(0.01, 0.06) * np.sin(breath + 0.6))
     return np.stack([left * np.cos(angle) - foot * np.sin(angle), left * np.sin(angle) + foot * np.cos(angle), back])

@@ -5,7 +5,7 @@ from scipy.fft import irfft, next_fast_len, rfftfreq
 
 
 def band_noise(shape: tuple[int, int], rate_hz: int, low_hz: float, high_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """(C, T) Gaussian noise of unit sd with power in the band alone, cut from 2 T so that its two ends differ."""
+    """(C, T) Gaussian noise of unit sd with power only in the band. It is cut from 2 T samples, so that its two ends differ."""
     length = next_fast_len(2 * shape[1], real=True)
     hz = rfftfreq(length, 1 / rate_hz)
     inside = (hz >= low_hz) & (hz <= high_hz)
@@ -19,7 +19,7 @@ def electrode_noise(time_s: np.ndarray, breath: np.ndarray, rate_hz: int, rng: n
     """(8, T) noise of I, II, V1-V6 in mV, added at the nine electrodes so that Einthoven's law still holds.
 
     Bands: wander 0.05-0.5 Hz, muscle 20-150 Hz, mains 50 Hz with its third harmonic (Sornmo & Laguna 2005,
-    Bioelectrical Signal Processing, ch. 7). Levels are our own choice, from clean to poor.
+    Bioelectrical Signal Processing, ch. 7). Levels, from clean to poor, are choices of this benchmark.
     """
     shape = (9, len(time_s))  # RA, LA, LL, V1-V6
     wander, muscle, mains = np.array([0.022, 0.007, 0.0025]) * np.exp(0.7 * np.clip(rng.standard_normal(3), -2, 2))

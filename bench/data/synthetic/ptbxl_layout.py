@@ -41,7 +41,8 @@ NOTICE = (
 def _plan(records: int, rng: np.random.Generator) -> list[tuple[tuple[str, ...], int, int]]:
     """(statements, patient, fold) of each record in random order.
 
-    A fold holds each statement set once, then drawn sets. Two records with the same set have one patient in a third of cases.
+    A fold first holds each statement set once; the rest is drawn. A third of the pairs of records with the same set have one
+    patient.
     """
     sets, rows, patient = list(STATEMENT_SETS), [], 0
     for fold in range(FOLDS):
@@ -58,9 +59,9 @@ def _plan(records: int, rng: np.random.Generator) -> list[tuple[tuple[str, ...],
 
 
 def _write_signal(stem: Path, signal_mv: np.ndarray, rate_hz: int) -> None:
-    """stem.hea and stem.dat: WFDB format 16, 1000 units per mV, baseline 0, as PTB-XL's.
+    """Write stem.hea and stem.dat: WFDB format 16, 1000 units per mV, baseline 0, as in PTB-XL.
 
-    The bytes are those that wfdb.wrsamp writes, as a test checks, without its checks of every record.
+    The bytes are those that wfdb.wrsamp writes; a test compares them. This function is faster, as it does not check every record.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     digital = np.clip(np.rint(signal_mv * 1000), -32767, 32767).astype("<i2")
@@ -76,7 +77,7 @@ def write_ptbxl(folder: Path, *, records: int = 600, seed: int = 0,
                 progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Write synthetic records in PTB-XL's published layout; the same seed gives the same bytes.
 
-    With 300 records or more every fold holds every statement. The folder appears whole or not at all.
+    With 300 records or more every fold holds every statement. The folder appears complete or not at all.
     """
     folder = Path(folder)
     if folder.exists():
