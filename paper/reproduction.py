@@ -176,8 +176,8 @@ def differences(ours: Ours) -> Sheet:
                 fill.append((" ".join(filter(None, named(place))), f"{task} {fact.ours}", command))
         if lines:
             blocks.append((task, lines))
-    caption = (f"Macro AUROC, ours and published (arXiv 2410.13867): mean and its {1 - LEVEL:.0%} interval over runs (Student's t; "
-               f"for published numbers from {RUNS} runs and the printed sd), and the difference with Welch's interval. All "
+    caption = (f"Macro AUROC, ours and published (arXiv 2410.13867): mean and its {1 - LEVEL:.0%} interval over runs (Student's "
+               f"t; for published numbers from {RUNS} runs and the printed sd), and the difference with Welch's interval. All "
                f"scores are on fold 10, so the intervals do not count how other test records would change them. {MISSING}: no "
                f"result yet; for an interval: fewer than two runs.")
     head = ["pre-training", "data", "backbone", "protocol", "ours", "published", "ours minus published"]
