@@ -136,7 +136,7 @@ def run_sweep(path: str | Path, workspace: Workspace | None = None) -> "list[Pre
     return sweeps.run_sweep(Path(path), workspace or open_workspace())
 
 
-def write_report(results: str | Path, out: str | Path, *, interval: str = "ours", allow: bool = False, controls: bool = False,
+def write_report(results: str | Path, out: str | Path, *, interval: str = "default", allow: bool = False, controls: bool = False,
                  csv: Path | None = None, html: str | Path | None = None, pictures: Sequence[Path] = ()) -> list[Path]:
     """Write the tables and figures of a folder of results, or of a packed study, into out, and return the files.
 

@@ -8,7 +8,7 @@ from bench.report.results import Results
 from paper import figures, macros, page, tables
 
 
-def write(results: Results, out: Path, *, rule: str = "ours", html: Path | None = None,
+def write(results: Results, out: Path, *, rule: str = "default", html: Path | None = None,
           pictures: Sequence[Path] = ()) -> list[Path]:
     """Write tables, macros and figures into out and, if html is given, the page into html. Returns the files written.
 

@@ -169,7 +169,7 @@ def ptbxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def reported(results: Path, out: Path, rule: str = "ours") -> list[Path]:
+def reported(results: Path, out: Path, rule: str = "default") -> list[Path]:
     """The files of `ecgssl report --allow --controls`."""
     loaded, skipped = load_results(results, controls=True)
     assert not skipped

@@ -71,7 +71,7 @@ class Runs:
         assert not bad, bad
         return results
 
-    def report(self, rule: str = "ours") -> Report:
+    def report(self, rule: str = "default") -> Report:
         """The report of all of them."""
         return make_report(self.results(), rule)
 

@@ -19,8 +19,8 @@ INDEX = "index.html"  # of the page
 @app.command()
 def report(results: Results = Path("results"),
            out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("report"),
-           interval: Annotated[str, typer.Option(help="Rule of the intervals: ours (1,000 resamples, 2.5 and 97.5 "
-                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "ours",
+           interval: Annotated[str, typer.Option(help="Rule of the intervals: default (1,000 resamples, 2.5 and 97.5 "
+                                                      "percentiles) or strodthoff (100, 5 and 95).")] = "default",
            allow: Annotated[bool, typer.Option("--allow", help="Accept results of different protocols, data or code, or of "
                                                "uncommitted code; a footnote says so.")] = False,
            controls: Annotated[bool, typer.Option("--controls", help="Include the evaluations whose labels were shuffled, in "

@@ -15,7 +15,7 @@ SEED = 20241014  # fixed: every model on the same labels sees the same resamples
 BLOCK = 200  # resamples in memory at a time and drawn at a time: another number gives other resamples
 TRIES = 200_000  # resamples drawn before giving up
 RULES = {  # how many class-complete resamples, and which percentiles of them are the interval
-    "ours": (RESAMPLES, (2.5, 97.5)),
+    "default": (RESAMPLES, (2.5, 97.5)),
     "strodthoff": (100, (5.0, 95.0)),  # Strodthoff et al. 2021, arXiv 2004.13701
 }
 BINS = 15  # of equal width, of the predicted probability: Guo et al. 2017, arXiv 1706.04599
@@ -115,7 +115,7 @@ class Score:
     per_class_upper: np.ndarray
 
 
-def score(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, rule: str = "ours") -> Score:
+def score(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, rule: str = "default") -> Score:
     """AUROC on all records, intervals from the resamples by the rule (one of RULES)."""
     weights = draw_resamples(y) if weights is None else weights
     point, each = auroc(y, p), auroc(y, p, weights)
@@ -124,7 +124,7 @@ def score(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, rule:
     return Score(float(point.mean()), float(lower), float(upper), macro, point, low, high)
 
 
-def interval(replicates: np.ndarray, rule: str = "ours") -> tuple[Any, Any]:
+def interval(replicates: np.ndarray, rule: str = "default") -> tuple[Any, Any]:
     """(lower, upper) of (R,) or each of (R, C) replicates of class-complete resamples, of as many as the rule says."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
@@ -228,7 +228,7 @@ def summarise(classes: Sequence[str], y_validation: np.ndarray, p_validation: np
     return {
         "macro_auroc": scores.macro, "interval": [scores.lower, scores.upper],
         "replicates": [round(float(v), 6) for v in scores.replicates],  # differences need no more; points are whole
-        "bootstrap": {"resamples": len(scores.replicates), "percentiles": list(RULES["ours"][1]), "seed": SEED,
+        "bootstrap": {"resamples": len(scores.replicates), "percentiles": list(RULES["default"][1]), "seed": SEED,
                       "kind": "class-complete"},
         **macro, "calibration": reliability(y, p), "n": n, "per_class": per_class, "undefined": undefined,
     }

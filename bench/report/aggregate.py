@@ -38,7 +38,7 @@ class Cell:
     column: EvaluationRecipe
     runs: tuple[Evaluation, ...]  # sorted by run_id
     metric: str = "macro_auroc"  # one of METRICS
-    rule: str = "ours"  # rule of the intervals: one of bench.evaluation.metrics.RULES
+    rule: str = "default"  # rule of the intervals: one of bench.evaluation.metrics.RULES
     to_run: ToRun | None = None  # None if the cell has runs, or can have none
     random: "Cell | None" = None  # the cell of the random backbone in the same column, with which this cell is compared
     comparison: Comparison | None = None  # of this cell with random; None if either has fewer than two runs
@@ -133,7 +133,7 @@ class Report:
         return [self.results.by_run[run] for _, run in row.pretrained if run in self.results.by_run]
 
 
-def make_report(results: Results, rule: str = "ours") -> Report:
+def make_report(results: Results, rule: str = "default") -> Report:
     """The report of the results. rule: rule of the intervals, one of bench.evaluation.metrics.RULES."""
     if rule not in RULES:
         raise unknown("rule of intervals", rule, RULES)
