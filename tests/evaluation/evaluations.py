@@ -1,6 +1,10 @@
 """Short evaluations for the tests, and what they leave."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from bench.data.store import Store
 from bench.evaluation.runner import evaluate
 from bench.runs.config import EvaluationConfig, run_id
-from bench.runs.workspace import Workspace, evaluation_folder
+from bench.runs.workspace import Workspace, evaluation_folder, run_folder
 from bench.training import optim
 
 SHORT = ["evaluation.steps=9", "evaluation.batch=10", "evaluation.validate_every=3", "evaluation.patience=9",
@@ -24,20 +28,13 @@ def load(store: Store, run: str, protocol: str = "linear", *overrides: str, task
     return configs.evaluation(protocol, task, run, store, seed, [*SHORT, *overrides])
 
 
-def load_group(store: Store, run: str, *overrides: str, protocols: tuple[str, ...] = ("linear",),
-               seeds: int = 2) -> list[EvaluationConfig]:
-    """Configs of both tasks and of several seeds."""
-    return [load(store, run, protocol, *overrides, task=task, seed=seed)
-            for protocol in protocols for task in ("pitch", "form") for seed in range(seeds)]
-
-
 class Finished:
     """What a finished evaluation left."""
 
     def __init__(self, config: EvaluationConfig, workspace: Workspace):
-        self.config, self.run_id = config, run_id(config)
-        self.folder = evaluation_folder(workspace.work, config.pretrain, self.run_id)
-        self.content: dict[str, Any] = json.loads((workspace.results / f"{self.run_id}.json").read_text())
+        self.config = config
+        self.folder = evaluation_folder(workspace.work, config.pretrain, run_id(config))
+        self.content: dict[str, Any] = json.loads((workspace.results / f"{run_id(config)}.json").read_text())
         self.result: dict[str, Any] = self.content["result"]
         self.raw = (self.folder / "predictions.npz").read_bytes()
         with np.load(self.folder / "predictions.npz") as arrays:
@@ -51,13 +48,43 @@ class Finished:
         return content, self.raw, weights.read_bytes() if weights.is_file() else b""
 
 
-def finish(store: Store, workspace: Workspace, *group: EvaluationConfig) -> list[Finished]:
-    """Run the evaluations in one call: what they left."""
-    assert evaluate(group, store, workspace) == [run_id(config) for config in group]
-    return [Finished(config, workspace) for config in group]
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluations of one pre-training on one store."""
+
+    run: str
+    store: Store
+    workspace: Workspace
+
+    def load(self, protocol: str = "linear", *overrides: str, **settings: Any) -> EvaluationConfig:
+        return load(self.store, self.run, protocol, *overrides, **settings)
+
+    def load_group(self, *overrides: str, protocol: str = "linear", seeds: int = 2) -> list[EvaluationConfig]:
+        """Configs of both tasks and of several seeds."""
+        return [self.load(protocol, *overrides, task=task, seed=seed) for task in ("pitch", "form") for seed in range(seeds)]
+
+    def evaluate(self, *group: EvaluationConfig) -> list[str]:
+        return evaluate(group, self.store, self.workspace)
+
+    def finish(self, *group: EvaluationConfig) -> list[Finished]:
+        """Run the evaluations in one call: what they left."""
+        assert self.evaluate(*group) == [run_id(config) for config in group]
+        return [Finished(config, self.workspace) for config in group]
+
+    def elsewhere(self, name: str = "again", **changes: Any) -> "Evaluator":
+        """The same work folder with a folder of results of its own."""
+        return replace(self, workspace=replace(self.workspace, results=self.workspace.results / name, **changes))
+
+    def results(self) -> set[str]:
+        """The run_ids of the results."""
+        return {path.stem for path in self.workspace.results.glob("*.json")}
+
+    def group_folders(self) -> list[Path]:
+        """The folders of groups that have not ended."""
+        return list((run_folder(self.workspace.work, self.run) / "evaluations").glob("group-*"))
 
 
-def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
+def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     """Let action() run when the optimiser's schedule is set for the step-th time, counted from 1."""
     schedule, calls = optim.schedule_, []
 
@@ -70,5 +97,5 @@ def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> Non
     monkeypatch.setattr(optim, "schedule_", watched)
 
 
-def list_states(folder: Path) -> list[Path]:
-    return list(folder.glob("group-*/state.pt"))
+def stop(signum: int = signal.SIGTERM) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)

@@ -38,16 +38,6 @@ def test_a_smaller_set_lies_in_a_larger_and_no_patient_is_cut_in_two(kind: str) 
     assert sets[-1].all()
 
 
-def test_every_prefix_of_the_order_has_the_share_of_each_label() -> None:
-    has = drawn()[0] > 0
-    order = fractions.order_patients(has)
-    assert sorted(order) == list(range(len(has)))
-    taken, share = has[order].cumsum(0), np.arange(1, len(has) + 1)[:, None] / len(has)
-    assert np.abs(taken - share * has.sum(0)).max() < 2
-    at_random = has[np.random.default_rng(2).permutation(len(has))].cumsum(0)
-    assert np.abs(at_random - share * has.sum(0)).max() > 10
-
-
 def test_a_fraction_of_a_regression_has_the_distribution_of_all() -> None:
     value = np.random.default_rng(1).gamma(2, 10, (1000, 1)).astype(np.float32)
     chosen = fractions.select_records(value, np.arange(1000).astype(str), 0.1, "regression")

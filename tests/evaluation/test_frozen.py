@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluations import Finished, finish, load, load_group
+from evaluations import Evaluator, Finished
 from test_heads import project_all
 from torch import Tensor, nn
 
@@ -23,24 +23,28 @@ from bench.evaluation.crops import Epochs, lay_grid
 from bench.evaluation.diagnostics import diagnose
 from bench.evaluation.inputs import build_encoder, load_pretrained, open_task
 from bench.evaluation.job import Job
-from bench.evaluation.runner import evaluate
 from bench.evaluation.stack import HEAD_STREAM
 from bench.evaluation.train_heads import EPOCHS_SEED
-from bench.runs.config import EvaluationConfig, PretrainConfig, run_id
+from bench.runs.config import PretrainConfig, run_id
 from bench.runs.workspace import Workspace, run_folder
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def jepa(run: str, two: Store, workspace: Workspace) -> Evaluator:
+    return Evaluator(run, two, workspace)
 
 
 def logit(p: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def open_inputs(config: EvaluationConfig, store: Store, workspace: Workspace) -> tuple[Encoder, tasks.Task]:
+def open_inputs(left: Finished, evaluator: Evaluator) -> tuple[Encoder, tasks.Task]:
     """The frozen encoder and the task of an evaluation."""
-    pretrained = load_pretrained(workspace.work, config)
-    task = open_task(config, PretrainConfig.model_validate(pretrained.meta["config"]), store)
-    return build_encoder(pretrained, config.seed).eval().requires_grad_(False), task
+    pretrained = load_pretrained(evaluator.workspace.work, left.config)
+    task = open_task(left.config, PretrainConfig.model_validate(pretrained.meta["config"]), evaluator.store)
+    return build_encoder(pretrained, left.config.seed).eval().requires_grad_(False), task
 
 
 def compute_features(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor:
@@ -50,37 +54,33 @@ def compute_features(encoder: Encoder, store: Store, rows: np.ndarray) -> Tensor
         return encoder(torch.cat(list(lay_grid(crops, rows, 125).batches(crops, 64)))).mean(1).view(len(rows), 3, -1).mean(1)
 
 
-# one go and alone
-
-
 @pytest.mark.parametrize("features", ["exact", "cached"])
-def test_heads_of_seeds_tasks_kinds_and_a_grid_are_each_what_they_are_alone(run: str, two: Store, workspace: Workspace,
-                                                                            features: str) -> None:
-    group = load_group(two, run, "evaluation.grid.lr=[1e-2, 1e-3]", f"evaluation.features={features}",
-                       protocols=("linear", "linear-mean"))
-    all_at_once = finish(two, workspace, *group)
-    assert {each.result["together"] for each in all_at_once} == {8}
+def test_heads_of_seeds_tasks_kinds_and_a_grid_are_each_what_they_are_alone(jepa: Evaluator, features: str) -> None:
+    settings = ["evaluation.grid.lr=[1e-2, 1e-3]", f"evaluation.features={features}"]
+    group = [jepa.load("linear", *settings), jepa.load("linear", *settings, seed=1),
+             jepa.load("linear", *settings, task="form"), jepa.load("linear-mean", *settings)]
+    all_at_once = jepa.finish(*group)
+    assert {each.result["together"] for each in all_at_once} == {4}
     for config, each in zip(group, all_at_once, strict=True):
-        (alone,) = finish(two, replace(workspace, results=workspace.results / "alone"), config)
+        (alone,) = jepa.elsewhere().finish(config)
         for part in ("p_validation", "p_test"):
             assert np.abs(logit(alone.predictions[part]) - logit(each.predictions[part])).max() < 1e-5
         for key in ("best_step", "chosen", "steps"):
             assert each.result[key] == alone.result[key]
-    assert len({tuple(each.result["curve"]["loss"]) for each in all_at_once}) == 8
+    assert len({tuple(each.result["curve"]["loss"]) for each in all_at_once}) == 4
 
 
-def test_a_head_is_that_of_a_naive_loop(run: str, two: Store, workspace: Workspace) -> None:
+def test_a_head_is_that_of_a_naive_loop(jepa: Evaluator) -> None:
     """One unstacked head, its tokens projected, the loop of torch, crops one by one."""
-    config = load(two, run, task="form", seed=1)
-    (made,) = finish(two, workspace, config)
-    encoder, task = open_inputs(config, two, workspace)
+    (left,) = jepa.finish(jepa.load(task="form", seed=1))
+    encoder, task = open_inputs(left, jepa)
     torch.manual_seed(derive(1, *HEAD_STREAM))
     head = heads.build("attentive", encoder, len(task.classes))
     assert isinstance(head, heads.AttentiveHead)
     decay, rest = [head.q.weight, head.kv.weight, head.proj.weight], [head.query]
     optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
                                   lr=1e-2, betas=(0.9, 0.999), foreach=False)
-    crops, stream = Crops(two, 250, CPU), list[tuple[int, int]]()
+    crops, stream = Crops(jepa.store, 250, CPU), list[tuple[int, int]]()
     epochs = Epochs(np.arange(64), EPOCHS_SEED)
     for epoch in range(9):
         own = [(row, epochs.starts(epoch, np.full(64, 251))[row]) for row in epochs.order(epoch) if row in task.train.rows]
@@ -95,48 +95,42 @@ def test_a_head_is_that_of_a_naive_loop(run: str, two: Store, workspace: Workspa
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.item())
-    assert made.result["curve"]["loss"] == pytest.approx(np.reshape(losses, (3, 3)).mean(1), abs=1e-6)
+    assert left.result["curve"]["loss"] == pytest.approx(np.reshape(losses, (3, 3)).mean(1), abs=1e-6)
 
 
-def test_a_frozen_encoder_stays_as_it_is_and_a_fine_tuned_one_moves(run: str, two: Store, workspace: Workspace) -> None:
-    (linear, tuned) = finish(two, workspace, load(two, run), load(two, run, "finetune"))
-    encoder, _ = open_inputs(linear.config, two, workspace)
-    trained = torch.load(run_folder(workspace.work, run) / "final.pt", weights_only=True)["tensors"]
-    frozen_weights, tuned_weights = (torch.load(each.folder / "weights.pt", weights_only=True)["tensors"]
-                                     for each in (linear, tuned))
-    assert not any(key.startswith("encoder.") for key in frozen_weights)
-    for key, value in encoder.state_dict().items():
-        assert torch.equal(value, trained[f"model/target_encoder.{key}"]), key  # what JEPA evaluates
-        assert not torch.equal(value, tuned_weights[f"encoder.{key}"]), key  # the register's head sees every weight
+def test_the_encoder_is_the_one_that_the_method_evaluates_and_moves_where_it_is_fine_tuned(jepa: Evaluator) -> None:
+    linear, tuned = jepa.finish(jepa.load(), jepa.load("finetune"))
+    trained = torch.load(run_folder(jepa.workspace.work, jepa.run) / "final.pt", weights_only=True)["tensors"]
+    moved = torch.load(tuned.folder / "weights.pt", weights_only=True)["tensors"]
+    for key, value in open_inputs(linear, jepa)[0].state_dict().items():
+        assert torch.equal(value, trained[f"model/target_encoder.{key}"]), key
+        assert not torch.equal(value, moved[f"encoder.{key}"]), key  # the register's head sees every weight
 
 
 def test_seeds_of_a_random_backbone_are_backbones_and_methods_meet_the_same_head(
-        run: str, random: str, two: Store, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, build = list[Tensor](), heads.build
-    monkeypatch.setattr(heads, "build", lambda *a: drawn.append((head := build(*a)).get_parameter("query").clone()) or head)
-    group = finish(two, workspace, *load_group(two, random), *load_group(two, run))
+        jepa: Evaluator, random: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads_drawn, build, of_random = list[Tensor](), heads.build, replace(jepa, run=random)
+    monkeypatch.setattr(heads, "build", lambda *a: heads_drawn.append(
+        (head := build(*a)).get_parameter("query").clone()) or head)
+    group = [*of_random.finish(*of_random.load_group()), *jepa.finish(*jepa.load_group())]
     assert [each.result["together"] for each in group] == [2] * 4 + [4] * 4  # of `random` the tasks of one seed
-    assert torch.equal(drawn[0], drawn[4]) and not torch.equal(drawn[0], drawn[2])
-    encoders = [open_inputs(each.config, two, workspace)[0].get_parameter("blocks.0.qkv.weight") for each in group]
-    assert not torch.equal(encoders[0], encoders[1])
-    assert torch.equal(encoders[4], encoders[5])
-    a, b = finish(two, workspace, *(load(two, random, "knn", seed=seed) for seed in range(2)))
-    assert not np.array_equal(a.predictions["p_test"], b.predictions["p_test"])
+    assert torch.equal(heads_drawn[0], heads_drawn[4]) and not torch.equal(heads_drawn[0], heads_drawn[2])
+    encoders = [open_inputs(each, jepa)[0].get_parameter("blocks.0.qkv.weight") for each in group]
+    assert not torch.equal(encoders[0], encoders[1]) and torch.equal(encoders[4], encoders[5])
 
 
 # choosing
 
 
-def test_the_grid_point_with_the_best_validation_is_tested_and_named(run: str, two: Store, workspace: Workspace) -> None:
-    (made,) = finish(two, workspace, load(two, run, "linear", "evaluation.grid={lr: [1e-5, 3e-2], weight_decay: [0.0, 0.1]}"))
-    tried, result = made.result["grid"], made.result
+def test_the_grid_point_with_the_best_validation_is_tested_and_named(jepa: Evaluator) -> None:
+    (left,) = jepa.finish(jepa.load("linear", "evaluation.grid={lr: [1e-5, 3e-2], weight_decay: [0.0, 0.1]}"))
+    tried, result = left.result["grid"], left.result
     assert [(p["lr"], p["weight_decay"]) for p in tried] == [(1e-5, 0.0), (1e-5, 0.1), (3e-2, 0.0), (3e-2, 0.1)]
     best = max(tried, key=lambda p: p["validation_macro_auroc"])
     assert result["chosen"] == {k: best[k] for k in ("lr", "weight_decay")}
     assert (result["best_step"], result["validation_macro_auroc"]) == (best["best_step"], best["validation_macro_auroc"])
-    (single,) = finish(two, workspace, load(
-        two, run, "linear", *(f"evaluation.{k}={v}" for k, v in result["chosen"].items()), f"evaluation.final_lr={best['lr']}",
-        f"evaluation.final_weight_decay={best['weight_decay']}"))
+    (single,) = jepa.finish(jepa.load("linear", *(
+        f"evaluation.{prefix}{key}={value}" for key, value in result["chosen"].items() for prefix in ("", "final_"))))
     assert single.result["macro_auroc"] == pytest.approx(result["macro_auroc"])
     assert single.result["curve"]["loss"] == pytest.approx(result["curve"]["loss"], abs=1e-6)
 
@@ -148,32 +142,19 @@ def script(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_the_best_validation_step_is_tested(run: str, two: Store, workspace: Workspace, monkeypatch: pytest.MonkeyPatch,
-                                            protocol: str) -> None:
-    constant = "evaluation.final_lr=1e-2"
-    script(monkeypatch, [0.5, 0.8, 0.7, 0.8, 0.6])
-    (best,) = finish(two, workspace, load(two, run, protocol, "evaluation.steps=15", "evaluation.patience=100", constant))
-    assert best.result["best_step"] == 6  # the first of two equal ones
-    assert best.result["validation_macro_auroc"] == 0.8
+def test_the_best_validation_step_is_tested_and_training_stops_after_patience_steps_without_a_gain(
+        jepa: Evaluator, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    script(monkeypatch, [0.5, 0.8, 0.7, 0.8, 0.6, 0.9])
+    (best,) = jepa.finish(jepa.load(protocol, "evaluation.steps=18", "evaluation.patience=9"))
+    assert (best.result["best_step"], best.result["validation_macro_auroc"]) == (6, 0.8)  # the first of two equal ones
     assert best.result["curve"]["step"] == [3, 6, 9, 12, 15]
     script(monkeypatch, [0.5, 0.8])  # constant lr: the weights of step 6 are those of a run that ends there
     flat = f"evaluation.final_weight_decay={best.config.evaluation.weight_decay}"
-    (again,) = finish(two, workspace, load(two, run, protocol, "evaluation.steps=6", "evaluation.patience=9", constant, flat))
+    (again,) = jepa.finish(jepa.load(protocol, "evaluation.steps=6", flat))
     assert np.array_equal(best.predictions["p_test"], again.predictions["p_test"])
 
 
-def test_training_stops_after_patience_steps_without_a_gain(run: str, two: Store, workspace: Workspace,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, [0.5, 0.7, 0.6, 0.7, 0.9, 0.9])
-    (made,) = finish(two, workspace, load(two, run, "linear", "evaluation.steps=40", "evaluation.patience=6"))
-    assert (made.result["best_step"], made.result["steps"]) == (6, 12)
-    script(monkeypatch, [0.5, 0.7, 0.6, 0.8, 0.7, 0.6, 0.9, 0.9])
-    (made,) = finish(two, workspace, load(two, run, "linear", "evaluation.steps=18", "evaluation.patience=7"))
-    assert (made.result["best_step"], made.result["steps"]) == (12, 18)
-
-
-def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str, two: Store, workspace: Workspace,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(jepa: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[set[int]] = []
     raw = Crops.raw
 
@@ -195,130 +176,95 @@ def test_no_record_of_the_test_fold_is_read_before_the_choice_is_final(run: str,
     test = set(range(72, 80))
     for protocols in (("linear", "knn"), ("finetune",)):
         read[:] = [set()]
-        evaluate([load(two, run, protocol) for protocol in protocols], two, workspace)
+        jepa.evaluate(*map(jepa.load, protocols))
         assert read[0] and not read[0] & test
         assert set.union(*read[1:]) & test
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(run: str, two: Store, workspace: Workspace, protocol: str,
+def test_the_labels_of_the_test_fold_influence_nothing_before_the_score(jepa: Evaluator, protocol: str,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    (plain,) = finish(two, workspace, load(two, run, protocol))
     load_task = tasks.load_task
 
     def permute(*arguments: Any, **settings: Any) -> tasks.Task:
         task = load_task(*arguments, **settings)
         return replace(task, test=replace(task.test, labels=np.roll(task.test.labels, 1, axis=0)))
 
+    (plain,) = jepa.finish(jepa.load(protocol))
     monkeypatch.setattr(tasks, "load_task", permute)
-    (other,) = finish(two, replace(workspace, results=workspace.results / "permuted"), load(two, run, protocol))
-    assert not np.array_equal(other.predictions["y_test"], plain.predictions["y_test"])
+    (other,) = jepa.elsewhere().finish(jepa.load(protocol))
     assert np.array_equal(other.predictions["p_test"], plain.predictions["p_test"])
     for key in ("best_step", "curve", "validation_macro_auroc", "steps"):
         assert other.result[key] == plain.result[key]
     assert other.result["macro_auroc"] != plain.result["macro_auroc"]
 
 
-def test_a_head_that_diverges_fails_alone(run: str, two: Store, workspace: Workspace) -> None:
-    sound = load_group(two, run, seeds=1)
-    wild = load(two, run, "linear", "evaluation.lr=1e38", "evaluation.final_lr=1e38", "evaluation.clip=0.0")
-    tried = load(two, run, "linear", "evaluation.grid.lr=[1e-2, 1e38]", "evaluation.clip=0.0", task="form")
+def test_a_head_that_diverges_fails_alone(jepa: Evaluator) -> None:
+    wild = jepa.load("linear", "evaluation.lr=1e38", "evaluation.final_lr=1e38", "evaluation.clip=0.0")
+    tried = jepa.load("linear", "evaluation.grid.lr=[1e-2, 1e38]", "evaluation.clip=0.0", task="form")
     with pytest.raises(UserError, match=f"evaluation stopped; lower evaluation.lr .evaluation {run_id(wild)}."):
-        evaluate([*sound, wild, tried], two, workspace)
-    assert {path.stem for path in workspace.results.glob("*.json")} == {run_id(c) for c in [*sound, tried]}
-    grid = Finished(tried, workspace).result["grid"]
+        jepa.evaluate(jepa.load(), wild, tried)
+    assert jepa.results() == {run_id(jepa.load()), run_id(tried)}
+    grid = Finished(tried, jepa.workspace).result["grid"]
     assert "failure" not in grid[0] and "lower evaluation.lr" in grid[1]["failure"]
 
 
 # features
 
 
-def test_a_result_diagnoses_the_mean_tokens_of_the_validation_records(run: str, two: Store, workspace: Workspace) -> None:
-    (made,) = finish(two, workspace, load(two, run))
-    expected = diagnose(compute_features(open_inputs(made.config, two, workspace)[0], two, np.arange(64, 72)))
-    diagnostics = made.result["diagnostics"]
-    assert (diagnostics["n"], diagnostics["rankme"]) == (8, pytest.approx(expected["rankme"], rel=1e-4))
-    assert diagnostics["sd"] == pytest.approx(expected["sd"], abs=1e-4)
-
-
-def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_validation_fold(
-        run: str, two: Store, workspace: Workspace) -> None:
-    (made,) = finish(two, workspace, load(two, run, "knn", "evaluation.neighbours.k=[1, 5, 30]"))
-    assert not (made.folder / "weights.pt").exists()
-    encoder, task = open_inputs(made.config, two, workspace)
-    bank, features = (F.normalize(compute_features(encoder, two, split.rows)).numpy() for split in (task.train, task.validation))
-    values = {}
+def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_validation_fold(jepa: Evaluator) -> None:
+    (left,) = jepa.finish(jepa.load("knn", "evaluation.neighbours.k=[1, 5, 30]"))
+    encoder, task = open_inputs(left, jepa)
+    bank, features = (compute_features(encoder, jepa.store, split.rows) for split in (task.train, task.validation))
+    assert left.result["diagnostics"]["sd"] == pytest.approx(diagnose(features)["sd"], abs=1e-4)
+    similar, values = (F.normalize(features) @ F.normalize(bank).T).numpy(), {}
     for k in (1, 5, 30):
         p = np.zeros((8, 3))
-        for i, row in enumerate(features @ bank.T):
+        for i, row in enumerate(similar):
             for j in np.argsort(-row)[:k]:
                 p[i] += np.exp(row[j] / 0.07) * task.train.labels[j]
         values[k] = metrics.auroc(task.validation.labels.astype(int), p / p.sum(1, keepdims=True)).mean()
-        if k == made.result["chosen"]["k"]:
-            assert made.predictions["p_validation"] == pytest.approx(p / p.sum(1, keepdims=True), abs=1e-5)
-    assert {p["k"]: p["validation_macro_auroc"] for p in made.result["grid"]} == pytest.approx(values)
-    assert made.result["chosen"]["k"] == max(values, key=lambda k: values[k])
+        if k == left.result["chosen"]["k"]:
+            assert left.predictions["p_validation"] == pytest.approx(p / p.sum(1, keepdims=True), abs=1e-5)
+    assert {p["k"]: p["validation_macro_auroc"] for p in left.result["grid"]} == pytest.approx(values)
+    assert left.result["chosen"]["k"] == max(values, key=lambda k: values[k])
 
 
-def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(run: str, two: Store,
-                                                                               workspace: Workspace) -> None:
+def test_cached_features_of_whole_records_are_the_exact_ones_in_half_precision(jepa: Evaluator) -> None:
     whole = ["evaluation.crop_seconds=5.0", "evaluation.stride_seconds=5.0"]  # one crop, wherever it starts
-    exact, cached = finish(two, workspace, *(load(two, run, "linear", *whole, f"evaluation.features={how}")
-                                             for how in ("exact", "cached")))
+    exact, cached = jepa.finish(*(jepa.load("linear", *whole, f"evaluation.features={how}") for how in ("exact", "cached")))
     assert 0 < np.abs(logit(exact.predictions["p_test"]) - logit(cached.predictions["p_test"])).max() < 0.02
 
 
-def test_cached_training_crops_are_all_those_at_every_stride(run: str, two: Store, workspace: Workspace,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    starts: set[tuple[int, int]] = set()
-    epoch_starts = Epochs.starts
-
-    def note(self: Epochs, epoch: int, choices: np.ndarray) -> np.ndarray:
-        assert choices.tolist() == [3] * 64
-        out = epoch_starts(self, epoch, choices)
-        starts.update(enumerate(out.tolist()))
-        return out
-
-    monkeypatch.setattr(Epochs, "starts", note)
-    finish(two, workspace, load(two, run, "linear", "evaluation.features=cached", "evaluation.batch=64", "evaluation.steps=30",
-                                "evaluation.patience=30"))
-    assert starts == {(row, crop) for row in range(64) for crop in range(3)}
-
-
-def test_tokens_beyond_memory_lie_in_a_file_and_change_no_byte(run: str, two: Store, workspace: Workspace,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    group = [*load_group(two, run), load(two, run, "linear", "evaluation.features=cached")]
-    before = [each.state() for each in finish(two, workspace, *group)]
+def test_tokens_beyond_memory_lie_in_a_file_and_change_no_byte(jepa: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = [*jepa.load_group(seeds=1), jepa.load("linear", "evaluation.features=cached")]
+    before = [each.state() for each in jepa.finish(*group)]
     monkeypatch.setattr(reader, "IN_MEMORY", 0)
-    again = replace(workspace, results=workspace.results / "again")
-    assert [each.state() for each in finish(two, again, *group)] == before
-    assert not list(run_folder(workspace.work, run).rglob("tmp*"))
+    assert [each.state() for each in jepa.elsewhere().finish(*group)] == before
+    assert not list(jepa.workspace.work.rglob("tmp*"))
 
     def fail(handle: int, offset: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
     with pytest.raises(OSError, match="No space left") as caught:
-        evaluate(group, two, replace(workspace, results=workspace.results / "full"))
+        jepa.elsewhere("full").evaluate(*group)
     assert "evaluations" in str(caught.value.filename)
 
 
-def test_bfloat16_gives_nearly_the_same_losses_and_auto_says_what_it_became(run: str, two: Store, workspace: Workspace,
+def test_bfloat16_gives_nearly_the_same_losses_and_auto_says_what_it_became(jepa: Evaluator,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    single, half = finish(two, workspace, *(load(two, run, "linear", f"evaluation.precision={precision}")
-                                            for precision in ("float32", "bfloat16")))
-    a, b = (np.array(each.result["curve"]["loss"]) for each in (single, half))
-    assert 0 < np.abs(a - b).max() < 0.01
-    for has, same in ((True, half), (False, single)):
+    single, half = jepa.finish(*(jepa.load("linear", f"evaluation.precision={each}") for each in ("float32", "bfloat16")))
+    assert 0 < np.abs(np.subtract(single.result["curve"]["loss"], half.result["curve"]["loss"])).max() < 0.01
+    for has, name, same in ((True, "bfloat16", half), (False, "float32", single)):
         monkeypatch.setattr("bench.training.optim.has_bfloat16", lambda device, has=has: has)
-        results = replace(workspace, results=workspace.results / str(has))
-        (auto,) = finish(two, results, load(two, run, "linear", "evaluation.precision=auto"))
-        assert auto.result["precision"] == same.result["precision"] == ("bfloat16" if has else "float32")
+        (auto,) = jepa.elsewhere(name).finish(jepa.load("linear", "evaluation.precision=auto"))
+        assert auto.result["precision"] == same.result["precision"] == name
         assert auto.result["curve"] == same.result["curve"]
 
 
-def test_pitches_can_be_learned(run: str, two: Store, workspace: Workspace) -> None:
-    (made,) = finish(two, workspace, load(two, run, "finetune", "evaluation.steps=60", "evaluation.patience=60",
-                                          "evaluation.validate_every=15", "evaluation.lr=3e-3", "evaluation.final_lr=3e-3"))
-    assert made.result["macro_auroc"] > 0.9
-    assert made.result["curve"]["loss"][-1] < 0.7 * made.result["curve"]["loss"][0]
+def test_pitches_can_be_learned(jepa: Evaluator) -> None:
+    (left,) = jepa.finish(jepa.load("finetune", "evaluation.steps=60", "evaluation.patience=60", "evaluation.validate_every=15",
+                                    "evaluation.lr=3e-3", "evaluation.final_lr=3e-3"))
+    assert left.result["macro_auroc"] > 0.9
+    assert left.result["curve"]["loss"][-1] < 0.7 * left.result["curve"]["loss"][0]

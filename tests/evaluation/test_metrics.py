@@ -7,13 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    f1_score,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
 from bench.core.errors import UserError
 from bench.evaluation import metrics
@@ -28,32 +22,23 @@ def some(n: int = 60, classes: int = 4, ties: bool = True, seed: int = 0) -> tup
 
 
 @pytest.mark.parametrize("ties", [True, False])
-@pytest.mark.parametrize("seed", range(3))
-def test_auroc_is_sklearns(ties: bool, seed: int) -> None:
-    y, p = some(ties=ties, seed=seed)
-    assert metrics.auroc(y, p) == pytest.approx(roc_auc_score(y, p, average=None), abs=1e-12)
+def test_auroc_of_all_and_of_every_resample_is_sklearns(ties: bool) -> None:
+    y, p = some(n=150, classes=6, ties=ties)
     assert metrics.auroc(y, p.astype(np.float32)) == pytest.approx(roc_auc_score(y, p.astype(np.float32), average=None))
-
-
-def test_a_perfect_a_reversed_and_a_constant_score() -> None:
-    y = np.array([[0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 0, 0]])
-    assert metrics.auroc(y, y.astype(float)).tolist() == [1, 1, 1]
-    assert metrics.auroc(y, -y.astype(float)).tolist() == [0, 0, 0]
-    assert metrics.auroc(y, np.zeros((4, 3))).tolist() == [0.5, 0.5, 0.5]
+    weights = np.concatenate([np.ones((1, 150), np.int64), metrics.draw_resamples(y, 30)])
+    for row, found in zip(weights, metrics.auroc(y, p, weights), strict=True):
+        ids = np.repeat(np.arange(150), row)
+        assert found == pytest.approx(roc_auc_score(y[ids], p[ids], average=None), abs=1e-12)
 
 
 @pytest.mark.parametrize("weights", [None, np.ones((1, 60))])
 def test_what_has_no_auroc_is_refused(weights: np.ndarray | None) -> None:
-    for bad in (np.nan, np.inf, -np.inf):
-        y, p = some()
-        p[3, 2] = bad
-        with pytest.raises(UserError, match="NaN or infinite"):
-            metrics.auroc(y, p, weights)
-    for value in (0, 1):
-        y, p = some()
-        y[:, 2] = value
-        with pytest.raises(UserError, match="class 2 has no positive or no negative"):
-            metrics.auroc(y, p, weights)
+    y, p = some()
+    with pytest.raises(UserError, match="NaN or infinite"):
+        metrics.auroc(y, np.where(np.arange(4) == 2, np.inf, p), weights)
+    y[:, 2] = 1
+    with pytest.raises(UserError, match="class 2 has no positive or no negative"):
+        metrics.auroc(y, p, weights)
 
 
 @pytest.mark.parametrize("digits", [1, 3, 17])
@@ -81,11 +66,7 @@ def test_every_resample_holds_a_positive_and_a_negative_of_every_class() -> None
     assert weights.shape == (400, 30)
     assert (weights.sum(1) == 30).all()
     positives = weights @ y
-    assert positives.min() > 0
-    assert (positives < 30).all()
-    rng = np.random.default_rng(0)
-    plain = np.stack([np.bincount(rng.integers(30, size=30), minlength=30) for _ in range(400)])
-    assert ((plain @ y)[:, 0] == 0).mean() > 0.08
+    assert (positives > 0).all() and (positives < 30).all()
 
 
 def test_every_model_sees_the_same_resamples() -> None:
@@ -93,7 +74,6 @@ def test_every_model_sees_the_same_resamples() -> None:
     a, b = metrics.score(y, p), metrics.score(y, -p)
     assert a.replicates.shape == (metrics.RESAMPLES,) == (1000,)
     assert np.allclose(a.replicates, 1 - b.replicates, atol=1e-12)  # record by record the same draws
-    assert np.array_equal(metrics.draw_resamples(y, 50), metrics.draw_resamples(y, 50))
     assert metrics.score(y, p).replicates.tolist() == a.replicates.tolist()
 
 
@@ -103,9 +83,7 @@ def test_intervals_are_percentiles_around_the_point_of_all_records() -> None:
     assert found.macro == pytest.approx(roc_auc_score(y, p), abs=1e-12)
     assert [found.lower, found.upper] == pytest.approx(np.percentile(found.replicates, [2.5, 97.5]))
     assert found.lower < found.macro < found.upper
-    assert (found.per_class_lower < found.per_class).all()
-    assert (found.per_class < found.per_class_upper).all()
-    assert found.per_class.mean() == pytest.approx(found.macro)
+    assert ((found.per_class_lower < found.per_class) & (found.per_class < found.per_class_upper)).all()
 
 
 def test_too_few_positives_for_any_resample_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,23 +117,6 @@ def test_many_rare_classes_cost_no_redrawing(monkeypatch: pytest.MonkeyPatch) ->
     assert metrics.draw_resamples(y).shape == (1000, 250)
 
 
-@pytest.mark.parametrize("ties", [True, False])
-def test_every_resample_scores_as_sklearn_does(ties: bool) -> None:
-    y, p = some(n=150, classes=6, ties=ties)
-    weights = metrics.draw_resamples(y, 30)
-    for row, found in zip(weights, metrics.auroc(y, p, weights), strict=True):
-        ids = np.repeat(np.arange(150), row)
-        assert found == pytest.approx(roc_auc_score(y[ids], p[ids], average=None), abs=1e-12)
-
-
-def test_rules_differ_in_resamples_and_percentiles() -> None:
-    replicates = np.random.default_rng(0).normal(size=1000)
-    assert metrics.interval(replicates) == pytest.approx(np.percentile(replicates, [2.5, 97.5]))
-    assert metrics.interval(replicates, "strodthoff") == pytest.approx(np.percentile(replicates[:100], [5, 95]))
-    with pytest.raises(UserError, match="unknown rule of intervals 'strodhoff'; did you mean 'strodthoff'"):
-        metrics.interval(replicates, "strodhoff")
-
-
 def probabilities(seed: int, n: int = 120, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """(y, p) with ties."""
     y, p = some(n=n, classes=classes, ties=False, seed=seed)
@@ -165,9 +126,8 @@ def probabilities(seed: int, n: int = 120, classes: int = 4) -> tuple[np.ndarray
 NAMES = ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_each_score_of_each_class_is_sklearns(seed: int) -> None:
-    (y_validation, p_validation), (y, p) = probabilities(10 + seed), probabilities(seed)
+def test_each_score_of_each_class_is_sklearns() -> None:
+    (y_validation, p_validation), (y, p) = probabilities(1), probabilities(0)
     found = metrics.summarise(NAMES, y_validation, p_validation, y, p)
     for i, name in enumerate(NAMES):
         each = found["per_class"][name]
@@ -180,9 +140,7 @@ def test_each_score_of_each_class_is_sklearns(seed: int) -> None:
         assert f1_score(y_validation[:, i], p_validation[:, i] >= each["threshold"]) == best
     for key in ("auroc", "average_precision", "brier", "ece", "f1"):
         assert found[f"macro_{key}"] == pytest.approx(np.mean([each[key] for each in found["per_class"].values()]))
-    assert found["undefined"] == {}
-    assert found["n"] == 120
-    json.dumps(found, allow_nan=False)
+    assert (found["undefined"], found["n"]) == ({}, 120)
 
 
 def test_f_max_is_the_mean_over_records_at_the_threshold_that_is_best_on_validation() -> None:
@@ -198,9 +156,6 @@ def test_f_max_is_the_mean_over_records_at_the_threshold_that_is_best_on_validat
     t = found["f_max_threshold"]
     assert found["f_max"] == pytest.approx(naive(y, p, t), abs=1e-12)
     assert naive(y_validation, p_validation, t) == max(naive(y_validation, p_validation, k / 100) for k in range(1, 101))
-    labelled = y.any(1) & (p >= t).any(1)
-    a, b, _, _ = precision_recall_fscore_support(y[labelled], p[labelled] >= t, average="samples", zero_division=0)
-    assert metrics.f_record(y[labelled], p[labelled], t) == pytest.approx(2 * a * b / (a + b))
 
 
 def test_thresholds_come_from_validation_alone() -> None:
@@ -239,19 +194,14 @@ def test_what_is_undefined_is_named_and_in_no_mean() -> None:
     assert not {"f1", "threshold"} & set(found["per_class"]["d"])
     assert found["macro_auroc"] == pytest.approx(roc_auc_score(y[:, :4], p[:, :4]), abs=1e-12)
     assert found["macro_f1"] == pytest.approx(np.mean([found["per_class"][c]["f1"] for c in NAMES[:3]]))
-    assert len(found["replicates"]) == 1000
     json.dumps(found, allow_nan=False)
-    without = metrics.summarise(NAMES, np.zeros_like(y_validation[:, :4]), p_validation[:, :4], y[:, :4], p[:, :4])
-    assert set(without["undefined"]) == set(NAMES)
-    assert not {"macro_f1", "f_max", "f_max_threshold"} & set(without)
     with pytest.raises(UserError, match="no class has positives and negatives among the 120 test records"):
         metrics.summarise(NAMES, y_validation[:, :4], p_validation[:, :4], np.zeros_like(y[:, :4]), p[:, :4])
 
 
 @pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1])
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_what_is_no_probability_is_refused(bad: float, part: str) -> None:
-    given = dict(zip(("validation", "test"), (probabilities(1), probabilities(0)), strict=True))
-    given[part][1][3, 2] = bad
-    with pytest.raises(UserError, match=f"predictions of the {part} records are no probabilities"):
-        metrics.summarise(NAMES, *given["validation"], *given["test"])
+def test_what_is_no_probability_is_refused(bad: float) -> None:
+    y, p = probabilities(0)
+    p[3, 2] = bad
+    with pytest.raises(UserError, match="predictions of the test records are no probabilities"):
+        metrics.summarise(NAMES, *probabilities(1), y, p)

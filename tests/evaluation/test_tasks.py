@@ -57,46 +57,27 @@ def test_records_without_a_label_of_the_task_or_too_short_are_left_out(tiny: Sto
 def test_an_unknown_task_names_the_known_ones(tiny: Store) -> None:
     with pytest.raises(UserError, match="unknown task 'pich'; did you mean 'pitch'"):
         tasks.load_task(tiny, "pich", FOLDS)
-    unlabelled = replace(tiny, manifest={**tiny.manifest, "tasks": {}})
-    with pytest.raises(UserError, match="store tiny is unlabelled"):
-        tasks.load_task(unlabelled, "pitch", FOLDS)
 
 
-@pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_an_empty_fold_is_named_with_those_that_exist(tiny: Store, part: str) -> None:
-    with pytest.raises(UserError, match=rf"folds\.{part} is \[11, 12\].*its folds: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"):
-        tasks.load_task(tiny, "pitch", {**FOLDS, part: [11, 12]})
+def test_an_empty_fold_is_named_with_those_that_exist(tiny: Store) -> None:
+    with pytest.raises(UserError, match=r"folds\.test is \[11, 12\].*its folds: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"):
+        tasks.load_task(tiny, "pitch", {**FOLDS, "test": [11, 12]})
 
 
-def test_records_that_are_all_too_short_are_named_as_the_cause_and_unlabelled_ones_too(tiny: Store) -> None:
+def test_records_that_are_all_too_short_are_named_as_the_cause(tiny: Store) -> None:
     with pytest.raises(UserError, match=r"all 64 records of task 'pitch' in folds.train of store tiny are shorter than "
                                         r"evaluation.crop_seconds \(10.01 s\): the longest lasts 10 s"):
         tasks.load_task(tiny, "pitch", FOLDS, shortest=1001)
-    with pytest.raises(UserError, match="store tiny has no record with a label of task 'pitch'"):
-        tasks.load_task(relabelled(tiny, *((i, "") for i in range(80))), "pitch", FOLDS)
 
 
 @pytest.mark.parametrize(("part", "rows"), [("validation", range(64, 72)), ("test", range(72, 80)), ("train", range(64))])
-def test_a_class_without_a_positive_is_one_line_or_dropped(tiny: Store, part: str, rows: range) -> None:
+def test_a_class_without_a_positive_is_refused_or_dropped(tiny: Store, part: str, rows: range) -> None:
     store = relabelled(tiny, *((i, "low") for i in rows if tiny.records["pitch"][i] == "odd"))
-    with pytest.raises(UserError, match=f"odd has no positive in {part}; AUROC is not defined there.*empty_classes=drop") \
-            as caught:
+    with pytest.raises(UserError, match=f"odd has no positive in {part}; AUROC is not defined there.*empty_classes=drop"):
         tasks.load_task(store, "pitch", FOLDS)
-    assert "\n" not in str(caught.value)
     task = tasks.load_task(store, "pitch", FOLDS, empty_classes="drop")
-    assert task.classes == ["high", "low"]
+    assert task.classes == ["high", "low"] and len(task.test.rows) == 8
     assert all(s.labels.shape[1] == 2 for s in (task.train, task.validation, task.test))
-    assert task.test.labels[0].tolist() == [0.0, 1.0]
-    assert len(task.test.rows) == 8
-
-
-def test_a_class_with_only_positives_is_refused_and_so_is_a_task_without_any_class(tiny: Store) -> None:
-    store = relabelled(tiny, *((i, f"{tiny.records['pitch'][i]};low") for i in range(72, 80)))
-    with pytest.raises(UserError, match="low has only positive in test"):
-        tasks.load_task(store, "pitch", FOLDS)
-    assert tasks.load_task(store, "pitch", FOLDS, empty_classes="drop").classes == ["high", "odd"]
-    with pytest.raises(UserError, match="no class has positives and negatives in every split"):
-        tasks.load_task(relabelled(tiny, *((i, "low") for i in range(72, 80))), "pitch", FOLDS, empty_classes="drop")
 
 
 # kinds
@@ -108,16 +89,6 @@ def targets(folder: Path, **columns: list[str]) -> Store:
             "regression": {c: "years" for c in columns if c == "age"}}
     table = {"fold": [i // 2 + 1 for i in range(20)], **columns}
     return prepare(open_corpus("array", array_corpus(folder / "a", noise(20, 12, 300), table, **spec), None), folder)
-
-
-def test_single_means_the_records_with_exactly_one_label(tiny: Store) -> None:
-    task = tasks.load_task(tiny, "pitch-single", FOLDS)
-    assert (task.kind, task.classes, task.scored) == ("single-label", ["high", "low", "odd"], ["high", "low", "odd"])
-    for split in (task.train, task.validation, task.test):
-        assert all(";" not in tiny.records["pitch"][row] for row in split.rows)
-        assert (split.labels.sum(1) == 1).all()
-    assert len(task.train.rows) == 48
-    assert task.facts["left_out"] == {"unlabelled": 20, "short": 0}
 
 
 def test_real_records_with_two_superclasses_are_not_in_the_single_label_task(shared: Path) -> None:
@@ -146,25 +117,19 @@ def test_values_that_are_missing_are_left_out_and_counted_and_the_training_rows_
 
 
 @pytest.mark.parametrize(("ages", "message"), [
-    (["60"] * 16 + ["50", "51"] * 2, "every record in train has the same value"),
     ([str(i) for i in range(18)] + ["50", "50"], "every record in test has the same value"),
     ([""] * 16 + ["50", "51"] * 2, r"folds\.train is .* no record of task 'age' there"),
-    ([str(50 + i) for i in range(20)], "the 1 training records have one value"),
 ])
-def test_values_that_cannot_be_scored_are_one_line(tmp_path: Path, ages: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        tasks.load_task(targets(tmp_path, age=ages), "age", FOLDS, fraction=1 / 16 if "training" in message else 1.0)
-    assert "\n" not in str(caught.value)
+def test_values_that_cannot_be_scored_are_refused(tmp_path: Path, ages: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tasks.load_task(targets(tmp_path, age=ages), "age", FOLDS)
 
 
 def test_a_dropped_class_of_a_single_label_task_takes_its_records_with_it(tmp_path: Path) -> None:
-    store = targets(tmp_path, sex=["f", "m"] * 9 + ["x", "f"])
-    with pytest.raises(UserError, match="x has no positive in train; m has no positive in test"):
-        tasks.load_task(store, "sex", FOLDS)
     with pytest.raises(UserError, match="one class has positives and negatives in every split"):
-        tasks.load_task(store, "sex", FOLDS, empty_classes="drop")
+        tasks.load_task(targets(tmp_path, sex=["f", "m"] * 9 + ["x", "f"]), "sex", FOLDS, empty_classes="drop")
     three = targets(tmp_path / "b", sex=[*["f", "m"] * 7, "x", "x", "f", "m", "m", "f"])
-    task = tasks.load_task(three, "sex", {**FOLDS, "train": [*range(1, 8), 8]}, empty_classes="drop")
+    task = tasks.load_task(three, "sex", FOLDS, empty_classes="drop")
     assert task.classes == ["f", "m"] and len(task.train.rows) == 14
     assert all((s.labels.sum(1) == 1).all() for s in (task.train, task.validation, task.test))
 
@@ -176,16 +141,11 @@ LOGITS, LABELS = torch.randn(3, 2, 6, 4, generator=torch.Generator().manual_seed
 def test_the_loss_is_per_model_what_the_formula_says(kind: str) -> None:
     found = tasks.loss(kind, LOGITS, LABELS, (0.2, 0.5))
     assert found.shape == (3, 2)
-    for i in range(3):
-        for j in range(2):
-            x = LOGITS[i, j]
-            if kind == "multi-label":
-                expected = F.binary_cross_entropy_with_logits(x, LABELS)
-            elif kind == "single-label":
-                expected = F.cross_entropy(x, LABELS.argmax(1))
-            else:
-                expected = F.mse_loss(x, (LABELS - 0.2) / 0.5)
-            assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-6)
+    formula = {"multi-label": lambda x: F.binary_cross_entropy_with_logits(x, LABELS),
+               "single-label": lambda x: F.cross_entropy(x, LABELS.argmax(1)),
+               "regression": lambda x: F.mse_loss(x, (LABELS - 0.2) / 0.5)}[kind]
+    expected = [formula(x).item() for x in LOGITS.flatten(0, 1)]
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_probabilities_are_in_the_kind_s_own_terms() -> None:
@@ -194,7 +154,6 @@ def test_probabilities_are_in_the_kind_s_own_terms() -> None:
     values = torch.tensor([[40.0], [71.0]])
     standardised = (values - 60) / 15
     assert tasks.probabilities("regression", standardised, (60.0, 15.0)).flatten().tolist() == pytest.approx([40, 71])
-    assert tasks.loss("regression", standardised, values, (60.0, 15.0)).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_selection_is_the_kind_s_metric() -> None:
@@ -214,8 +173,7 @@ def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> Non
     task = tasks.load_task(store, "pitch", FOLDS, fraction=0.25)
     assert whole.facts["train_patients"] == 22 and task.facts["train_patients"] == 6
     assert set(task.train.rows) < set(whole.train.rows)
-    assert task.train.labels.tolist() == [row for i, row in zip(whole.train.rows, whole.train.labels.tolist(), strict=True)
-                                          if i in task.train.rows]
+    assert np.array_equal(task.train.labels, whole.train.labels[np.isin(whole.train.rows, task.train.rows)])
     chosen = {row // 3 for row in task.train.rows}
     assert task.train.rows.tolist() == [row for row in whole.train.rows if row // 3 in chosen]
     for part in ("validation", "test"):
@@ -229,19 +187,12 @@ def test_shuffled_labels_are_those_of_other_records_but_in_the_test_fold(tiny: S
         before, after = getattr(task, part), getattr(made, part)
         assert np.array_equal(before.rows, after.rows)
         assert sorted(before.labels.tolist()) == sorted(after.labels.tolist())
-    assert not np.array_equal(task.train.labels, made.train.labels)
-    assert not np.array_equal(other.train.labels, made.train.labels)
+    assert not any(np.array_equal(each.train.labels, made.train.labels) for each in (task, other))
     assert made.test is task.test
-
-
-def test_records_without_a_patient_are_patients_of_their_own(tiny: Store) -> None:
-    task = tasks.load_task(tiny, "pitch", FOLDS, fraction=0.5)
-    assert task.facts["train_patients"] == len(task.train.rows) == 32
-    assert task.train.labels.sum(0).tolist() == [16, 16, 8]
 
 
 def test_a_class_without_positives_in_the_fraction_is_named_and_kept(tiny: Store) -> None:
     task = tasks.load_task(tiny, "pitch", FOLDS, fraction=2 / 64)
-    assert len(task.train.rows) == 2
+    assert task.facts["train_patients"] == len(task.train.rows) == 2  # a record without a patient is a patient of its own
     assert task.facts["untrained"] == [c for c, n in zip(task.classes, task.train.labels.sum(0), strict=True) if not n] != []
     assert task.classes == ["high", "low", "odd"] and (task.test.labels.sum(0) > 0).all()
