@@ -1,22 +1,17 @@
 """Short evaluations for the tests, and what they leave."""
 
 import json
-import os
-import signal
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import configs
 import numpy as np
-import pytest
 
 from bench.data.store import Store
 from bench.evaluation.runner import evaluate
 from bench.runs.config import EvaluationConfig, run_id
 from bench.runs.workspace import Workspace, evaluation_folder, run_folder
-from bench.training import optim
 
 SHORT = ["evaluation.steps=9", "evaluation.batch=10", "evaluation.validate_every=3", "evaluation.patience=9",
          "evaluation.lr=1e-2", "evaluation.final_lr=1e-2", "evaluation.warmup_steps=0"]
@@ -82,20 +77,3 @@ class Evaluator:
     def group_folders(self) -> list[Path]:
         """The folders of groups that have not ended."""
         return list((run_folder(self.workspace.work, self.run) / "evaluations").glob("group-*"))
-
-
-def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
-    """Let action() run when the optimiser's schedule is set for the step-th time, counted from 1."""
-    schedule, calls = optim.schedule_, []
-
-    def watched(*arguments: Any) -> float:
-        calls.append(1)
-        if len(calls) == step:
-            action()
-        return schedule(*arguments)
-
-    monkeypatch.setattr(optim, "schedule_", watched)
-
-
-def stop(signum: int = signal.SIGTERM) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), signum)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from bench.data.loader import Crops
 from bench.data.store import Store
 from bench.encoders import vit
-from bench.evaluation import heads, tasks
+from bench.evaluation import heads
 from bench.evaluation.crops import Epochs, average_crops, lay_grid
-from bench.evaluation.reader import CropTokens
-from bench.evaluation.stack import Feed
 
 CPU = torch.device("cpu")
 
@@ -72,21 +70,6 @@ def test_an_epoch_has_every_record_once_and_its_crops_begin_anywhere() -> None:
     assert epochs.order(5).tolist() == orders[5] != Epochs(epochs.rows, 1).order(5).tolist()
 
 
-def test_a_batch_of_a_task_is_the_next_of_its_records_in_the_order_of_all() -> None:
-    rows, order = np.arange(64), Epochs(np.arange(64), 0).order(3)
-    labels = np.eye(80, dtype=np.float32)[:, :64]
-    split = tasks.Split(np.arange(1, 64, 2), labels[1:64:2])  # 32 records in batches of 10: 2 are left out
-    taken: list[list[int]] = []
-    stack = SimpleNamespace(done=False, validates=False,
-                            step=lambda tokens, y: taken.append([*tokens[:, 0].int().tolist(), *y.argmax(1).tolist()]))
-    feed = Feed(tasks.TrainingTask("multi-label", [], split, split), rows, 10, [stack], CPU)  # type: ignore[list-item]
-    for part in np.split(np.flatnonzero(feed.select(order)), [4, 17]):
-        feed.add(torch.from_numpy(order[part])[:, None].float(), order[part], None)  # type: ignore[arg-type]
-    own = [row for row in order if row % 2]
-    assert taken == [[*own[i: i + 10]] * 2 for i in (0, 10, 20)]
-    assert len(feed.records) == 0
-
-
 def test_folding_the_query_changes_neither_logits_nor_gradients() -> None:
     torch.manual_seed(0)
     single, _ = build_stack(width=48, classes=5)
@@ -136,12 +119,3 @@ def test_logits_of_a_record_are_the_mean_over_its_crops_however_it_is_taken(name
     each = stacked(tokens).unflatten(-2, (6, 7)).mean(-2)
     torch.testing.assert_close(stacked(tokens, crops=7), each, rtol=0, atol=1e-6)
     assert each.std() > 1e-4
-
-
-def test_crops_are_averaged_in_one_product_only_where_all_records_have_as_many() -> None:
-    tokens, rows = torch.randn(9, 5, 16), np.array([3, 4, 6])
-    even = CropTokens(np.array([3, 3, 3, 4, 4, 4, 6, 6, 6]), tokens, CPU, torch.float32)
-    uneven = CropTokens(np.array([3, 3, 4, 4, 4, 4, 6, 6, 6]), tokens, CPU, torch.float32)
-    assert (even.crops_per_record(rows), uneven.crops_per_record(rows), uneven.crops_per_record(np.array([6]))) == (3, 1, 3)
-    for each in (even, uneven):
-        assert torch.equal(torch.cat([x for x, _ in each.batches(rows, each.crops_per_record(rows))]), tokens)

@@ -10,7 +10,6 @@ import pytest
 from bench.core.errors import UserError
 from bench.data.store import Store
 from bench.evaluation.inputs import open_task
-from bench.evaluation.protocols import derive_linear, start_from_linear
 from bench.runs.config import run_id
 
 
@@ -18,18 +17,13 @@ from bench.runs.config import run_id
     ("evaluation.steps=0", "evaluation.steps must be 1 or more"),
     ("evaluation.validate_every=13", r"evaluation\.validate_every must be between 1 and the steps \(9\), got 13"),
     ("evaluation.warmup_steps=9", r"evaluation.warmup_steps must be less than the steps \(9\)"),
-    ("evaluation.patience=2", r"evaluation\.patience must be validate_every \(3\) or more, got 2"),
     ("evaluation.dropout=0.1", "evaluation.dropout must be 0 where the backbone is frozen"),
     ("evaluation.average=mean", "evaluation.average must be 'logits' or 'probabilities', got 'mean'"),
     ("evaluation.stpes=3", "unknown key 'evaluation.stpes'; did you mean 'evaluation.steps'"),
-    ("evaluation.grid.lr=[fast]", r"evaluation.grid.lr\[0\] must be a number, got 'fast'"),
     ("evaluation.neighbours.k=[]", "evaluation.neighbours.k must be a list of 1 or more"),
-    ("evaluation.final_lr=1", "final_lr must be at most"),
     ("folds.test=[9]", "folds.test must be disjoint from folds.train and folds.validation"),
-    ("folds.validation=[1]", "folds.train must be disjoint from folds.validation"),
     ("seed=1", "seed is filled in"), ("data.store=other", "data.store is filled in"),
     ("finetune evaluation.features=cached", "evaluation.features must be exact where the encoder trains, too"),
-    ("finetune evaluation.head=neighbours", "evaluation.head must be one that trains"),
     ("finetune evaluation.grid.lr=[1e-3]", "evaluation.grid must be empty where the encoder trains, too"),
     ("finetune-after-linear after.head=mean", "after must be a linear evaluation with the same head: frozen true and head"),
 ])
@@ -44,8 +38,6 @@ def test_what_cannot_be_of_this_store_or_backbone_is_one_line(tiny: Store) -> No
     backbone = configs.load("jepa", ["data.rate_hz=100"])
     with pytest.raises(UserError, match=r"crop_seconds of 2\.4 s at 100 Hz does not divide .* patches of 25"):
         open_task(evaluations.load(tiny, "a", "linear", "evaluation.crop_seconds=2.4"), backbone, tiny)
-    with pytest.raises(UserError, match=r"stride_seconds of 0\.001 s is less than one sample at 100 Hz"):
-        open_task(evaluations.load(tiny, "a", "linear", "evaluation.stride_seconds=0.001"), backbone, tiny)
     with pytest.raises(UserError, match="head register needs a register token, the backbone has none"):
         open_task(evaluations.load(tiny, "a", "finetune"), backbone.replace(encoder=backbone.encoder.replace(registers=0)), tiny)
     fast = replace(tiny, manifest={**tiny.manifest, "rate_hz": 500})
@@ -53,7 +45,7 @@ def test_what_cannot_be_of_this_store_or_backbone_is_one_line(tiny: Store) -> No
         open_task(evaluations.load(fast, "a"), backbone, fast)
 
 
-def test_the_name_chains_to_the_pretraining_and_the_data(tiny: Store) -> None:
+def test_the_name_chains_to_the_pretraining_the_seed_and_the_data(tiny: Store) -> None:
     changed = replace(tiny, manifest={**tiny.manifest, "fingerprint": "f"})
     assert len({run_id(evaluations.load(store, run, seed=seed))
                 for run, store, seed in (("a", tiny, 0), ("b", tiny, 0), ("a", tiny, 1), ("a", changed, 0))}) == 4
@@ -71,13 +63,3 @@ def test_the_protocols_settings_are_the_papers() -> None:
     assert (finetune.frozen, finetune.head, linear.head) == (False, "register", "attentive")
     for s in (linear, finetune):
         assert (s.validate_every, s.crop_seconds, s.stride_seconds, s.average) == (100, 2.5, 1.25, "logits")
-
-
-def test_settings_of_linear_reach_the_run_that_comes_after_it(tiny: Store) -> None:
-    given = ["evaluation.steps=4", "evaluation.validate_every=2", "evaluation.lr=1e-4", "at=0.5"]
-    linear = configs.evaluation("linear", "pitch", "a", tiny, 0, given)
-    first = [(each.key, each.value) for each in start_from_linear(configs.overrides_of(given))]
-    after = configs.evaluation("finetune-after-linear", "pitch", "a", tiny, 0, [
-        *first, *given, "evaluation.warmup_steps=0", "evaluation.patience=2"])
-    assert derive_linear(after) == linear
-    assert linear.evaluation.final_lr == 1e-4  # what is constant stays so

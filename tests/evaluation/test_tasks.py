@@ -34,11 +34,10 @@ def relabelled(store: Store, *changes: tuple[int, str]) -> Store:
 def test_splits_are_the_folds_and_labels_are_the_stores(tiny: Store) -> None:
     task = tasks.load_task(tiny, "pitch", FOLDS)
     assert task.classes == ["high", "low", "odd"]
-    assert task.train.rows.tolist() == list(range(64))
-    assert task.validation.rows.tolist() == list(range(64, 72))
-    assert task.test.rows.tolist() == list(range(72, 80))
+    parts = (task.train, task.validation, task.test)
+    assert [part.rows.tolist() for part in parts] == [list(range(64)), list(range(64, 72)), list(range(72, 80))]
     assert task.test.labels.dtype == np.float32
-    for split in (task.train, task.validation, task.test):
+    for split in parts:
         for row, labels in zip(split.rows, split.labels, strict=True):
             text = tiny.records["pitch"][row].split(";")
             assert labels.tolist() == [float(c in text) for c in task.classes]
@@ -48,26 +47,14 @@ def test_records_without_a_label_of_the_task_or_too_short_are_left_out(tiny: Sto
     store = relabelled(tiny, (3, ""), (70, ""))
     store.records.loc[5, "length"] = 249
     task = tasks.load_task(store, "pitch", FOLDS, shortest=250)
-    assert not {3, 5} & set(task.train.rows.tolist())
-    assert len(task.train.rows) == 62
-    assert 70 not in task.validation.rows
-    assert tasks.load_task(tiny, "pitch", FOLDS, shortest=1000).train.rows.tolist() == list(range(64))
-
-
-def test_an_unknown_task_names_the_known_ones(tiny: Store) -> None:
-    with pytest.raises(UserError, match="unknown task 'pich'; did you mean 'pitch'"):
-        tasks.load_task(tiny, "pich", FOLDS)
+    assert set(range(72)) - {*task.train.rows, *task.validation.rows} == {3, 5, 70}
+    with pytest.raises(UserError, match=r"all 64 records .* in folds.train .* shorter than evaluation.crop_seconds"):
+        tasks.load_task(tiny, "pitch", FOLDS, shortest=1001)
 
 
 def test_an_empty_fold_is_named_with_those_that_exist(tiny: Store) -> None:
     with pytest.raises(UserError, match=r"folds\.test is \[11, 12\].*its folds: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"):
         tasks.load_task(tiny, "pitch", {**FOLDS, "test": [11, 12]})
-
-
-def test_records_that_are_all_too_short_are_named_as_the_cause(tiny: Store) -> None:
-    with pytest.raises(UserError, match=r"all 64 records of task 'pitch' in folds.train of store tiny are shorter than "
-                                        r"evaluation.crop_seconds \(10.01 s\): the longest lasts 10 s"):
-        tasks.load_task(tiny, "pitch", FOLDS, shortest=1001)
 
 
 @pytest.mark.parametrize(("part", "rows"), [("validation", range(64, 72)), ("test", range(72, 80)), ("train", range(64))])
@@ -114,21 +101,12 @@ def test_values_that_are_missing_are_left_out_and_counted_and_the_training_rows_
     assert task.train.labels.tolist() == [[v] for v in values]
     assert task.moments == pytest.approx((values.mean(), values.std()))
     assert task.test.labels.tolist() == [[66], [67]]
-
-
-@pytest.mark.parametrize(("ages", "message"), [
-    ([str(i) for i in range(18)] + ["50", "50"], "every record in test has the same value"),
-    ([""] * 16 + ["50", "51"] * 2, r"folds\.train is .* no record of task 'age' there"),
-])
-def test_values_that_cannot_be_scored_are_refused(tmp_path: Path, ages: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        tasks.load_task(targets(tmp_path, age=ages), "age", FOLDS)
+    with pytest.raises(UserError, match="every record in test has the same value"):
+        tasks.load_task(targets(tmp_path / "b", age=[*(str(i) for i in range(18)), "50", "50"]), "age", FOLDS)
 
 
 def test_a_dropped_class_of_a_single_label_task_takes_its_records_with_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one class has positives and negatives in every split"):
-        tasks.load_task(targets(tmp_path, sex=["f", "m"] * 9 + ["x", "f"]), "sex", FOLDS, empty_classes="drop")
-    three = targets(tmp_path / "b", sex=[*["f", "m"] * 7, "x", "x", "f", "m", "m", "f"])
+    three = targets(tmp_path, sex=[*["f", "m"] * 7, "x", "x", "f", "m", "m", "f"])
     task = tasks.load_task(three, "sex", FOLDS, empty_classes="drop")
     assert task.classes == ["f", "m"] and len(task.train.rows) == 14
     assert all((s.labels.sum(1) == 1).all() for s in (task.train, task.validation, task.test))
@@ -148,18 +126,14 @@ def test_the_loss_is_per_model_what_the_formula_says(kind: str) -> None:
     assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_probabilities_are_in_the_kind_s_own_terms() -> None:
+def test_probabilities_and_the_metric_of_the_choice_are_in_the_kind_s_own_terms() -> None:
     assert torch.equal(tasks.probabilities("multi-label", LOGITS), LOGITS.sigmoid())
     assert tasks.probabilities("single-label", LOGITS).sum(-1).flatten().tolist() == pytest.approx([1] * 36)
     values = torch.tensor([[40.0], [71.0]])
     standardised = (values - 60) / 15
     assert tasks.probabilities("regression", standardised, (60.0, 15.0)).flatten().tolist() == pytest.approx([40, 71])
-
-
-def test_selection_is_the_kind_s_metric() -> None:
     y, p = LABELS.numpy(), LOGITS[0, 0].sigmoid().numpy()
-    for kind in ("multi-label", "single-label"):
-        assert tasks.selection(kind, y, p) == pytest.approx(roc_auc_score(y, p, average="macro"))
+    assert tasks.selection("single-label", y, p) == pytest.approx(roc_auc_score(y, p, average="macro"))
     assert tasks.selection("regression", y[:, :1], p[:, :1]) == pytest.approx(r2_score(y[:, 0], p[:, 0]))
 
 
