@@ -211,9 +211,6 @@ def test_a_head_that_diverges_fails_alone(jepa: Evaluator) -> None:
     assert "failure" not in grid[0] and "lower evaluation.lr" in grid[1]["failure"]
 
 
-# features
-
-
 def test_neighbours_vote_by_the_cosine_of_their_features_and_k_is_chosen_on_the_validation_fold(jepa: Evaluator) -> None:
     (left,) = jepa.finish(jepa.load("knn", "evaluation.neighbours.k=[1, 5, 30]"))
     encoder, task = open_inputs(left, jepa)

@@ -137,9 +137,6 @@ def test_probabilities_and_the_metric_of_the_choice_are_in_the_kind_s_own_terms(
     assert tasks.selection("regression", y[:, :1], p[:, :1]) == pytest.approx(r2_score(y[:, 0], p[:, 0]))
 
 
-# label fractions
-
-
 def test_a_fraction_cuts_the_training_folds_alone_by_patient(tiny: Store) -> None:
     store = replace(tiny)
     store.__dict__["records"] = tiny.records.assign(patient_id=[f"p{i // 3}" for i in range(80)])
