@@ -1,6 +1,5 @@
 import dataclasses
 import io
-import os
 import re
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from bench.data.ingest.prepare import prepare
 from bench.data.signal import LEADS
 
 
-@pytest.mark.parametrize("dtype", ["int16", "float32", ">i2", "int32", "uint16", "int8", "float16"])
+@pytest.mark.parametrize("dtype", ["int16", ">i2", "uint16", "float32"])
 def test_a_value_is_number_times_scale_whatever_order_the_leads_have(tmp_path, dtype) -> None:
     order = np.random.default_rng(0).permutation(12)
     signals = np.abs(noise(4, 12, 300) % 100).astype(dtype)
@@ -49,18 +48,12 @@ def test_targets_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("spec", "message"), [
-    ({"rate_hz": None}, "rate_hz is missing"), ({"rate_hz": 0}, "rate_hz must be 1 or more, got 0"),
-    ({"rate_hz": True}, "rate_hz must be a whole number, got True"), ({"rate_hz": 10**9}, "rate_hz must be at most 100000"),
-    ({"rate": 500}, "did you mean 'rate_hz'"), ({"units": "uV"}, "units must be 'mV' or 'sd', got 'uV'"),
-    *[({"scale": scale}, "scale must be ") for scale in (10**400, 1e-310, float("nan"), -0.001, float("inf"))],
-    ({"gaps": "fil"}, "gaps must be 'fill' or 'refuse', got 'fil'"), ({"leads": list(LEADS[:8])}, "leads must be the 12 leads"),
-    ({"name": "My Hospital"}, "name must be lower-case letters"), ({"tasks": ["fold"]}, "tasks must be columns of records.csv"),
-    ({"tasks": [["sex"]]}, "tasks[0] must be a text"), ({"tasks": ["sex", "sex"]}, "tasks must be columns of records.csv, each"),
+    ({"rate_hz": None}, "rate_hz is missing"), ({"rate_hz": True}, "rate_hz must be a whole number, got True"),
+    ({"scale": 10**400}, "scale must be "), ({"scale": float("nan")}, "scale must be "),
+    ({"leads": list(LEADS[:8])}, "leads must be the 12 leads"), ({"tasks": ["sex", "sex"]}, "tasks must be columns of"),
     ({"columns": {"folds": "x"}}, "did you mean 'columns.fold'"), ({"single_label": ["sxe"]}, "did you mean 'sex'"),
-    ({"regression": {"aeg": "years"}}, "did you mean 'age'"),
-    ({"regression": {"age": "a\nb"}}, "regression.age must be a unit such as years"),
     ({"regression": {"age": "years"}, "single_label": ["age"]}, "regression.age must be a unit"),
-    ({"tasks": ["rhythm"]}, "has no column 'rhythm'"), ({"columns": {"fold": "strat_fold"}}, "has no column 'strat_fold'"),
+    ({"tasks": ["rhythm"]}, "has no column 'rhythm'"),
     ({"regression": {"sex": "years"}}, "sex 'f' in row 1 is not a number"),
     ({"single_label": ["sex"]}, "sex is single-label, row 2 has 'f;m'"),
 ])
@@ -74,46 +67,14 @@ def test_a_wrong_dataset_yaml_is_named_with_line_and_key_and_so_is_a_column_that
 def test_signals_of_another_form_or_that_are_no_npy_array_are_refused_by_file(tmp_path) -> None:
     folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
     path, original = folder / "signals.npy", (folder / "signals.npy").read_bytes()
-    pickled, archive = io.BytesIO(), io.BytesIO()
+    pickled = io.BytesIO()
     np.save(pickled, np.array([{}]), allow_pickle=True)
-    np.savez(archive, noise(2, 12, 300))
-    for content in (b"", b"hello", b"PK\x03\x04", original[:50], original[:-1], pickled.getvalue(), archive.getvalue()):
+    for content in (b"", b"hello", b"PK\x03\x04", original[:50], original[:-1], pickled.getvalue()):
         path.write_bytes(content)
         refused(lambda: open_corpus("array", folder, None), "signals.npy is not a .npy array, or is truncated")
-    for shape in ((3, 12, 300), (2, 11, 300), (2, 12, 0), (24, 300)):
-        np.save(path, noise(*shape))
+    for signals in (noise(3, 12, 300), noise(2, 11, 300), noise(2, 12, 0), noise(24, 300), noise(2, 12, 300).astype(complex)):
+        np.save(path, signals)
         refused(lambda: open_corpus("array", folder, None), "signals.npy")
-    np.save(path, noise(2, 12, 300).astype(complex))
-    refused(lambda: open_corpus("array", folder, None), "signals.npy")
-    path.unlink()
-    refused(lambda: open_corpus("array", folder, None), "signals.npy does not exist")
-
-
-@pytest.mark.parametrize("scale", [0.001, 0.00488, 1 / 3, 7e-6, 1.0])
-def test_int16_goes_into_the_store_as_it_is(tmp_path, scale) -> None:
-    signals = noise(3, 12, 300)
-    corpus = open_corpus("array", array_corpus(tmp_path / "a", signals, scale=scale), 500)
-    assert corpus.rate_hz == 100  # its own, whatever is wanted
-    np.testing.assert_allclose(corpus.read(rows(corpus)[1]).physical(), signals[1] * scale, rtol=1e-15)
-    np.testing.assert_array_equal(prepare(corpus, tmp_path).signals.numpy(), signals.ravel())
-
-
-@pytest.mark.parametrize(("dtype", "gap"), [("int16", -32768), ("float32", np.nan), ("float64", np.nan)])
-def test_a_missing_sample_is_nan(tmp_path, dtype, gap) -> None:
-    signals = noise(2, 12, 300).astype(dtype)
-    signals[1, 4, 10:20] = gap
-    corpus = open_corpus("array", array_corpus(tmp_path / "a", signals), None)
-    gaps = np.isnan(corpus.read(rows(corpus)[1]).physical())
-    assert gaps[4, 10:20].all() and gaps.sum() == 10
-
-
-def test_other_signals_in_the_same_place_are_another_origin(tmp_path) -> None:
-    folder = array_corpus(tmp_path / "a", noise(2, 12, 300))
-    before = open_corpus("array", folder, None).origin
-    assert open_corpus("array", folder, None).origin == before
-    np.save(folder / "signals.npy", noise(2, 12, 300, seed=1))
-    os.utime(folder / "signals.npy", (1, 1))
-    assert open_corpus("array", folder, None).origin != before
 
 
 def test_signals_are_mapped_and_not_read(tmp_path) -> None:

@@ -61,15 +61,6 @@ def test_real_exams_are_those_that_h5py_reads_with_the_labels_of_the_csv_and_sho
     assert set(counts["refused"]["shorter than 10.24 s"]["records"]) == set(short) and len(short) == 6
 
 
-def test_exams_are_in_the_order_of_the_files_rows_and_a_row_that_fills_up_is_none(small) -> None:
-    corpus = open_corpus("code-15", small, None)
-    assert list(corpus.records.record_id) == ["33", "11", "44", "22"]
-    assert list(corpus.records.patient_id) == ["231", "77", "308", "154"]
-    assert list(corpus.records.abnormalities) == ["", "1dAVb;AF", "AF", ""]
-    for row, tracing in zip(rows(corpus), [*tracings(2, 1), *tracings(2)], strict=True):
-        np.testing.assert_array_equal(corpus.read(row).samples, tracing.T)
-
-
 def test_exams_that_do_not_fill_10_24_s_in_every_lead_are_left_out_by_rule(tmp_path) -> None:
     x = tracings(5)
     x[1, :48] = x[1, -48:] = 0  # 10 s
@@ -86,25 +77,18 @@ def test_exams_that_do_not_fill_10_24_s_in_every_lead_are_left_out_by_rule(tmp_p
 
 
 @pytest.mark.parametrize(("datasets", "message"), [
-    ({}, "holds no data set 'exam_id'"), ({"exam_id": np.arange(2)}, "holds no data set 'tracings'"),
+    ({}, "holds no data set 'exam_id'"), ({"exam_id": np.arange(3), "tracings": tracings(2)}, "exam_id (3,) int64"),
     ({"exam_id": np.arange(2), "tracings": tracings(2).transpose(0, 2, 1)}, "tracings (2, 12, 4096) float32"),
-    ({"exam_id": np.arange(3), "tracings": tracings(2)}, "exam_id (3,) int64"),
-    ({"exam_id": 5, "tracings": tracings(2)}, "exam_id () int64"),
-    ({"exam_id": np.arange(2), "tracings": tracings(2).astype(int)}, "int64; (n,) integers"),
     ({"exam_id": np.arange(2), "tracings": h5py.ExternalLink("/etc/passwd", "tracings")}, "no data set 'tracings' of its own"),
-    ({"exam_id": np.arange(2), "tracings": h5py.SoftLink("/exam_id")}, "no data set 'tracings' of its own"),
 ])
-def test_an_hdf5_file_of_another_form_is_refused_by_what_it_holds(small, datasets, message) -> None:
-    with h5py.File(small / "exams_part2.hdf5", "w") as f:
+def test_an_hdf5_file_of_another_form_or_a_truncated_one_is_refused_by_what_it_holds(small, datasets, message) -> None:
+    path = small / "exams_part2.hdf5"
+    original = path.read_bytes()
+    with h5py.File(path, "w") as f:
         for name, value in datasets.items():
             f[name] = value
-    refused(lambda: open_corpus("code-15", small, None), message, "exams_part2.hdf5")
-
-
-@pytest.mark.parametrize("keep", [0, 100, 100_000, -1])
-def test_a_truncated_hdf5_file_is_refused(small, keep) -> None:
-    path = small / "exams_part2.hdf5"
-    path.write_bytes(path.read_bytes()[:keep])
+    refused(lambda: open_corpus("code-15", small, None), message, path.name)
+    path.write_bytes(original[:100_000])
     refused(lambda: open_corpus("code-15", small, None), "exams_part2.hdf5 is damaged, truncated, or no HDF5 file")
 
 

@@ -114,11 +114,8 @@ def test_damaged_tables_give_one_line_or_open_with_what_holds_of_every_table(nam
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "is not a readable csv file"), ("\n\n", "is not a readable csv file"), ('a,b\n1,"2', "is not a readable csv"),
-    ('a,b\n1,"2"3\n', "is not a readable csv file"), ("a,b\n1,2\0\n", "is not a readable csv file"),
-    ("a,b\n1," + "2" * 200_000 + "\n", "is not a readable csv file"), ("a,b\n1,2\n1\n", "row 2 has 1 values"),
-    ("a,b\n1,2,3\n", "row 1 has 3 values, the header names 2"), ("a,b,a\n1,2,3\n", "has two columns 'a'"),
-])
+    ("", "is not a readable csv file"), ('a,b\n1,"2', "is not a readable csv"), ("a,b\n1,2\n1\n", "row 2 has 1 values"),
+    ("a,b\n1," + "2" * 200_000 + "\n", "is not a readable csv file"), ("a,b,a\n1,2,3\n", "has two columns 'a'")])
 def test_a_csv_that_is_none_is_refused_by_what_is_wrong(tmp_path, text, message) -> None:
     (tmp_path / "x.csv").write_text(text)
     corpora.refused(lambda: read_table(tmp_path / "x.csv"), message)

@@ -20,9 +20,7 @@ from typing import Any
 import pytest
 from web import TREE, Site, corpus, project, site
 
-from bench import cli
 from bench.core.errors import UserError
-from bench.data import corpora as data_corpora
 from bench.data.corpora import PhysioNet, Zenodo
 from bench.data.ingest import fetch
 from bench.data.ingest.download import download
@@ -61,11 +59,9 @@ def ranges(web: Site, path: str = FILE) -> list[str]:
 
 
 @pytest.mark.parametrize("tricks", [
-    [], [("cut",)] * 4, [("cut",), ("no range",)], [("cut",), ("other range",)], [("status", 429)], [("status", 503)] * 5,
-    [("status", 503, "0")], [("status", 500), ("cut",), ("status", 502)], [("wrong",), ("cut",), ("cut",)], [("longer",)],
-    [("shorter",)], [("hang", 1)], [("gzip",)], [("cut",), ("longer",)], [("status", 503, "Thu, 01 Jan 1970 00:00:00 GMT")],
-    [("status", 503, "soon")], [("redirect", f"/toy/1.0/{FILE}")] * 2,
-], ids=str)
+    [], [("cut",)] * 4, [("cut",), ("no range",)], [("cut",), ("other range",)], [("status", 503)] * 5,
+    [("status", 500), ("cut",), ("status", 502)], [("wrong",), ("cut",), ("cut",)], [("shorter",)], [("hang", 1)], [("gzip",)],
+    [("cut",), ("longer",)], [("status", 503, "Thu, 01 Jan 1970 00:00:00 GMT")], [("redirect", f"/toy/1.0/{FILE}")] * 2], ids=str)
 def test_what_goes_wrong_once_is_put_right(web, tmp_path, tricks) -> None:
     web.tricks[FILE] = list(tricks)
     assert get(web, tmp_path) == len(TREE)
@@ -120,8 +116,7 @@ WRONG = hashlib.sha256(bytes([TREE[FILE][0] ^ 1]) + TREE[FILE][1:]).hexdigest()
 
 
 @pytest.mark.parametrize(("trick", "requests", "says"), [
-    (("status", 404), 1, "404 Not Found"), (("status", 403), 1, "403 Forbidden; it needs an account"),
-    (("redirect", f"/toy/1.0/{FILE}"), None, "Exceeded 5 redirects"),
+    (("status", 403), 1, "403 Forbidden; it needs an account"), (("redirect", f"/toy/1.0/{FILE}"), None, "Exceeded 5 redirects"),
     (("wrong",), fetch.WRONG, f"expected sha256:{hashlib.sha256(TREE[FILE]).hexdigest()}, got sha256:{WRONG}")], ids=str)
 def test_a_file_that_cannot_be_had_is_one_line_and_all_others_are_there(web, tmp_path, trick, requests, says) -> None:
     web.always[FILE] = trick
@@ -130,76 +125,45 @@ def test_a_file_that_cannot_be_had_is_one_line_and_all_others_are_there(web, tmp
     assert requests is None or len(ranges(web)) == requests
 
 
-def test_not_all_files_are_tried_where_many_cannot_be_had(web, tmp_path) -> None:
-    web.tricks["SHA256SUMS.txt"] = [("",)]
-    web.always["t"] = web.always["a"] = ("status", 404)
-    fails(web, tmp_path, "10 files are unavailable")
-
-
-def test_a_server_that_disappears_is_waited_for_and_one_that_stays_away_is_one_line(web, tmp_path, monkeypatch) -> None:
-    web.pause = 0.005
-    wait, waits = fetch.Fetcher.wait, []
-
-    def gone(self: fetch.Fetcher, seconds: float) -> None:
-        if len(web.requests) > 5 and not waits:
-            waits.append(1)
-            web.down()
-            time.sleep(0.05)
-            web.up()
-        wait(self, seconds)
-
-    monkeypatch.setattr(fetch.Fetcher, "wait", gone)
-    get(web, tmp_path)
-    assert tree(tmp_path) == TREE and waits
-    get(web, tmp_path / "part", subset=1)
+def test_a_server_that_stays_away_is_one_line_and_the_same_command_continues(web, tmp_path) -> None:
+    get(web, tmp_path, subset=1)
     web.down()
-    fails(web, tmp_path / "part", "gave up after 10 attempts.*the same command continues")
+    fails(web, tmp_path, "gave up after 10 attempts.*the same command continues")
     web.up()
-    get(web, tmp_path / "part")
-    assert tree(tmp_path / "part") == TREE
+    get(web, tmp_path)
+    assert tree(tmp_path) == TREE
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a//x", "a/", "./x", "a\\x", "a\0x", "x.part", "a.part/x",
-                                  ".download/journal", "a\rx"])
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a//x", "a\\x", "a\0x", "x.part", ".download/journal"])
 def test_a_name_that_leaves_the_folder_is_refused(web, tmp_path, name) -> None:
     web.files = project({**TREE, name: b"out"})
     folder = tmp_path / "to" / "here"
     fails(web, folder, "names a file .* refused")
     assert tree(folder) == {} and [p for p in tmp_path.rglob("*") if p.name in ("x", "x.part")] == []
-    web.files = project(TREE)  # the listing was not kept
-    get(web, folder)
-    assert tree(folder) == TREE
 
 
-@pytest.mark.parametrize("sums", [b"<html>log in</html>\n", b"0" * 64 + b" torn", b"0" * 64 + b" \xff\n",
-                                  (b"0" * 64 + b" same\n") * 2, b""])
+@pytest.mark.parametrize("sums", [b"<html>log in</html>\n", b"0" * 64 + b" torn", (b"0" * 64 + b" same\n") * 2, b""])
 def test_a_listing_that_is_none_or_has_no_length_is_refused(web, tmp_path, sums) -> None:
     web.files["/toy/1.0/SHA256SUMS.txt"] = sums
     web.always["SHA256SUMS.txt"] = ("",) if sums else ("no length",)
     fails(web, tmp_path, r"SHA256SUMS.txt: line 1 |lists 'same' twice|does not say how long")
 
 
-@pytest.mark.parametrize("journal", ["complete", "torn", "lost"])
-def test_what_was_verified_is_neither_fetched_nor_hashed_again_and_a_lost_line_costs_a_hash(
-        web: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str) -> None:
+def test_what_was_verified_is_neither_fetched_nor_hashed_again_and_a_lost_line_costs_a_hash(web, tmp_path, monkeypatch) -> None:
     get(web, tmp_path)
     web.requests.clear()
     path = tmp_path / ".download" / "journal"
     lines = path.read_bytes().splitlines(keepends=True)
-    if journal == "complete":
-        monkeypatch.setattr("bench.data.ingest.download.digest_of", None)
-    elif journal == "torn":
-        path.write_bytes(b"".join(lines)[:-7])
-    else:
-        path.unlink()
+    path.write_bytes(b"".join(lines)[:-7])
     assert get(web, tmp_path) == len(TREE) and web.requests == []
     assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    monkeypatch.setattr("bench.data.ingest.download.digest_of", None)
+    assert get(web, tmp_path) == len(TREE) and web.requests == []
 
 
-@pytest.mark.parametrize("body", [b"", b"changed", TREE[FILE][:-1] + b"?"])
-def test_what_was_changed_is_fetched_again_and_said(web, tmp_path, capsys, body) -> None:
+def test_what_was_changed_is_fetched_again_and_said(web, tmp_path, capsys) -> None:
     get(web, tmp_path)
-    (tmp_path / FILE).write_bytes(body)
+    (tmp_path / FILE).write_bytes(TREE[FILE][:-1] + b"?")
     get(web, tmp_path)
     assert tree(tmp_path) == TREE
     assert f"1 files differed from the published ones and were fetched again: '{FILE}'" in capsys.readouterr().out
@@ -231,20 +195,6 @@ def test_a_dry_run_says_what_would_come_and_neither_it_nor_a_disk_too_small_writ
     assert tree(tmp_path) == {}
 
 
-@pytest.mark.parametrize(("argv", "says"), [
-    (["array"], "array cannot be downloaded: it has no known place of publication"),
-    (["ptb_xl"], "unknown corpus 'ptb_xl'; did you mean 'ptb-xl'?"),
-    (["ptb-xl", "--mirror", "here"], "--mirror 'here' is not a URL")])
-def test_what_cannot_begin_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, argv, says, capsys) -> None:
-    published = {"ptb-xl": corpus(PhysioNet("ptb-xl", "1.0.3")), "array": corpus(None, "array")}
-    monkeypatch.setattr(data_corpora, "known_corpora", lambda: published)
-    monkeypatch.setattr(sys, "argv", ["ecgssl", "data", "download", *argv, "--to", str(tmp_path / "new")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and says in error and error.count("\n") == 1 and not (tmp_path / "new").exists()
-
-
 # Zenodo
 
 def packed(members: dict[str, bytes]) -> bytes:
@@ -257,7 +207,7 @@ def packed(members: dict[str, bytes]) -> bytes:
 
 PARTS = {f"exams_part{i}.hdf5": random.Random(i).randbytes(90_000) for i in range(12)}
 EXAMS = {"exams.csv": b"exam_id,trace_file\n1,exams_part0.hdf5\n", **PARTS}
-CODE, RECORD = corpus(Zenodo(7)), ("/records/7", "")
+CODE = corpus(Zenodo(7))
 
 
 @pytest.fixture
@@ -268,44 +218,28 @@ def zenodo(web: Site) -> Site:
     return web
 
 
-def test_a_record_arrives_whole_and_unpacked_or_as_its_table_and_first_parts(zenodo, tmp_path, capsys) -> None:
+def test_a_record_arrives_unpacked_or_as_its_first_parts_and_a_changed_part_comes_again(zenodo, tmp_path, capsys) -> None:
     get(zenodo, tmp_path, corpus=CODE, subset=3)
     assert set(tree(tmp_path)) == {"exams.csv", *(f"exams_part{i}.hdf5" for i in range(3))}  # not 0, 1, 10
     capsys.readouterr()
     assert get(zenodo, tmp_path, corpus=CODE) == 13
     assert tree(tmp_path) == EXAMS
     assert "13 files, 4 of them downloaded already; still to download: about 0.00 GB" in capsys.readouterr().out
+    zenodo.requests.clear()
+    (tmp_path / "exams_part3.hdf5").write_bytes(b"changed")
+    get(zenodo, tmp_path, corpus=CODE)
+    assert tree(tmp_path) == EXAMS and zenodo.requests == [("/records/7", ""), ("/content/exams_part3.zip", "")]
 
 
-@pytest.mark.parametrize("tricks", [[("cut",)] * 3, [("wrong",)], [("longer",)],
-                                    [("status", 429, "0"), ("cut",), ("no range",)]], ids=str)
+@pytest.mark.parametrize("tricks", [[("wrong",)], [("status", 429, "0"), ("cut",), ("no range",)]], ids=str)
 def test_what_goes_wrong_with_a_zip_is_put_right(zenodo: Site, tmp_path: Path, tricks: list[tuple]) -> None:
     zenodo.tricks["part3.zip"] = list(tricks)
     get(zenodo, tmp_path, corpus=CODE)
     assert tree(tmp_path) == EXAMS
 
 
-def test_an_unpacked_zip_is_fetched_again_only_if_a_member_was_changed(zenodo: Site, tmp_path: Path) -> None:
-    get(zenodo, tmp_path, corpus=CODE)
-    zenodo.requests.clear()
-    assert get(zenodo, tmp_path, corpus=CODE) == 13 and zenodo.requests == [RECORD]
-    (tmp_path / "exams_part3.hdf5").write_bytes(b"changed")
-    get(zenodo, tmp_path, corpus=CODE)
-    assert tree(tmp_path) == EXAMS and zenodo.requests == [RECORD, RECORD, ("/content/exams_part3.zip", "")]
-
-
-def test_a_record_whose_links_have_changed_is_continued(zenodo: Site, tmp_path: Path) -> None:
-    get(zenodo, tmp_path, corpus=CODE, subset=1)
-    bodies = {path: body for path, body in zenodo.files.items() if path.startswith("/content/")}
-    zenodo.files = {"/records/7": zenodo.files["/records/7"].replace(b"/content/", b"/moved/"),
-                    **{path.replace("/content/", "/moved/"): body for path, body in bodies.items()}}
-    get(zenodo, tmp_path, corpus=CODE)
-    assert tree(tmp_path) == EXAMS
-
-
 @pytest.mark.parametrize(("name", "size", "says"), [
-    ("../x", 1, "names a file '../x'"), ("/x", 1, "names a file '/x'"), ("x.part", 1, "names a file 'x.part'"),
-    (".download/origin", 1, "names a file '.download/origin'"), ("exams.csv", 1, "'exams.csv' exists already"),
+    ("../x", 1, "names a file '../x'"), ("exams.csv", 1, "'exams.csv' exists already"),
     ("x", 10**6, "more than 200 times as large"), ("", 0, "not a zip that can be unpacked")])
 def test_a_zip_that_means_harm_is_refused(web, tmp_path, name, size, says) -> None:
     web.publish_zenodo(7, {"exams.csv": b"1", "z.zip": packed({name: bytes(size)}) if name else b"PK"})
@@ -314,8 +248,7 @@ def test_a_zip_that_means_harm_is_refused(web, tmp_path, name, size, says) -> No
     assert (tmp_path / "to" / "exams.csv").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("change", [{"key": "../x"}, {"size": "1"}, {"size": -1}, {"checksum": "md5:1"}, {"links": {}},
-                                    {"links": {"self": "file:///etc/passwd"}}], ids=str)
+@pytest.mark.parametrize("change", [{"key": "../x"}, {"size": -1}, {"links": {"self": "file:///etc/passwd"}}], ids=str)
 def test_a_record_that_is_none_is_refused(zenodo, tmp_path, change) -> None:
     record = json.loads(zenodo.files["/records/7"])
     record["files"][1].update(change)

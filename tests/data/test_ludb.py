@@ -50,14 +50,3 @@ def test_its_files_without_their_corpus_are_refused_with_the_command_that_mends_
     records = open_records(str(tmp_path / "mine" / "1.hea"), tmp_path)
     with pytest.raises(Refusal, match=r"gains or the leads in its header are wrong$"):
         records.read(rows(records)[0])
-
-
-def test_cells_of_rhythms_hold_one_a_line_and_integers_that_are_no_microvolts_are_refused(tmp_path) -> None:
-    build_ludb(tmp_path)
-    corpus, path = open_corpus("ludb", tmp_path, None), tmp_path / "data" / "2.dat"
-    assert list(corpus.records.rhythm) == ["Sinus rhythm", "Aberrant conduction;Sinus rhythm", ""]
-    raw = np.fromfile(path, "<i2").reshape(5000, 12)
-    raw[:2, 0] += (2, -2)  # the checksum is the same
-    raw.tofile(path)
-    with pytest.raises(Refusal, match="I \\+ III is not II"):
-        corpus.read(rows(corpus)[1])

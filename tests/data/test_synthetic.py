@@ -1,4 +1,3 @@
-import ast
 import hashlib
 from pathlib import Path
 
@@ -52,25 +51,11 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("data") / "synthetic"
-    write_ptbxl(target, records=24, seed=5)
-    return target
-
-
 @pytest.mark.parametrize("noise", [False, True])
 def test_einthovens_and_goldbergers_laws_hold(noise: bool) -> None:
     one, two, three, avr, avl, avf = draw_record(("LVH", "AFIB"), np.random.default_rng(1), noise=noise)[:6]
     for law in (one + three - two, avr + avl + avf, avr + (one + two) / 2, avl - (one - three) / 2, avf - (two + three) / 2):
         assert np.abs(law).max() < 1e-12
-
-
-def test_a_record_is_a_function_of_its_statements_and_random_numbers() -> None:
-    first, same, other = (draw_record(("NORM",), np.random.default_rng(seed)) for seed in (3, 3, 4))
-    assert np.array_equal(first, same) and not np.array_equal(first, other)
-    with pytest.raises(UserError, match="unknown statement 'NROM'; did you mean 'NORM'"):
-        draw_record(("NROM",), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("names", "low", "high", "irregular"), [
@@ -92,43 +77,13 @@ def sokolow_lyon_mv(signal_mv: np.ndarray) -> float:
     return float(np.median([max(signal_mv[10:, a:b].max(axis=1)) - signal_mv[6, a:b].min() for a, b in qrs_edges(signal_mv)]))
 
 
-def pr_ms(signal_mv: np.ndarray) -> float:
-    size = np.linalg.norm(dipole(signal_mv), axis=0)
-    intervals = []
-    for first, _ in qrs_edges(signal_mv):
-        before = size[first - 200 : first - 15]
-        p = first - 200 + before.argmax()
-        onset = p - np.flatnonzero(size[p - 50 : p][::-1] < 0.2 * size[p])[0]
-        intervals.append(1000 * (first - onset) / RATE_HZ)
-    return float(np.median(intervals))
-
-
-def inferior_q_mv(signal_mv: np.ndarray) -> float:
-    """The depth of the first 40 ms of a beat, in the shallower of III and aVF."""
-    return float(min(np.median([-signal_mv[lead, a : a + 20].min() for a, _ in qrs_edges(signal_mv)]) for lead in (2, 5)))
-
-
-def less_r_in_v2(signal_mv: np.ndarray) -> float:
-    return -float(np.median([signal_mv[7, a:b].max() for a, b in qrs_edges(signal_mv)]))
-
-
-def late_r_in_v1(signal_mv: np.ndarray) -> float:
-    return float(np.median([signal_mv[6, (a + b) // 2 : b].max() for a, b in qrs_edges(signal_mv)]))
-
-
-def s_per_r_in_v1(signal_mv: np.ndarray) -> float:
-    return float(np.median([-signal_mv[6, a:b].min() / signal_mv[6, a:b].max() for a, b in qrs_edges(signal_mv)]))
-
-
 @pytest.mark.parametrize(("measure", "limit", "over", "under"), [
-    (qrs_ms, 120, ["CLBBB", "CRBBB"], ["NORM", "IMI", "AMI", "LVH"]), (pr_ms, 200, ["1AVB"], ["NORM"]),
-    (sokolow_lyon_mv, SOKOLOW_LIMIT_MV, ["LVH"], ["NORM", "ISC_"]), (inferior_q_mv, 0.15, ["IMI"], ["NORM"]),
-    (less_r_in_v2, -0.1, ["AMI"], ["NORM"]), (late_r_in_v1, 0.2, ["CRBBB"], ["NORM"]), (s_per_r_in_v1, 3, ["CLBBB"], ["CRBBB"])])
+    (qrs_ms, 120, ["CLBBB", "CRBBB"], ["NORM", "IMI", "AMI", "LVH"]),
+    (sokolow_lyon_mv, SOKOLOW_LIMIT_MV, ["LVH"], ["NORM", "ISC_"])])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_measurement_is_over_its_limit_in_the_records_of_its_statements_only(measure, limit, over, under, seed) -> None:
     for name in (*over, *under):
-        others = ["SBRAD"] if measure is pr_ms else []  # slow, so that P stands clear of T
-        assert (measure(clean(name, *others, seed=seed)) >= limit) == (name in over), name
+        assert (measure(clean(name, seed=seed)) >= limit) == (name in over), name
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -139,24 +94,15 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path: P
     assert one["records500/00000/00001_hr.dat"] != other["records500/00000/00001_hr.dat"]
 
 
-def test_wfdb_reads_both_rates_as_ptb_xls(folder: Path) -> None:
-    table = pd.read_csv(folder / "ptbxl_database.csv", index_col="ecg_id")
-    slow, fast = (wfdb.rdrecord(str(folder / table[column].iloc[1])) for column in ("filename_lr", "filename_hr"))
+def test_wfdb_reads_both_rates_as_ptb_xls(ptbxl: Path) -> None:
+    table = pd.read_csv(ptbxl / "ptbxl_database.csv", index_col="ecg_id")
+    assert list(table.columns) == ptbxl_layout.COLUMNS and table["report"].str.startswith("synthetic").all()
+    slow, fast = (wfdb.rdrecord(str(ptbxl / table[column].iloc[1])) for column in ("filename_lr", "filename_hr"))
     for read, rate_hz in ((slow, 100), (fast, 500)):
         assert read.fs == rate_hz and read.sig_len == 10 * rate_hz and read.sig_name == list(HEADER_LEADS)
         assert np.abs(read.p_signal[:, 0] + read.p_signal[:, 2] - read.p_signal[:, 1]).max() < 0.0025  # rounding
     smooth = np.convolve(fast.p_signal[:, 1], np.hanning(13) / 6, mode="same")  # without what lies over 50 Hz
     assert np.corrcoef(slow.p_signal[10:-10, 1], smooth[::5][10:-10])[0, 1] > 0.98
-
-
-def test_the_tables_read_as_the_real_ones(folder: Path) -> None:
-    table = pd.read_csv(folder / "ptbxl_database.csv", index_col="ecg_id")
-    assert list(table.columns) == ptbxl_layout.COLUMNS and len(table) == 24
-    assert table["report"].str.startswith("synthetic").all() and (folder / "SYNTHETIC.txt").exists()
-    statements = pd.read_csv(folder / "scp_statements.csv", index_col=0)
-    assert set(statements.index) == {name for codes in table["scp_codes"] for name in ast.literal_eval(codes)}
-    assert list(statements.columns) == ptbxl_layout.STATEMENT_COLUMNS
-    assert (statements.loc["NST_", ["diagnostic", "form"]] == 1).all()
 
 
 def test_every_fold_holds_every_statement_and_no_patient_is_in_two() -> None:

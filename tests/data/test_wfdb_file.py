@@ -84,22 +84,16 @@ def test_a_header_is_read_with_the_defaults_of_its_grammar(tmp_path) -> None:
 @pytest.mark.parametrize(("pattern", "by", "reason", "text"), [
     (r"^r1 ", "r1/3 ", "unsupported format", "has several segments ('r1/3')"),
     (r"^r1 ", "r2 ", "damaged header", "says that its name is 'r2'"),
-    (r"^r1 12 ", f"r1 {'9' * 5000} ", "damaged header", "announces"),
     (r" 500 50$", " 500.5 50", "unsupported format", "a rate in whole Hz"),
-    (r" 500 50$", "", "unsupported format", "does not say its rate"),
-    (r" 50$", " 0", "unsupported format", "a number of samples"),
     (r" 50$", " 51", "truncated", "r1.dat is truncated: r1.hea needs 1,224 bytes, it has 1,200"),
     (r" 50$", " 49", "too long", "r1.dat is too long: r1.hea needs 1,176 bytes, it has more"),
     (r" 50$", f" {'9' * 5000}", "unsupported format", "a number of samples"),
-    *((r"\.dat 16 ", f".dat {form} ", "unsupported format", f"format '{form}'") for form in ("212", "16x2", "16:3")),
-    *((r"^r1\.dat", name, "damaged header", f"'{name}' is not the name of a file beside it")
-      for name in ("../r1.dat", "/etc/passwd", "~")),
+    (r"\.dat 16 ", ".dat 212 ", "unsupported format", "format '212'"),
+    (r"^r1\.dat", "../r1.dat", "damaged header", "'../r1.dat' is not the name of a file beside it"),
     (r"^r1\.dat", "r2.dat", "missing file", "r2.dat does not exist"),
     (r"/mV", "/uV", "other units", "is in uV, not in mV"),
     (r" V6$", " V7", "missing leads", "V5, V7; the 12 leads I, II"),
-    (r" V1$", " V2", "missing leads", "the 12 leads I, II"),
     (r"^r1 12 ((?:.*\n)*.*) V6$", r"r1 13 \1 V6\nr1.dat 16 200 16 0 0 0 0 v5", "damaged header", "names lead 'v5' twice"),
-    (r" V6$", " V\0", "damaged header", "line 'r1.dat"),
     (r"-?\d+ 0 V6$", "7 0 V6", "wrong checksum", "lead V6 of r1.dat"),
     (r"^r1\.dat 16 (.* II)$", r"r2.dat 16 \1", "damaged header", "signals of r1.dat do not follow each other"),
     (r"^r1\.dat 16 (.* II)$", r"r1.dat 16+2 \1", "damaged header", "r1.dat has two offsets"),
@@ -128,15 +122,6 @@ def challenge_record(folder: Path, name: str = "JS00001", dx: str = "426783006",
     return edited(path, r"\Z", f"# Age: 61\n# Dx: {dx}\n# Rx: Unknown\n")
 
 
-def ptbdb_form(folder: Path) -> Path:
-    path = write(folder, "s0010_re", tuple(lead.lower() for lead in LEADS), adc_gain=[2000.0] * 12, baseline=[0] * 12)
-    more = write(folder, "more", ("vx", "vy", "vz"), adc_gain=[2000.0] * 3, baseline=[0] * 3)
-    (folder / "more.dat").rename(folder / "s0010_re.xyz")
-    path.write_text(path.read_text().replace(" 12 ", " 15 ", 1)
-                    + more.read_text().split("\n", 1)[1].replace("more.dat", "s0010_re.xyz") + "\n# age: 81\n")
-    return edited(path, r" 2000\.0\(0\)/mV", " 2000")
-
-
 def same_or_refused(path: Path) -> bool:
     """Whether the record is read: then as wfdb reads it, where wfdb can."""
     try:
@@ -153,7 +138,7 @@ def same_or_refused(path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("form", [ptbxl_form, challenge_record, ptbdb_form])
+@pytest.mark.parametrize("form", [ptbxl_form, challenge_record])
 def test_a_damaged_header_is_refused_or_read_as_wfdb_reads_it(tmp_path, form) -> None:
     rng = np.random.default_rng(1)
     path = form(tmp_path)
