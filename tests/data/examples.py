@@ -116,32 +116,27 @@ EXAMPLES = {
         lambda folder, record: np.load(folder / "signals.npy")[int(record[1:])] * 0.001, "records.csv", "",
         ["record_id", "rhythm"], [
             ("record_id", "r0", "record_id r0 occurs twice"), ("record_id", "", "of row 2 is empty"),
-            *[("fold", fold, f"fold must be 1 to 10, or 0 or empty for a record without a fold; record r1 has '{fold[:10]}")
-              for fold in ("11", "-2", "1.5", "x", "9" * 20)]]),
+            *[("fold", fold, f"fold must be 1 to 10, or 0 or empty for a record without a fold; record r1 has '{fold}")
+              for fold in ("11", "x")]]),
     "code-15": Example(
         build_code_15, tracing_of, "exams.csv", "CODE-15%", ["exam_id", "patient_id", "trace_file", "SB"], [
-            ("exam_id", "11", "exam_id 11 occurs twice"), ("exam_id", "x", "exam_id 'x' in row 2"),
-            ("exam_id", "", "exam_id '' in row 2"), ("patient_id", "", "patient_id '' in row 2"),
-            ("AF", "maybe", "AF 'maybe' is neither True nor False"), ("RBBB", "", "RBBB '' is neither"),
-            *[("trace_file", path, f"trace_file '{path}'") for path in ("../x.hdf5", "/etc/passwd")]]),
+            ("exam_id", "11", "exam_id 11 occurs twice"), ("exam_id", "", "exam_id '' in row 2"),
+            ("patient_id", "", "patient_id '' in row 2"), ("AF", "maybe", "AF 'maybe' is neither True nor False"),
+            ("trace_file", "../x.hdf5", "trace_file '../x.hdf5'")]),
     "ludb": Example(build_ludb, microvolts_of, "ludb.csv", "LUDB", ["ID", "Rhythms"], [
         ("ID", "1", "ID 1 occurs twice"), ("ID", "../1", "ID '../1' in row 2"), ("ID", "", "ID '' in row 2")]),
     "mimic-iv-ecg": Example(
         build_mimic, lambda folder, record: wfdb_mv(next(folder.rglob(f"{record}.hea"))), "record_list.csv", "MIMIC-IV-ECG",
         ["subject_id", "study_id", "path"], [
-            *[("path", path, f"path {path!r} in row 2") for path in ("../../etc/passwd", "/etc/passwd", "files/../../x", "")],
-            ("study_id", "40689238", "study_id 40689238 occurs twice"), ("study_id", "x", "study_id 'x' in row 2"),
-            *[("subject_id", value, f"subject_id '{value}' in row 2") for value in ("1.5", "1e300")]]),
+            ("path", "files/../../x", "path 'files/../../x' in row 2"), ("study_id", "40689238", "study_id 40689238 occurs twice"),
+            ("study_id", "x", "study_id 'x' in row 2"), ("subject_id", "1e300", "subject_id '1e300' in row 2")]),
     "ptb-xl": Example(
         lambda folder: write_ptbxl(folder, records=24, seed=5), _ptb_xl_mv, "ptbxl_database.csv", "PTB-XL",
         ["ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_hr"], [
-            *[("scp_codes", text, "a value of scp_codes is not") for text in (
-                "NORM", "", "5", "(" * 5000, "{'NORM': 100.0, 'SR'}")],
+            *[("scp_codes", text, "a value of scp_codes is not") for text in ("NORM", "(" * 5000)],
             ("scp_codes", "{'XYZ': 100.0}", "has the statement 'XYZ', scp_statements.csv has not"),
-            *[("strat_fold", text, f"strat_fold '{text}' in row 2") for text in ("", "3.5")],
-            ("strat_fold", "11", "strat_fold 11 in row 2 is not one of 1 to 10"),
-            *[("patient_id", text, f"patient_id '{text}' in row 2") for text in ("Smith", "inf", "9" * 30)],
-            ("ecg_id", "1e3", "ecg_id '1e3' in row 2"), ("ecg_id", "1", "ecg_id 1 occurs twice")]),
+            ("strat_fold", "", "strat_fold '' in row 2"), ("strat_fold", "11", "strat_fold 11 in row 2 is not one of 1 to 10"),
+            ("patient_id", "inf", "patient_id 'inf' in row 2"), ("ecg_id", "1", "ecg_id 1 occurs twice")]),
     **{name: challenge_example(name) for name in FIRST},
 }
 assert challenge.SHORTEST == 10  # seconds of the examples

@@ -1,7 +1,5 @@
-import dataclasses
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,16 +83,3 @@ def test_signals_are_mapped_and_not_read(tmp_path) -> None:
     del large
     corpus = open_corpus("array", folder, None)
     assert corpus.read(rows(corpus)[7]).samples[3, :7].tolist() == [0, 0, 0, 0, 0, 9, 0]
-
-
-def test_the_real_array_data_open_with_their_labels(shared, tmp_path) -> None:
-    (tmp_path / "dataset.yaml").write_text((Path(__file__).parents[1] / "fixtures" / "ptb-xl-mini.yaml").read_text())
-    for name in ("signals.npy", "records.csv"):
-        (tmp_path / name).symlink_to(shared / "data" / "ptb-xl-mini" / name)
-    corpus = open_corpus("array", tmp_path, None)
-    assert len(corpus.records) == 2282 and corpus.units == "sd"
-    assert corpus.tasks["superdiagnostic"] == ["CD", "HYP", "MI", "NORM", "STTC"]
-    few = dataclasses.replace(corpus, records=corpus.records.iloc[[0, 1000, 2281]])
-    store, signals = prepare(few, tmp_path / "stores"), np.load(tmp_path / "signals.npy", mmap_mode="r")
-    for i, row in enumerate((0, 1000, 2281)):
-        np.testing.assert_array_equal(store.signal(i), signals[row] / 1000)

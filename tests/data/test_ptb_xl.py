@@ -68,14 +68,6 @@ def test_no_other_file_is_read_than_the_records_own(tables, name) -> None:
         corpus.read(rows(corpus)[1])
 
 
-@pytest.mark.parametrize(("change_to", "message"), [
-    ({"diagnostic": "7.0"}, "diagnostic '7.0' of "), ({"": "A;B"}, "'A;B' is not the name"),
-    ({"diagnostic": "1.0", "diagnostic_class": "A B"}, "'A B' is not the name of a statement or class")])
-def test_a_bad_statement_is_named(tables, change_to, message) -> None:
-    change(tables / "scp_statements.csv", **change_to)
-    refused(lambda: open_corpus("ptb-xl", tables, 100), message, "scp_statements.csv")
-
-
 @pytest.mark.parametrize(("age", "target"), [("89.0", "89.0"), ("300.0", ""), ("91.0", ""), ("", ""), ("0.0", "0.0")])
 def test_an_age_above_89_is_left_out_in_every_version(tables, age, target) -> None:
     change(tables / "ptbxl_database.csv", age=age)

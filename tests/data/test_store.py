@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import corpora
@@ -105,12 +104,6 @@ def test_signals_too_large_to_hash_at_every_opening_are_hashed_when_asked(prepar
     assert open_store(prepared.folder).fingerprint == prepared.fingerprint
     with pytest.raises(UserError, match=r"signals\.i16 is damaged"):
         open_store(prepared.folder, verify=True)
-
-
-def test_a_store_is_read_without_loading_or_changing_it(prepared) -> None:
-    before = os.stat(prepared.folder / "signals.i16").st_mtime_ns, (prepared.folder / "signals.i16").read_bytes()
-    prepared.signals[:5] = 7  # a private map: the file keeps its bytes
-    assert before == (os.stat(prepared.folder / "signals.i16").st_mtime_ns, (prepared.folder / "signals.i16").read_bytes())
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_a_renamed_store_is_refused(prepared, tmp_path) -> None:
