@@ -128,8 +128,8 @@ EXAMPLES = {
     "mimic-iv-ecg": Example(
         build_mimic, lambda folder, record: wfdb_mv(next(folder.rglob(f"{record}.hea"))), "record_list.csv", "MIMIC-IV-ECG",
         ["subject_id", "study_id", "path"], [
-            ("path", "files/../../x", "path 'files/../../x' in row 2"), ("study_id", "40689238", "study_id 40689238 occurs twice"),
-            ("study_id", "x", "study_id 'x' in row 2"), ("subject_id", "1e300", "subject_id '1e300' in row 2")]),
+            ("path", "files/../../x", "path 'files/../../x' in row 2"), ("study_id", "x", "study_id 'x' in row 2"),
+            ("study_id", "40689238", "study_id 40689238 occurs twice"), ("subject_id", "1e300", "subject_id '1e300' in row 2")]),
     "ptb-xl": Example(
         lambda folder: write_ptbxl(folder, records=24, seed=5), _ptb_xl_mv, "ptbxl_database.csv", "PTB-XL",
         ["ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_hr"], [

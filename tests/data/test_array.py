@@ -35,16 +35,6 @@ def test_your_own_data_keep_their_names_folds_and_labels_if_they_have_some(tmp_p
     assert list(bare.records.fold) == [0, 0] and bare.stats_folds == [] and bare.tasks == {}
 
 
-def test_targets_have_kinds_and_a_missing_number_is_empty(tmp_path) -> None:
-    folder = array_corpus(tmp_path / "a", noise(4, 12, 300), {
-        "rhythm": ["SR", "AF;SR", "", "SR"], "sex": ["f", "m", "", " m "], "age": ["56", "", "NaN", "1e1"]},
-        tasks=["rhythm", "sex", "age"], single_label=["sex"], regression={"age": "years"})
-    store = prepare(open_corpus("array", folder, None), tmp_path)
-    assert store.manifest["tasks"] == {"rhythm": ["AF", "SR"], "sex": ["f", "m"], "age": ["years"]}
-    assert [store.kind(t) for t in ("rhythm", "sex", "age")] == ["multi-label", "single-label", "regression"]
-    assert list(store.records.age) == ["56.0", "", "", "10.0"] and list(store.records.sex) == ["f", "m", "", "m"]
-
-
 @pytest.mark.parametrize(("spec", "message"), [
     ({"rate_hz": None}, "rate_hz is missing"), ({"rate_hz": True}, "rate_hz must be a whole number, got True"),
     ({"scale": 10**400}, "scale must be "), ({"scale": float("nan")}, "scale must be "),

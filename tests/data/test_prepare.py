@@ -235,7 +235,7 @@ def with_faults() -> np.ndarray:
     signals = noise(5, 12, 60).astype(np.float32)
     signals[1, 2, 10:20] = signals[1, 5, :3] = np.nan
     signals[3, 0] = signals[3, 6] = 0
-    signals[4, 2, 5:8] = 1e6, -1e6, 32767
+    signals[4, 2, 5:8] = 32768, -1e6, 32767
     return signals
 
 

@@ -103,12 +103,6 @@ def test_lead_dropout_zeroes_whole_leads_with_its_probability_and_always_leaves_
     assert abs(dropped.float().mean().item() - expected) < 0.01
 
 
-def test_transformations_run_in_the_order_in_which_they_are_listed(x) -> None:
-    last = views.make(x, [{"seconds": 5.0, "gaussian_noise": 0.3, "time_out": [0.4, 0.4]}], RATE_HZ, rng())[0]
-    first = views.make(x, [{"seconds": 5.0, "time_out": [0.4, 0.4], "gaussian_noise": 0.3}], RATE_HZ, rng())[0]
-    assert (last == 0).float().mean() > 0.39 and not (first == 0).any()
-
-
 @pytest.mark.parametrize(("view", "message"), [
     ("crop", "views[0] must be a mapping with `seconds`"),
     ({"seconds": 11}, "views[0].seconds is 11, data.crop_seconds is 10.0"),

@@ -1,5 +1,4 @@
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +47,6 @@ def test_leads_are_picked_by_name_whatever_their_order_and_whatever_stands_besid
     np.testing.assert_array_equal(wfdb_file.read(path).physical(), wfdb_mv(path))
     two = wfdb_file.read(path, ("V6", "I"))
     np.testing.assert_array_equal(two.physical(), wfdb_mv(path)[[11, 0]])
-
-
-def test_a_file_without_any_of_the_leads_is_not_read(shared, tmp_path) -> None:
-    for suffix in ("hea", "dat"):  # the third file, .xyz, holds the Frank leads
-        shutil.copy(shared / "data" / "ptbdb" / f"s0010_re.{suffix}", tmp_path)
-    assert wfdb_file.read(tmp_path / "s0010_re.hea").samples.shape == (12, 38400)
-    with pytest.raises(Refusal, match=r"s0010_re\.xyz does not exist") as raised:
-        wfdb_file.read(tmp_path / "s0010_re.hea", ("I", "vx"))
-    assert raised.value.reason == "missing file"
 
 
 def test_a_gap_is_nan(tmp_path) -> None:
