@@ -35,7 +35,7 @@ from bench.runs.layers import overrides_of
 from bench.runs.provenance import provenance
 from bench.runs.results import dumps
 from bench.training import optim
-from bench.training.metrics import peak_memory_mb
+from bench.training.log import peak_memory_mb
 
 SIDES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of the square matrices whose product may be the peak
 

@@ -37,7 +37,7 @@ def runs_table(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
     """Print loss, feature sd and RankMe of pre-trainings at the start and now, and the cost of a step."""
     from statistics import median
 
-    from bench.training.metrics import load_metrics
+    from bench.training.log import load_metrics
 
     table = Table(box=None, pad_edge=False)
     for title in ("method", "seed", "run", "steps", "loss", "feature sd", "RankMe", "s/step", "memory"):
@@ -60,7 +60,7 @@ def runs_tensorboard(runs: Annotated[list[str], typer.Argument(help="run_ids of 
                      out: Annotated[Path, typer.Option(help="Folder for the event files, one below it per run.")
                                     ] = Path("tensorboard"), work: Work = WORK) -> None:
     """Write the logs of pre-trainings for TensorBoard (pip install 'ecg-ssl-bench[tensorboard]')."""
-    from bench.training.metrics import load_metrics
+    from bench.training.log import load_metrics
 
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +82,7 @@ def runs_wandb(runs: Annotated[list[str], typer.Argument(help="run_ids of pre-tr
                                   ] = False,
                out: Annotated[Path, typer.Option(help="Folder for the files of wandb.")] = Path(), work: Work = WORK) -> None:
     """Send the logs and configs of pre-trainings to Weights & Biases (pip install 'ecg-ssl-bench[wandb]')."""
-    from bench.training.metrics import load_metrics
+    from bench.training.log import load_metrics
 
     try:
         import wandb

@@ -1,4 +1,7 @@
-"""The leak guard: a pre-training must not have seen a record or a patient of an evaluation's validation or test folds."""
+"""The leak guard: a pre-training must not have seen a record or a patient of an evaluation's validation or test folds.
+
+bench.evaluation.inputs.check_unseen calls it before every evaluation, and bench.sweeps before any run of a sweep.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence

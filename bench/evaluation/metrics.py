@@ -1,4 +1,8 @@
-"""Scores of class predictions with bootstrap intervals. y is (n, C) of 0 and 1, p (n, C) scores; no NaN passes."""
+"""Scores of class predictions with bootstrap intervals. y is (n, C) of 0 and 1, p (n, C) scores; no NaN passes.
+
+A new score is added in `summarise` (of values: in regression.py), in OTHER_SCORES of bench/report/results.py, with its label in
+paper/static/runs.js, and in results/README.md.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ from bench.runs.provenance import provenance
 from bench.runs.workspace import Workspace, evaluation_folder
 from bench.training import checkpoint, optim
 from bench.training.checkpoint import Checkpoint
-from bench.training.metrics import peak_memory_mb
+from bench.training.log import peak_memory_mb
 
 MEMBERS = "members.json"  # in a group's folder: the run_ids of its evaluations
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.plot.style import COLOURS, TEXT, image_format, save_as, styled
-from bench.training.metrics import load_metrics
+from bench.training.log import load_metrics
 
 TITLES = {"loss": "loss", "rankme": "RankMe", "feature_sd": "feature sd", "lr": "learning rate",
           "gradient_norm": "gradient norm", "records_per_second": "records/s", "memory_mb": "peak memory (MB)"}

@@ -1,5 +1,9 @@
-"""How a backbone is trained: the trainer and its parts (optimiser, checkpoints, metrics, monitor of collapse).
+"""How a backbone is trained: the trainer and its parts. Whatever kills a run, the same call continues it bit for bit.
 
-In: a pre-training config, stores and a workspace. Out: the backbone's checkpoints, its metrics and its result.
-Whatever kills a run, the same call continues it bit for bit.
+In: a pre-training config, stores and a workspace. Out: the backbone's checkpoints, its log and its result.
+
+trainer     the loop, and what a state holds                  optim     AdamW and the schedules of lr and weight decay
+checkpoint  states to continue from, backbones to evaluate    log       metrics.jsonl, a line every so often
+monitor     RankMe and feature sd, which show a collapse      inputs    fingerprints, batches, shares of processes
+summary     what the result says                              source    whether the method's code has changed
 """

@@ -7,7 +7,7 @@ from torch import nn
 
 from bench.method import Method
 from bench.runs.config import PretrainConfig
-from bench.training.metrics import WATTS, Line, peak_memory_mb
+from bench.training.log import WATTS, Line, peak_memory_mb
 
 
 def summarise(config: PretrainConfig, model: Method, lines: list[Line], device: torch.device) -> dict[str, Any]:
