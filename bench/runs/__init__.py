@@ -2,7 +2,7 @@
 
 In: base.yaml, a method's yaml and overrides. Out: frozen configs, paths, results that are written once and read by all.
 
-config      the models, run_id, how a config is loaded        layers      base.yaml, method, overrides, and where each value stands
+config      the models, run_id, how a config is loaded        layers      base.yaml, method, overrides, and the place of each
 mixtures    named mixtures of corpora                         workspace   folders and paths of a run
 results     write a result; the one reader of all             packing     a study as one Parquet file (parquet, values: its form)
 provenance  code, device and versions                         source      the hash of a method's code

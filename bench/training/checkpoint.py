@@ -111,8 +111,11 @@ def fill_(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
 
 
 class RunCheckpoints:
-    """The checkpoints of one pre-training in work/runs/<run_id>: states to continue from, checkpoints/step-*.pt, of which the newest
-    few are kept; backbones to evaluate, at-<share>.pt and final.pt. bench.training.trainer says what a state holds and when it is saved."""
+    """The checkpoints of one pre-training, in work/runs/<run_id>.
+
+    checkpoints/step-*.pt are states to continue from; the newest few are kept. at-<share>.pt and final.pt are backbones to
+    evaluate. The trainer says what a state holds and when it is saved.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.states, self.keep = folder, folder / "checkpoints", keep

@@ -26,7 +26,7 @@ from bench.runs.config import PretrainConfig, run_id
 from bench.runs.provenance import provenance
 from bench.runs.results import check_writable, result_exists, result_path, save_error, write_result
 from bench.runs.workspace import Workspace, run_folder, set_aside
-from bench.training import checkpoint, inputs, metrics, monitor, optim
+from bench.training import checkpoint, inputs, log, monitor, optim
 from bench.training.checkpoint import Checkpoint, RunCheckpoints
 from bench.training.inputs import fill_fingerprints
 from bench.training.source import check_result, method_file, note_source, was_begun_by_other_code
@@ -83,7 +83,7 @@ class Trainer:
         self.state = self._build_state()
         self.parameters = [p for p in self.state.model.parameters() if p.requires_grad]
         self.gather = world.gather if len(self.rows) == 1 else inputs.refuse_gather
-        self.metrics = metrics.MetricsLog(folder) if world.first else None  # the first process writes
+        self.metrics = log.MetricsLog(folder) if world.first else None  # the first process writes
         self.fixed = inputs.read_fixed_batch(config, self.loader, monitor.BATCH) if self.total and world.first else None
         self.log_every, self.look_every = max(1, self.total // LOG_POINTS), max(1, self.total // monitor.POINTS)
         self.shares = {math.ceil(share * self.total): share for share in config.checkpoints.at}  # step -> share to keep
@@ -125,7 +125,7 @@ class Trainer:
 
     def _train(self, bar: AbstractContextManager[progress.Update]) -> None:
         """Take the steps that remain, and log, look and save where that is due."""
-        self.speed = metrics.SpeedMeter(self.device, self.world, self.state.taken)
+        self.speed = log.SpeedMeter(self.device, self.world, self.state.taken)
         self.saved_at = time.monotonic()
         with watch_signals() as received, bar as show:
             for batch in self.loader.batches(self.state.taken, self.total):
@@ -222,7 +222,7 @@ class Trainer:
             self.metrics.write(
                 step=state.taken, loss=sum(state.window) / steps, lr=report.lr, gradient_norm=report.gradient_norm.item(),
                 seconds=seconds, records_per_second=steps * self.config.optim.batch / seconds,
-                seconds_left=seconds / steps * (self.total - state.taken), memory_mb=metrics.peak_memory_mb(self.device),
+                seconds_left=seconds / steps * (self.total - state.taken), memory_mb=log.peak_memory_mb(self.device),
                 **watts, **{key: value.item() for key, value in scalars.items()})
 
     def _look_for_collapse(self) -> None:

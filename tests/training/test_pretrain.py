@@ -17,7 +17,7 @@ from bench.core.processes import World
 from bench.data import leak
 from bench.data.store import Store
 from bench.method import build_model
-from bench.training import checkpoint, metrics, monitor, optim, trainer
+from bench.training import checkpoint, log, monitor, optim, trainer
 
 Start = Callable[..., Pretraining]
 
@@ -200,7 +200,7 @@ def test_throughput_after_a_kill_counts_what_was_done_since(start: Start, monkey
     monkeypatch.setattr(trainer, "LOG_POINTS", 1)
     run, clock = start("mae"), count()
     run.kill_at(7, monkeypatch)
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(log.time, "monotonic", lambda: float(next(clock)))
     run.run()
     result = run.written["result"]
     assert result["seconds"] >= 8.0  # one tick at least for each of the eight steps, though two ran after the kill
@@ -211,13 +211,13 @@ class FakeMeter:
     """A meter in whose every second so many joules are used."""
 
     def __init__(self, **watts: float) -> None:
-        self.watts, self.began = watts, metrics.time.monotonic()
+        self.watts, self.began = watts, log.time.monotonic()
 
     def update(self) -> None:
         pass
 
     def take(self) -> dict[str, float]:
-        began, self.began = self.began, metrics.time.monotonic()
+        began, self.began = self.began, log.time.monotonic()
         return {part: each * (self.began - began) for part, each in self.watts.items()}
 
 
@@ -243,4 +243,4 @@ def test_power_of_all_processes_lacks_what_one_of_them_cannot_read(monkeypatch: 
             return {"cpu": 30.0, "gpu": 20.0}
 
     monkeypatch.setattr(World, "mean_", mean_with_another)
-    assert metrics.measure_watts(Fixed(), 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]
+    assert log.measure_watts(Fixed(), 2.0, World(size=2)) == {"cpu_watts": 15.0}  # type: ignore[arg-type]
