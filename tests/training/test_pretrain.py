@@ -223,7 +223,7 @@ class FakeMeter:
 
 def test_energy_adds_up_over_attempts_as_seconds_do(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     watts: list[dict[str, float]] = [{"cpu": 50.0, "gpu": 100.0}, {"cpu": 50.0}, {}, {"cpu": 7.0}]  # of each attempt
-    monkeypatch.setattr(metrics, "Meter", lambda *_, **__: FakeMeter(**watts.pop(0)))
+    monkeypatch.setattr(log, "Meter", lambda *_, **__: FakeMeter(**watts.pop(0)))
     run, other = start("mae"), start("mae", "seed=1")
     for each in (run, other):
         each.kill_at(5, monkeypatch)
