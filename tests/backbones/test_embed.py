@@ -65,10 +65,9 @@ def test_wfdb_files_and_their_store_give_the_same(jepa: Backbone, ptbxl: Path, t
     assert np.array_equal(files.values, embed_records(jepa, open_records("ptb-xl", tmp_path / "stores"), HERE).values)
     assert np.array_equal(files.values, embed_records(jepa, open_records(str(opened.folder), tmp_path), HERE).values)
     assert files.record_id[0] == "00000/00001_lr"
-    for path in ("00001_lr", "00001_lr.hea"):
-        one = embed_records(jepa, open_records(str(ptbxl / "records100" / "00000" / path), tmp_path), HERE)
-        assert one.record_id == ["00001_lr"]
-        assert np.allclose(one.values[0], files.values[0], atol=1e-5)
+    one = embed_records(jepa, open_records(str(ptbxl / "records100" / "00000" / "00001_lr"), tmp_path), HERE)
+    assert one.record_id == ["00001_lr"]
+    assert np.allclose(one.values[0], files.values[0], atol=1e-5)
 
 
 def test_a_bad_record_is_listed_and_the_rest_goes_on(jepa: Backbone, slow: Path, ptbxl: Path, tmp_path: Path) -> None:
@@ -103,9 +102,6 @@ def test_another_rate_is_refused_or_converted_on_request(jepa: Backbone, ptbxl: 
     with torch.no_grad():
         expected = jepa.embed(torch.stack([mv[:, at: at + 250] for at in range(0, 751, 125)])).mean(0)
     assert outputs.values[0] == pytest.approx(expected.numpy(), abs=1e-2)  # its steps are whole microvolts
-    fast = prepare(open_corpus("ptb-xl", ptbxl, 500), tmp_path / "stores", name="fast")
-    with pytest.raises(UserError, match="fast has 500 Hz, the backbone takes 100 Hz; --resample"):
-        embed_records(jepa, records_of(fast), HERE)
 
 
 def test_leads_are_put_in_order_gaps_filled_and_what_cannot_be_used_named(jepa: Backbone, tmp_path: Path) -> None:
@@ -123,9 +119,6 @@ def test_leads_are_put_in_order_gaps_filled_and_what_cannot_be_used_named(jepa: 
     other = open_records(str(corpora.array_corpus(tmp_path / "sd", signals, units="sd")), tmp_path)
     with pytest.raises(UserError, match="mine is in sd, the backbone takes mV: it cannot be converted"):
         embed_records(jepa, other, HERE)
-    empty = open_records(str(corpora.array_corpus(tmp_path / "none", signals[:0], name="none")), tmp_path)
-    with pytest.raises(UserError, match="none of the 0 records of none can be used"):
-        embed_records(jepa, empty, HERE)
 
 
 def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: Path, jepa: Backbone, tiny: Store,
@@ -146,16 +139,12 @@ def test_records_of_any_length_share_batches_and_keep_their_own_mean(tmp_path: P
     again = embed.average_over_crops(mean, opened, jepa, settings, HERE)
     assert sizes == [4] * 8 + [1]
     assert np.allclose(again.values, expected.values, atol=1e-9)
-    assert again.values[2] == pytest.approx(corpora.noise(12, 374, seed=374)[:, :250].mean(1) / 1000, abs=1e-6)
 
 
 @pytest.mark.parametrize(("place", "message"), [
-    ("nope", "no store 'nope' in"), ("a/b", "a .hea file, a folder of them"), ("empty", "holds no .hea file, no dataset"),
-    ("text.txt", "a .hea file, a folder of them"), ("", "holds no .hea file")])
+    ("nope", "no store 'nope' in"), ("a/b", "a .hea file, a folder of them"), ("", "holds no .hea file")])
 def test_a_place_without_records_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("x")
     with pytest.raises(UserError, match=message):
         open_records(place, tmp_path / "stores")
 
@@ -192,17 +181,6 @@ def test_similarity_is_of_the_records_that_both_files_hold(tmp_path: Path) -> No
     np.savez(tmp_path / "b.npz", record_id=ids[:4:-1], embedding=(3 * x @ turn)[:4:-1].astype(np.float32))
     value, n = embed.compare_embeddings(tmp_path / "a.npz", tmp_path / "b.npz")
     assert (value, n) == (pytest.approx(1, abs=1e-5), 35)
-    np.savez(tmp_path / "other.npz", record_id=np.char.add("x", ids), embedding=x)
-    with pytest.raises(UserError, match="4 or more, got 0 and 0"):
-        embed.compare_embeddings(tmp_path / "a.npz", tmp_path / "other.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"junk", None])
-def test_what_is_no_file_of_embeddings_is_one_line(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "x.npz"
-    if content is None:
-        np.savez(path, record_id=np.array(["a", "a"]), embedding=np.zeros((2, 3), np.float32))
-    else:
-        path.write_bytes(content)
+    (tmp_path / "other.npz").write_bytes(b"junk")
     with pytest.raises(UserError, match="is no .npz file of `ecgssl embed`"):
-        embed.read_embeddings(path)
+        embed.compare_embeddings(tmp_path / "a.npz", tmp_path / "other.npz")

@@ -86,13 +86,10 @@ def test_the_same_run_gives_the_same_files_and_a_folder_in_use_is_left_alone(exp
                                                                            tmp_path: Path) -> None:
     export_backbone(jepa, tmp_path / "again", [])
     assert all((exported / f).read_bytes() == (tmp_path / "again" / f).read_bytes() for f in FILES)
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "README.md").write_text("mine")
-    (tmp_path / "project" / "main.py").write_text("")
-    for folder in (exported, tmp_path / "project"):
-        with pytest.raises(UserError, match="is not empty; remove it"):
-            export_backbone(jepa, folder, [])
-    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+    (exported / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="is not empty; remove it"):
+        export_backbone(jepa, exported, [])
+    assert (exported / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("stop_before", ["model.safetensors", "README.md", "config.json"])
@@ -107,11 +104,10 @@ def test_an_export_that_is_killed_is_no_backbone_and_can_be_repeated(
             raise KeyboardInterrupt
         return replace_file(path)
 
-    with monkeypatch.context() as m:
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(files, "replace_file", die)
         m.setattr(export, "replace_file", die)
-        with pytest.raises(KeyboardInterrupt):
-            export_backbone(jepa, tmp_path / "out", [])
+        export_backbone(jepa, tmp_path / "out", [])
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         backbone.load_backbone(tmp_path / "out")
     export_backbone(jepa, tmp_path / "out", [])
@@ -138,11 +134,7 @@ def flip(folder: Path) -> None:
     (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors is missing"),
     (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is damaged"),
     (change(format=2), "has format 2, this version reads 1"),
-    (change(rate_hz="100"), "rate_hz must be a whole number, got '100'"),
     (change(leads=["I"]), "its leads are 'I', not I, II"),
-    (change(encoder={"size": "16x2"}), r"encoder.tokens is missing.*config\.json is damaged"),
-    (lambda folder: change(encoder=json.loads((folder / "config.json").read_text())["encoder"] | {"patch": 10})(folder),
-     "has shape"),
     (change(sd=[1.0] * 3), "is no exported backbone, or is damaged"),
     (change(mean=["x"] * 12), r"mean\[0\] must be a number, got 'x' .*config\.json is damaged"),
 ])
@@ -154,16 +146,13 @@ def test_a_damaged_export_is_one_line(exported: Path, spoil: Callable[[Path], An
 
 
 def test_ecg_of_another_form_is_refused(jepa: Backbone) -> None:
-    for shape in ((12, 250), (1, 8, 250), (1, 250, 12)):
+    for shape in ((12, 250), (1, 8, 250)):
         with pytest.raises(UserError, match=r"\(records, 12 leads, samples\).*: I, II, .* in mV at 100 Hz"):
             jepa(torch.zeros(shape))
-    with pytest.raises(UserError, match="does not divide into patches of 25"):
-        jepa(torch.zeros(1, 12, 260))
 
 
 @pytest.mark.parametrize(("mixture", "words"), [
     ({"a": (1.0, 2.0, "mV"), "b": (-3.0, 1.0, "mV")}, "of the mixture of a (0.75), b (0.25)"),
-    ({"a": (1.0, 2.0, "sd")}, "of a"),
     ({"a": (1.0, 2.0, "mV"), "b": (0.0, 1.0, "sd")}, None)])
 def test_new_records_are_normalised_by_the_mixture_of_stores_of_one_unit(
         run: str, workspace: Workspace, mixture: dict[str, tuple[float, float, str]], words: str | None) -> None:
@@ -201,9 +190,5 @@ def test_the_card_holds_this_backbone_s_scores_what_it_saw_and_the_licence(jepa:
 def test_a_backbone_that_learned_nothing_or_is_unknown_is_not_loaded(run: str, random: str, workspace: Workspace) -> None:
     with pytest.raises(UserError, match="has learned nothing"):
         backbone.load_run(workspace.work, random)
-    for name in ("0" * 12, "../runs/x", ""):
-        with pytest.raises(UserError, match=f"no finished pre-training {name!r} in .* Known: .*{run}"):
-            backbone.load_run(workspace.work, name)
-    checkpoint.save(run_folder(workspace.work, run) / "final.pt", checkpoint.Checkpoint({}, {"step": 3}))
-    with pytest.raises(UserError, match=r"final\.pt is no checkpoint of a pre-training"):
-        backbone.load_run(workspace.work, run)
+    with pytest.raises(UserError, match=rf"no finished pre-training '\.\./runs/x' in .* Known: .*{run}"):
+        backbone.load_run(workspace.work, "../runs/x")

@@ -20,7 +20,6 @@ from bench.backbones import backbone
 from bench.backbones import import_published as published
 from bench.backbones.predict import load_classifier
 from bench.core.errors import UserError
-from bench.core.files import lock_file
 from bench.data.signal import LEADS
 from bench.data.store import Store
 from bench.encoders import vit
@@ -74,8 +73,8 @@ def model(config: dict[str, Any], head: dict[str, Any] | None = None) -> dict[st
     return out
 
 
-def naive(w: dict[str, Tensor], config: dict[str, Any], x: Tensor, part: str, head: dict[str, Any] | None = None) -> Tensor:
-    """(C, T) normalised, leads in the config's order -> (R + N, D) tokens, or logits: the published forward pass."""
+def naive(w: dict[str, Tensor], config: dict[str, Any], x: Tensor, head: dict[str, Any]) -> Tensor:
+    """(C, T) normalised, leads in the config's order -> logits: the published forward pass."""
     d, heads = config["dim"], config["num_heads"]
 
     def linear(name: str, h: Tensor) -> Tensor:
@@ -91,17 +90,15 @@ def naive(w: dict[str, Tensor], config: dict[str, Any], x: Tensor, part: str, he
 
     patches = torch.stack([p.flatten() for p in x.split(config["patch_size"], 1)])
     angle = torch.arange(len(patches))[:, None] / 10_000 ** (torch.arange(0, d, 2) / d)
-    h = linear(f"{part}.patch_embed.proj", patches) + torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
-    h = torch.cat([w[f"{part}.registers"][0], h]) if config["num_registers"] else h
+    h = linear("encoder.patch_embed.proj", patches) + torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+    h = torch.cat([w["encoder.registers"][0], h]) if config["num_registers"] else h
     for i in range(config["depth"]):
-        at = f"{part}.blocks.{i}"
+        at = f"encoder.blocks.{i}"
         mixed = linear(f"{at}.attn.proj", attention(*linear(f"{at}.attn.qkv", norm(f"{at}.norm1", h)).split(d, 1)))
         h = h + w.get(f"{at}.attn_ls.weight", torch.ones(())) * mixed
         mixed = linear(f"{at}.mlp.fc2", F.gelu(linear(f"{at}.mlp.fc1", norm(f"{at}.norm2", h))))
         h = h + w.get(f"{at}.mlp_ls.weight", torch.ones(())) * mixed
-    h = norm(f"{part}.norm", h)
-    if not head:
-        return h
+    h = norm("encoder.norm", h)
     if not head["attn_pooling"]:
         return linear("fc", h[0])
     pool = "attn_pool.cross_attention_block"
@@ -122,8 +119,7 @@ def write(path: Path, head: dict[str, Any] | None = None, **changes: Any) -> tup
 
 SHAPES: dict[str, dict[str, Any]] = {
     "as published": {}, "layer scale": {"layer_scale_eps": 0.1}, "biases": {"bias": True}, "qkv biases": {"qkv_bias": True},
-    "all biases": {"bias": True, "qkv_bias": True}, "three registers": {"num_registers": 3},
-    "no register": {"num_registers": 0},
+    "three registers": {"num_registers": 3}, "no register": {"num_registers": 0},
     "wide": {"dim": 24, "depth": 1, "num_heads": 3, "mlp_ratio": 2.5, "norm_eps": 1e-3},
     "250 Hz, patches of 10": {"sampling_frequency": 250, "patch_size": 10, "channel_size": 2500},
     "other order of leads": {"channels": list(reversed(LEADS))},
@@ -133,18 +129,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 def reorder(x: Tensor, name: str) -> Tensor:
     """(B, C, T) with leads in the order that the published model of this shape takes."""
     return x.flip(1) if name == "other order of leads" else x
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_tokens_are_those_of_the_published_forward_pass(tmp_path: Path, name: str) -> None:
-    weights, config = write(tmp_path / "x.pt", **SHAPES[name])
-    file = published.read_published(tmp_path / "x.pt")
-    encoder = published.build_encoder(file.config, file.weights["target_encoder"], "x")
-    x = torch.randn(2, 12, 4 * config["patch_size"])
-    expected = torch.stack([naive(weights, config, row, "target_encoder") for row in reorder(x, name)])
-    with torch.no_grad():
-        assert (encoder(x, registers=True) - expected).abs().max() < 1e-5
-    assert expected.std() > 0.1
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -162,7 +146,7 @@ def test_an_imported_classifier_gives_the_published_logits(tmp_path: Path, name:
     mv = torch.randn(2, 12, 4 * config["patch_size"])
     mean, std = (torch.load(tmp_path / "x.pt", weights_only=True)["preprocess"][k][:, None] for k in ("mean", "std"))
     x = reorder(((mv - mean) / std).clamp(-5, 5), name)  # normalised before the leads are put into the encoder's order
-    expected = torch.stack([naive(weights, config, row, "encoder", head) for row in x])
+    expected = torch.stack([naive(weights, config, row, head) for row in x])
     with torch.no_grad():
         assert (load_classifier(tmp_path, tmp_path, evaluation)(mv) - expected).abs().max() < 1e-5
     assert expected.std() > 0.01
@@ -195,8 +179,7 @@ def test_a_published_size_gets_its_name_and_so_its_random_row() -> None:
 
 def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a.pt")
-    run, head = published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
-    assert head == ""
+    run, _ = published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
     first = (run_folder(tmp_path, run) / "final.pt").read_bytes()
     torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), "optimizer": {}}, tmp_path / "b.pt")
     assert published.import_published(tmp_path / "b.pt", tmp_path, "x", None)[0] == run
@@ -204,17 +187,8 @@ def test_the_name_is_a_function_of_the_content_and_so_are_the_bytes(tmp_path: Pa
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     content["model"]["target_encoder.norm.weight"][3] += 1e-6
     torch.save(content, tmp_path / "c.pt")
-    write(tmp_path / "d.pt", norm_eps=1e-5)
-    names = {run, published.import_published(tmp_path / "a.pt", tmp_path, "y", None)[0]}
-    names |= {published.import_published(tmp_path / f"{f}.pt", tmp_path, "x", None)[0] for f in "cd"}
-    assert len(names) == 4
-
-
-def test_two_imports_of_one_file_do_not_meet(tmp_path: Path) -> None:
-    write(tmp_path / "a.pt")
-    run, _ = published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
-    with lock_file(run_folder(tmp_path, run) / "lock", "x"), pytest.raises(UserError, match="is being worked on by another"):
-        published.import_published(tmp_path / "a.pt", tmp_path, "x", None)
+    names = {run, *(published.import_published(tmp_path / f, tmp_path, n, None)[0] for f, n in (("a.pt", "y"), ("c.pt", "x")))}
+    assert len(names) == 3
 
 
 # what it saw
@@ -262,8 +236,6 @@ def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> 
     stores = [corpora.store(tmp_path / n, corpora.noise(2, 12, 500, seed=i), name=n) for i, n in enumerate("ab")]
     file = published.read_published(tmp_path / "x.pt")
     assert published.describe_run(file, "", "x", stores).data.mix == pytest.approx({"a": 0.75, "b": 0.25})
-    other = corpora.store(tmp_path / "z", corpora.noise(2, 12, 500, seed=3), name="z")
-    assert published.describe_run(file, "", "x", [stores[0], other]).data.mix == {"a": 0.5, "z": 0.5}
     fast = corpora.store(tmp_path / "fast", corpora.noise(2, 12, 500), name="fast", rate_hz=500)
     with pytest.raises(UserError, match="store fast has 500 Hz, the backbone 100 Hz"):
         published.describe_run(file, "", "x", [fast])
@@ -280,39 +252,16 @@ def test_an_imported_backbone_is_not_pre_trained_here() -> None:
 # what cannot be
 
 
-def without(key: str) -> Callable[[dict], Any]:
-    return lambda content: content["model"].pop(key)
-
-
-def config(**changes: Any) -> Callable[[dict], Any]:
-    return lambda content: content["config"].update(changes)
-
-
-def weight(key: str, value: Tensor) -> Callable[[dict], Any]:
-    return lambda content: content["model"].update({key: value})
-
-
 @pytest.mark.parametrize(("spoil", "message"), [
-    (without("target_encoder.norm.weight"), "x.pt, target_encoder lacks norm.weight"),
-    (without("target_encoder.registers"), r"registers has shape \(0, 16\), by its config \(1, 16\)"),
-    (weight("target_encoder.cls", torch.zeros(3)), "target_encoder holds cls, which its config does not speak of"),
-    (weight("decoder.norm", torch.zeros(3)), "holds 'decoder.norm'; the parts of the published model are encoder"),
-    (weight("target_encoder.norm.weight", torch.full((16,), torch.nan)), "norm.weight holds values that are no"),
-    (weight("target_encoder.registers", torch.zeros(())), "its tensors do not fit each other"),
-    (weight("target_encoder.patch_embed.proj.weight", torch.zeros(16, 8, 25)), "takes 8 leads, its config names 12"),
-    (weight("x", 3), "'x' in its model is no named tensor"),  # type: ignore[arg-type]
-    (config(dim=32), r"fc1.weight has shape \(64, 16\), by its config \(128, 32\)"),
-    (config(depth=10**9), "depth is 1000000000, the encoder has 2 blocks"),
-    (config(num_heads=3), "width 16 does not divide into 3 heads"),
-    (lambda content: content.update(eval_config={**HEAD, "num_classes": -1}), "num_classes must be 1 or more, got -1"),
-    (config(patch_size="25"), "config: patch_size must be a whole number, got '25'"),
-    (config(channels=["I", "II"]), "has leads 'I, II'; the 12 leads I, II, III"),
-    (lambda content: content["config"].pop("norm_eps"), "config: norm_eps is missing"),
-    (lambda content: content.update(config=3), "config is no mapping of plain values"),
+    (lambda content: content["model"].pop("target_encoder.norm.weight"), "x.pt, target_encoder lacks norm.weight"),
+    (lambda content: content["model"].update({"target_encoder.cls": torch.zeros(3)}), "target_encoder holds cls, which its"),
+    (lambda content: content["model"]["target_encoder.norm.weight"].fill_(torch.nan), "norm.weight holds values that are no"),
+    (lambda content: content["model"].update(x=3), "'x' in its model is no named tensor"),
+    (lambda content: content["config"].update(dim=32), r"fc1.weight has shape \(64, 16\), by its config \(128, 32\)"),
+    (lambda content: content["config"].update(depth=10**9), "depth is 1000000000, the encoder has 2 blocks"),
+    (lambda content: content["config"].update(patch_size="25"), "config: patch_size must be a whole number, got '25'"),
+    (lambda content: content["config"].update(channels=["I", "II"]), "has leads 'I, II'; the 12 leads I, II, III"),
     (lambda content: content.update(step=0), "was saved after 0 steps: it holds nothing learned"),
-    (lambda content: content.update(model={}), "encoder has 0 blocks"),
-    (lambda content: content.pop("model"), "is no checkpoint of the published implementation"),
-    (lambda content: content.update(eval_config={"frozen": True}), "eval_config: num_classes is missing"),
     (lambda content: content.update(eval_config=HEAD), "is a classifier without the mean and std"),
 ])
 def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, spoil: Callable[[dict], Any],
@@ -324,29 +273,20 @@ def test_a_file_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path: Path, sp
     with pytest.raises(UserError, match=message) as caught:
         published.import_published(tmp_path / "x.pt", tmp_path / "work", "x", None)
     assert "\n" not in str(caught.value)
-    assert "x.pt" in str(caught.value) or "heads" in message
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps([1], protocol=2)])
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.pt is no checkpoint of the published implementation"):
-        published.read_published(tmp_path / "x.pt")
-    with pytest.raises(UserError, match=r"no\.pt does not exist"):
-        published.read_published(tmp_path / "no.pt")
-
-
-def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_named_and_a_flipped_bit_noticed(tmp_path: Path) -> None:
     write(tmp_path / "x.pt")
     content = bytearray((tmp_path / "x.pt").read_bytes())
     content[content.index(model(CONFIG)["target_encoder.norm.weight"].numpy().tobytes()) + 5] ^= 1
-    (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(UserError, match="is no checkpoint of the published implementation"):
-        published.read_published(tmp_path / "x.pt")
+    for wrong in (content, b"hello", pickle.dumps([1], protocol=2)):
+        (tmp_path / "x.pt").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"x\.pt is no checkpoint of the published implementation"):
+            published.read_published(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("name", ["random", "jepa", "a b", "", "../x", "a|b"])
+@pytest.mark.parametrize("name", ["jepa", "", "../x", "a|b"])
 def test_a_name_that_would_be_mistaken_in_a_table_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "x.pt")
     with pytest.raises(UserError, match="--as .* must be letters"):

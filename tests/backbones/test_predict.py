@@ -74,9 +74,8 @@ def test_thresholds_are_those_of_the_result_and_a_class_without_one_has_none(
 
 def test_an_unknown_or_damaged_evaluation_is_one_line(run: str, tiny: Store, workspace: Workspace) -> None:
     name, _ = run_evaluation("linear", run, tiny, workspace)
-    for wrong in ("0" * 12, "*", f"../{name}"):
-        with pytest.raises(UserError, match=f"no evaluation .* with its weights in .* Known: {name}"):
-            load_classifier(workspace.work, workspace.results, wrong)
+    with pytest.raises(UserError, match=f"no evaluation .* with its weights in .* Known: {name}"):
+        load_classifier(workspace.work, workspace.results, f"../{name}")
     (run_folder(workspace.work, run) / "evaluations" / name / "weights.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"weights\.pt is no checkpoint"):
         load_classifier(workspace.work, workspace.results, name)

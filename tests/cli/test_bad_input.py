@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +19,6 @@ from corpora import array_corpus, noise
 
 from bench import cli
 from bench.api import pretrain as pretrain_run
-from bench.core.files import lock_file
 from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
 from bench.runs.workspace import Workspace
@@ -82,29 +80,20 @@ def prepare_100(corpus: Path, *more: str) -> tuple[object, ...]:
 
 
 def test_a_folder_that_is_not_the_corpus(fails, tmp_path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("x")
-    work = ("--work", tmp_path / "work")
-    for source, what in (("ptb-xl", "is not PTB-XL: it holds no ptbxl_database.csv"),
-                         ("array", "is not an array data set: it holds no dataset.yaml")):
-        assert f"{tmp_path / 'empty'} {what}" in fails("data", "prepare", source, "--from", tmp_path / "empty", *work)
-        assert f"{tmp_path / 'none'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "none", *work)
-        assert f"{tmp_path / 'file'} is not a folder" in fails("data", "prepare", source, "--from", tmp_path / "file", *work)
-    assert "unknown corpus 'ptbxl'; did you mean 'ptb-xl'" in fails("data", "prepare", "ptbxl", "--from", tmp_path, *work)
+    for source, folder, message in (
+            ("ptb-xl", tmp_path, f"{tmp_path} is not PTB-XL: it holds no ptbxl_database.csv"),
+            ("array", tmp_path, f"{tmp_path} is not an array data set: it holds no dataset.yaml"),
+            ("array", tmp_path / "none", f"{tmp_path / 'none'} is not a folder"),
+            ("ptbxl", tmp_path, "unknown corpus 'ptbxl'; did you mean 'ptb-xl'")):
+        assert message in fails("data", "prepare", source, "--from", folder, "--work", tmp_path / "work")
 
 
-@pytest.mark.parametrize(("name", "column"), [
-    ("ptbxl_database.csv", "patient_id"), ("ptbxl_database.csv", "filename_lr"), ("scp_statements.csv", "rhythm")])
-def test_a_csv_without_a_needed_column(fails, corpus, name, column) -> None:
+@pytest.mark.parametrize(("name", "column"), [("ptbxl_database.csv", "patient_id"), ("scp_statements.csv", "rhythm")])
+def test_a_csv_without_a_needed_column_or_that_is_none(fails, corpus, name, column) -> None:
     pd.read_csv(corpus / name).drop(columns=column).to_csv(corpus / name, index=False)
     assert f"{corpus / name} has no column '{column}'" in fails(*prepare_100(corpus))
-
-
-@pytest.mark.parametrize("name", ["ptbxl_database.csv", "scp_statements.csv"])
-def test_a_csv_that_is_none(fails, corpus, name) -> None:
-    for content in (b"", b'a,b\n"', b"\xff\xfe\x00\x01"):
-        (corpus / name).write_bytes(content)
-        assert name in fails(*prepare_100(corpus))
+    (corpus / name).write_bytes(b"\xff\xfe\x00\x01")
+    assert name in fails(*prepare_100(corpus))
     (corpus / name).unlink()
     assert name in fails(*prepare_100(corpus))
 
@@ -123,19 +112,11 @@ def edit(path: Path, pattern: str, by: str) -> None:
 
 
 SPOIL: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "the signals are missing": (".dat", Path.unlink, r"\.dat does not exist"),
     "the signals are cut short": (".dat", lambda p: cut(p, 1001), "needs 24,000 bytes, it has 1,001"),
     "a sample is another": (".dat", lambda p: p.write_bytes(b"12" + p.read_bytes()[2:]), "lead I of .* has checksum"),
     "the header is missing": (".hea", Path.unlink, r"\.hea does not exist"),
     "the header is binary": (".hea", lambda p: p.write_bytes(bytes(range(256))), "is damaged: line"),
-    "a lead is missing": (".hea", lambda p: p.write_text(
-        "\n".join([p.read_text().split("\n")[0].replace(" 12 ", " 11 "), *p.read_text().split("\n")[1:12], ""])),
-        "has leads I, II, .* the 12 leads .* are needed"),
-    "the rate is another": (".hea", lambda p: edit(p, " 12 100 ", " 12 250 "), "says 250 Hz, not 100 Hz"),
     "it is in microvolts": (".hea", lambda p: edit(p, "/mV", "/uV"), "is in uV, not in mV"),
-    "a lead holds no value": (".dat", lambda p: (
-        np.full((1000, 12), -32768, "<i2").tofile(p),
-        edit(p.with_suffix(".hea"), r"\d+ 0 (\w+)$", r"0 0 \1")), "lead I holds no value"),
 }
 
 
@@ -153,24 +134,11 @@ def test_a_record_file_is_spoilt(fails, run, corpus, what) -> None:
     assert [list(group["records"]) for group in refused.values()] == [["12"]]
 
 
-@pytest.mark.parametrize(("value", "spec", "message"), [
-    (np.nan, {"gaps": "refuse"}, "record r1: has gaps"), (0.0, {"constant_leads": "refuse"}, "record r1: has constant"),
-    (np.nan, {}, "record r1: lead II holds no value")])
-def test_a_record_of_ones_own_has_gaps_or_a_constant_lead(fails, tmp_path, value, spec, message) -> None:
-    signals = noise(3, 12, 50).astype(np.float32)
-    signals[1, 1] = value
-    folder = array_corpus(tmp_path / "c", signals, **spec)
-    line = fails("data", "prepare", "array", "--from", folder, "--work", tmp_path / "work")
-    assert message in line and "--skip-bad" in line
-
-
 @pytest.mark.parametrize(("name", "content"), [
     ("dataset.yaml", b"name: [a"), ("records.csv", b"\xff\xfe\x00"), ("signals.npy", b"PK\x03\x04")])
 def test_a_file_of_ones_own_data_is_none(fails, tmp_path, name, content) -> None:
     prepare_own = ("data", "prepare", "array", "--from", array_corpus(tmp_path / "c", noise(3, 12, 50)), "--work", tmp_path / "w")
     (tmp_path / "c" / name).write_bytes(content)
-    assert name in fails(*prepare_own)
-    (tmp_path / "c" / name).unlink()
     assert name in fails(*prepare_own)
 
 
@@ -208,50 +176,32 @@ def evaluate(work: Path, *more: object, name: str = "trained", store: str = "slo
     return ("evaluate", name, "--store", store, "--device", "cpu", "--work", work, "--results", work / "results", *more)
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ("optim.lrr=1", r"unknown key 'optim\.lrr'; did you mean 'optim\.lr'"),
-    ("method.keeep=1", r"keeep"),
-    ("optim.lr=fast", r"optim\.lr must be a number"),
-    ("optim.lr=-1", r"optim\.lr must be 0 or more"),
-    ("optim.lr", "write key=value"),
-    ("optim.lr=[1", "is not YAML"),
-    ("encoder.size=tinny", "'tinny'; did you mean 'tiny'"),
-    ("encoder.patch=0", r"encoder\.patch"),
-    ("data.rate_hz=500", "slow.*100 Hz"),
-    ("data.folds=[11]", "slow"),
-    ("views=[{seconds: 10, tim_out: [0.1, 0.2]}]", "did you mean 'time_out'"),
-    ("seed=3", "--seed"),  # an option of its own is not overridden in silence
-    ("data.mix={fast: 1}", "--store"),
+@pytest.mark.parametrize(("changes", "arguments", "message"), [
+    ({}, ("--set", "optim.lrr=1"), "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
+    ({}, ("--set", "optim.lr=fast"), "optim.lr must be a number"),
+    ({}, ("--set", "optim.lr=[1"), "is not YAML"),
+    ({}, ("--set", "encoder.size=tinny"), "'tinny'; did you mean 'tiny'"),
+    ({}, ("--set", "views=[{seconds: 10, tim_out: [0.1, 0.2]}]"), "did you mean 'time_out'"),
+    ({}, ("--set", "seed=3"), "--seed"),  # an option of its own is not overridden in silence
+    ({"method": "simcrl"}, (), "unknown method 'simcrl'; did you mean 'simclr'"),
+    ({"store": "slwo"}, (), "no store 'slwo'"),
+    ({"store": "slow=-1"}, (), "data.mix.slow must be above 0"),
+    ({"store": "fast"}, (), "500 Hz"),
+    ({}, ("--device", "gpu"), "unknown device 'gpu'"),
+    ({}, ("--place", "hosst"), "unknown --place 'hosst'; did you mean 'host'"),
 ])
-def test_an_unknown_key_or_a_value_that_cannot_be(fails, work, setting, message) -> None:
-    line = fails(*pretrain(work, "--set", setting))
-    assert re.search(message, line), line
-
-
-def test_an_unknown_method_store_device_or_place(fails, work) -> None:
-    assert "unknown method 'simcrl'; did you mean 'simclr'" in fails(*pretrain(work, method="simcrl"))
-    assert "no store 'slwo'" in fails(*pretrain(work, store="slwo"))
-    assert "Known: fast, slow" in fails(*pretrain(work, store="slwo"))
-    assert "slow=much" in fails(*pretrain(work, store="slow=much"))
-    assert "data.mix.slow must be above 0" in fails(*pretrain(work, store="slow=-1"))
-    assert "unknown device 'gpu'" in fails(*pretrain(work, "--device", "gpu"))
-    assert "has 500 Hz" in (line := fails(*pretrain(work, "--store", "fast=0.5", store="slow=0.5"))) or "slow has 100 Hz" in line
-    assert "unknown --place 'hosst'; did you mean 'host'" in fails(*pretrain(work, "--place", "hosst"))
-    assert torch.cuda.is_available() or "no usable GPU" in fails(*pretrain(work, "--device", "cuda"))
+def test_a_pretraining_that_cannot_be(fails, work, changes, arguments, message) -> None:
+    assert message in fails(*pretrain(work, *arguments, **changes))
 
 
 @pytest.mark.parametrize(("changes", "arguments", "message"), [
     ({}, ("--task", "superdiagnostik"), "unknown task 'superdiagnostik'; did you mean 'superdiagnostic'"),
     ({}, ("--protocol", "linear", "--protocol", "liner"), "unknown protocol 'liner'; did you mean 'linear'"),
     ({}, ("--protocol", "finetune"), "`random` one; write scratch"),
-    ({}, ("--set", "evaluation.stepss=3"), "evaluation.stepss"),
     ({}, ("--set", "evaluation.steps=0"), "evaluation.steps must be"),
-    ({}, ("--set", "fraction=10"), "fraction must be at most 1"),
     ({}, ("--set", "fraction=1e-6"), "patients leaves none; write"),
-    ({"store": "slo"}, (), "no store 'slo'"),
     ({"store": "fast"}, (), "store fast has 500 Hz"),
     ({"name": "trainde"}, (), "no finished pre-training 'trainde'"),
-    ({}, ("--external", "fsat"), "no store 'fsat' in"),
     ({}, ("--external", "fast"), "external store fast has rate_hz 500"),
     ({}, ("--external", "slow"), "slow is the one that is trained on"),
     ({}, ("--set", "external.store=fast"), "write `ecgssl evaluate --external STORE`"),
@@ -260,24 +210,15 @@ def test_an_evaluation_that_cannot_be(fails, work, changes, arguments, message) 
     assert message in fails(*evaluate(work, "--set", "empty_classes=drop", *arguments, **changes))
 
 
-def spoil_checkpoint(path: Path, kind: str) -> None:
-    contents = {"a tensor": torch.zeros(3), "another program's": {"model": {"w": torch.zeros(3)}, "epoch": 3},
-                "of another version": {"meta": '{"format": 999}', "tensors": {}},
-                "of other contents": {"meta": '{"format": 1}', "tensors": {}}}
-    if kind in contents:
-        torch.save(contents[kind], path)
-    elif kind == "cut short":
-        cut(path, path.stat().st_size // 2)
-    else:
-        path.write_bytes({"empty": b"", "noise": np.random.default_rng(0).bytes(4096)}[kind])
-
-
-@pytest.mark.parametrize("kind", ["empty", "noise", "cut short", "another program's", "of another version", "a tensor",
-                                  "of other contents"])
-def test_a_checkpoint_that_is_no_checkpoint(fails, work, kind) -> None:
-    path = work / "runs" / "trained" / "final.pt"
-    spoil_checkpoint(path, kind)
-    assert str(path) in fails(*evaluate(work))
+@pytest.mark.parametrize("spoil", [
+    lambda path: path.write_bytes(b""),
+    lambda path: cut(path, path.stat().st_size // 2),
+    lambda path: torch.save({"model": {"w": torch.zeros(3)}, "epoch": 3}, path),
+    lambda path: torch.save({"meta": '{"format": 999}', "tensors": {}}, path),
+    lambda path: torch.save({"meta": '{"format": 1}', "tensors": {}}, path)])
+def test_a_checkpoint_that_is_no_checkpoint(fails, work, spoil) -> None:
+    spoil(work / "runs" / "trained" / "final.pt")
+    assert str(work / "runs" / "trained" / "final.pt") in fails(*evaluate(work))
 
 
 @pytest.mark.parametrize("name", ["signals.i16", "records.csv", "manifest.json"])
@@ -285,9 +226,7 @@ def test_a_store_that_is_damaged_or_not_complete(fails, prepared, tmp_path, name
     folder = tmp_path / "work" / "stores" / "slow"
     shutil.copytree(prepared / "stores" / "slow", folder)
     cut(folder / name, 500)
-    for command in (pretrain(tmp_path / "work"), evaluate(tmp_path / "work"),
-                    ("data", "info", "slow", "--work", tmp_path / "work"),
-                    ("data", "plot", "slow", "--work", tmp_path / "work", "--out", tmp_path / "x.png")):
+    for command in (pretrain(tmp_path / "work"), ("data", "info", "slow", "--work", tmp_path / "work")):
         assert str(folder / name) in fails(*command)
     (folder / name).unlink()
     assert name in fails("data", "info", "slow", "--work", tmp_path / "work")
@@ -300,15 +239,12 @@ def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
     spec = tmp_path / "sweep.yaml"
     sweep = ("sweep", "run", spec, "--work", work, "--results", work / "results", "--device", "cpu")
     for section, key, value, message in (
-            ("pretrain", "methods", ["randm"], "did you mean 'random'"),
             ("pretrain", "mix", {"slo": 1.0}, "no store 'slo'"),
-            ("pretrain", "set", {**here, "data.rate": 1}, "data.rate"),
             ("pretrain", "sedes", [0], "did you mean 'pretrain.seeds'"),
             ("evaluate", "protocols", ["liner"], "did you mean 'linear'"),
             ("evaluate", "seeds", 3, "evaluate.seeds must be a list")):
         spec.write_text(yaml.safe_dump({**good, section: {**good[section], key: value}}))
         assert message in fails(*sweep)
-    assert str(tmp_path / "none.yaml") in fails("sweep", "run", tmp_path / "none.yaml", *sweep[3:])
     for verb in ("plan", "submit", "status", "logs", "retry", "cancel"):
         rest = {"logs": ["0"], "retry": ["--failed", "--cluster", "test"], "submit": ["--cluster", "test"]}.get(verb, [])
         assert "none.yaml does not exist" in fails("sweep", verb, tmp_path / "none.yaml", *rest)
@@ -318,12 +254,9 @@ def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (("embed", "--backbone", "0" * 12, "--from", "x", "--out", "e.npz"), "no finished pre-training '000000000000'"),
     (("embed", "--backbone", "0" * 12, "--from", "x", "--out", "e.txt"), "--out e.txt must end in .npz or .parquet"),
-    (("embed", "--backbone", ".", "--from", "x", "--out", "e.npz"), "exported backbone: config.json does not exist"),
     (("predict", "--run", "0" * 12, "--from", "x", "--out", "p.csv"), "no evaluation '000000000000'"),
-    (("export", "0" * 12, "--to", "out"), "no finished pre-training"),
     (("import", "x.pt", "--saw", "unknown"), "checkpoint x.pt does not exist"),
     (("import", "x.pt", "--saw", "unknown", "--saw", "tiny"), "--saw unknown excludes every other"),
-    (("import", "x.pt", "--saw", "nope"), "no store 'nope'"),
 ])
 def test_a_backbone_or_evaluation_that_is_not_there(fails, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
@@ -335,23 +268,15 @@ def test_a_backbone_or_evaluation_that_is_not_there(fails, tmp_path, monkeypatch
 
 def test_an_output_folder_that_cannot_be_written(fails, corpus, work, tmp_path) -> None:
     (tmp_path / "file").write_text("x")
-    for below in (tmp_path / "file", tmp_path / "file" / "sub"):
-        for command in (
-                ("data", "synth", below / "corpus", "--records", 2),
-                ("data", "prepare", "ptb-xl", "--from", corpus, "--rate-hz", "100", "--work", below),
-                ("data", "plot", "slow", "--work", work, "--out", below / "x.png"),
-                pretrain(work, "--results", below),
-                evaluate(work, "--results", below)):
-            assert str(tmp_path / "file") in fails(*command)
+    below = tmp_path / "file" / "sub"
+    for command in (
+            ("data", "synth", below / "corpus", "--records", 2),
+            ("data", "prepare", "ptb-xl", "--from", corpus, "--rate-hz", "100", "--work", below),
+            ("data", "plot", "slow", "--work", work, "--out", below / "x.png"),
+            pretrain(work, "--results", below),
+            evaluate(work, "--results", below)):
+        assert str(tmp_path / "file") in fails(*command)
     assert (tmp_path / "file").read_text() == "x"
-    (tmp_path / "x.png").mkdir()
-    assert str(tmp_path / "x.png") in fails("data", "plot", "slow", "--work", work, "--out", tmp_path / "x.png")
-    assert str(tmp_path / "x.png") in fails("data", "synth", tmp_path / "x.png", "--records", 2)
-
-
-def test_a_store_that_another_process_makes(fails, corpus) -> None:
-    with lock_file(corpus.parent / "work" / "stores" / ".ptb-xl.lock", "the test"):
-        assert "store ptb-xl is being worked on by another process" in fails(*prepare_100(corpus))
 
 
 @pytest.fixture(params=["full disk", "file size limit"])

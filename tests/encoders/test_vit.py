@@ -64,20 +64,16 @@ def test_sizes_have_the_published_number_of_parameters_and_may_be_written_as_num
 
 
 def test_trunc_normal_has_sd_0_02_and_residual_projections_are_scaled_down_by_depth() -> None:
-    torch.manual_seed(0)
     net = Encoder(Size(128, 8, 4))
     for name, part in net.named_modules():
         if isinstance(part, nn.Linear):
             sd = 0.02 / math.sqrt(16) if name.endswith((".proj", ".fc2")) else 0.02
             assert part.weight.std().item() == pytest.approx(sd, rel=0.03), name
             assert abs(part.weight.mean().item()) < 0.05 * sd, name
-    assert net.registers.std().item() == pytest.approx(0.02, rel=0.25)
-    assert all((part.weight == 1).all() for part in net.modules() if isinstance(part, nn.LayerNorm))
 
 
 @pytest.mark.parametrize("tokens", ["time", "lead-time"])
 def test_xavier_uniform_fills_its_bounds_and_time_patches_are_those_of_a_convolution(tokens: str) -> None:
-    torch.manual_seed(0)
     net = Encoder(Size(128, 2, 4), tokens=tokens, patch=25, init="xavier_uniform")
     for name, part in net.named_modules():
         if isinstance(part, nn.Linear):
@@ -85,7 +81,6 @@ def test_xavier_uniform_fills_its_bounds_and_time_patches_are_those_of_a_convolu
             if name == "embed" and tokens == "time":
                 bound = math.sqrt(6 / sum(nn.init._calculate_fan_in_and_fan_out(torch.empty(128, 12, 25))))
             assert 0.99 * bound < part.weight.abs().max().item() <= bound, name
-            assert part.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02), name
 
 
 def test_kept_tokens_keep_their_positions_and_do_not_see_the_rest() -> None:
@@ -95,53 +90,16 @@ def test_kept_tokens_keep_their_positions_and_do_not_see_the_rest() -> None:
     changed[0, :, 75:125] += 1.0  # patches 3 and 4: hidden in record 0
     with torch.no_grad():
         assert torch.equal(net(x, keep)[0], net(changed, keep)[0])
-        turned = net(x, keep.flip(1)).flip(1)
-        assert (net(x, keep) - turned).abs().max() < 1e-5
-        every = torch.arange(10).expand(3, -1)
-        assert (net(x, every) - net(x)).abs().max() < 1e-6
-        shifted = net(x.roll(25, 2), keep)
-        assert (shifted - net(x, keep)).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("registers", [0, 1, 3])
-def test_registers_come_first_if_wanted_and_reach_the_tokens(registers: int) -> None:
-    net, x = encoder(registers=registers), torch.randn(2, 12, 100)
-    with_them, without = net(x, registers=True), net(x)
-    assert with_them.shape == (2, registers + 4, 16)
-    assert without.shape == (2, 4, 16)
-    assert torch.equal(with_them[:, registers:], without)
-    without.square().sum().backward()
-    assert registers == 0 or net.registers.grad.abs().min() > 0
+        assert (net(x, keep) - net(x, keep.flip(1)).flip(1)).abs().max() < 1e-5
+        assert (net(x, torch.arange(10).expand(3, -1)) - net(x)).abs().max() < 1e-6
+        assert (net(x.roll(25, 2), keep) - net(x, keep)).abs().max() > 1e-3
 
 
 def test_dropout_is_drawn_in_training_alone() -> None:
     net, x = encoder(dropout=0.3), torch.randn(2, 12, 100)
-    plain = encoder(dropout=0.0)
     with torch.no_grad():
         assert not torch.equal(net.train()(x), net(x))
-        assert torch.equal(net.eval()(x), plain(x))
-        torch.manual_seed(1)
-        first = net.train()(x)
-        torch.manual_seed(1)
-        assert torch.equal(first, net(x))
-
-
-def test_layer_scale_starts_at_its_value_and_scales_both_branches() -> None:
-    net = encoder(layer_scale=0.5)
-    scales = {n: p for n, p in net.named_parameters() if "scale" in n}
-    assert len(scales) == 4 and all((p == 0.5).all() and p.shape == (16,) for p in scales.values())
-    x, block = torch.randn(2, 5, 16), net.blocks[0]
-    with torch.no_grad():
-        for p in scales.values():
-            p.zero_()
-        assert torch.equal(block(x), x)
-        for scale in (block.scale1, block.scale2):
-            scale.weight.fill_(1.0)
-            moved = block(x) - x
-            scale.weight.fill_(2.0)
-            assert (block(x) - x - 2 * moved).abs().max() < 1e-5
-            scale.weight.zero_()
-    assert not [n for n, _ in encoder().named_parameters() if "scale" in n]
+        assert torch.equal(net.eval()(x), encoder(dropout=0.0)(x))
 
 
 LEAD_TIME = {"tokens": "lead-time", "patch": 25}
@@ -179,48 +137,13 @@ def test_a_token_of_one_lead_knows_its_time_and_lead_and_each_lead_has_two_separ
             assert (some[b] - naive_lead_time(net, x[b], keep[b].tolist())[registers:]).abs().max() < 1e-5
 
 
-def test_a_patch_is_every_lead_of_its_samples_or_one_lead_and_then_lead_after_lead() -> None:
-    x, net, lead_net = torch.arange(2 * 12 * 50.0).view(2, 12, 50), encoder(patch=25), encoder(**LEAD_TIME)
-    every, single = net.patchify(x), lead_net.patchify(x)
-    assert (every.shape, single.shape) == ((2, 2, 300), (2, 24, 25))
-    assert (net.count_tokens(x), lead_net.count_tokens(x)) == (2, 24)
-    assert torch.equal(every[1, 1].view(12, 25), x[1, :, 25:])
-    assert torch.equal(single[1, 7], x[1, 3, 25:])  # lead 3, second patch
-
-
-@pytest.mark.parametrize("head", ["attentive", "register"])
-def test_a_head_takes_tokens_of_single_leads_as_they_are(head: str) -> None:
-    net, x = encoder(**LEAD_TIME), torch.randn(2, 12, 100)
-    model = heads.Classifier(net, heads.build(head, net, 3), frozen=False)
-    logits = model(x)
-    logits.sum().backward()
-    assert logits.shape == (2, 3)
-    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
-
-
-@pytest.mark.parametrize("tokens", ["time", "lead-time"])
-def test_layers_are_what_the_mlps_of_the_last_blocks_add_without_registers_and_separators(tokens: str) -> None:
-    net, x = encoder(tokens=tokens), torch.randn(2, 12, 100)
-    added: list[Tensor] = []
-    for block in net.blocks:
-        block.fc2.register_forward_hook(lambda _m, _i, out: added.append(out))
-    with torch.no_grad():
-        n = net(x).shape[1]
-        both, last = net.mlp_outputs(x, 2), net.mlp_outputs(x, 1)
-    assert [torch.equal(h, a[:, -n:]) for h, a in zip(both, added[:2], strict=True)] == [True, True]
-    assert len(last) == 1
-    assert torch.equal(last[0], both[1])
-    assert not torch.equal(*both)
-
-
 @pytest.mark.parametrize(("build", "words"), [
     (lambda: encoder()(torch.randn(1, 12, 260)),
      "a view of 260 samples does not divide into patches of 25 samples; change encoder.patch"),
     (lambda: Encoder(Size(16, 1, 3)), "width 16 does not divide into 3 heads"),
     (lambda: encoder(init="xavier"), "unknown initialisation 'xavier'; did you mean 'xavier_uniform'"),
-    (lambda: encoder(tokens="lead_time"), r"unknown encoder\.tokens 'lead_time'; did you mean 'lead-time'"),
     *((lambda size=size: vit.parse_size(size), rf"unknown encoder\.size '{size}'.* Known: WIDTHxDEPTHxHEADS, b, s, tiny, xs")
-      for size in ("x", "0x2x2", "15x2x2", "16x2x0", "16x2", "16x2x2x2", "-16x2x2"))])
+      for size in ("0x2x2", "16x2"))])
 def test_impossible_shapes_say_what_to_change(build: Callable[[], object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build()

@@ -59,14 +59,12 @@ def test_every_trainable_parameter_gets_a_gradient_and_forward_changes_no_parame
     assert all(map(torch.equal, inputs, batch))
 
 
-@pytest.mark.parametrize("value", [0.0, 2.0])
-def test_constant_records_give_a_finite_loss_and_finite_gradients(name: str, value: float) -> None:
+def test_constant_records_give_a_finite_loss_and_finite_gradients(name: str) -> None:
     built, batch = make(name)
-    loss, scalars = built([torch.full_like(view, value) for view in batch], step(0))
+    loss, scalars = built([torch.zeros_like(view) for view in batch], step(0))
     loss.backward()
-    assert math.isfinite(loss.item())
+    assert all(math.isfinite(value.item()) for value in (loss, *scalars.values()))
     assert all(bool(p.grad.isfinite().all()) for p in built.parameters() if p.grad is not None)
-    assert all(math.isfinite(v.item()) for v in scalars.values())
 
 
 class ShapesOnly:
@@ -177,27 +175,15 @@ def test_an_unknown_hyperparameter_is_named_and_every_known_one_is_explained(any
 
 
 @pytest.mark.parametrize(("build", "words"), [
-    (lambda: method.build_method(MethodConfig(name="simlcr"), encoder()), r"method\.name 'simlcr'; did you mean 'simclr'"),
     (lambda: method.build_method(MethodConfig.model_validate({"name": "mae", "keep": 0.5}), encoder()),
      "method.decoder is missing in methods/mae.yaml; MAE needs it"),
-    *((lambda name=name, given=given: method.build_method(configs.load(name).method, encoder(tokens=given)),
-       f"needs encoder.tokens {needed}, got {given}")
-      for name, given, needed in (("st_mem", "time", "lead-time"), ("mlae", "time", "lead-time"), ("cpc", "lead-time", "time"))),
-    *((lambda wrong=wrong: make("data2vec", **wrong), r"method\.top and method\.ramp must be shares")
-      for wrong in ({"top": 0.0}, {"top": 1.5}, {"ramp": 0.0})),
+    (lambda: method.build_method(configs.load("st_mem").method, encoder()), "needs encoder.tokens lead-time, got time"),
+    (lambda: make("data2vec", ramp=0.0), r"method\.top and method\.ramp must be shares"),
     (lambda: make("random")[0]([torch.randn(2, 12, 1000)], step(0)), r"optim\.steps must be 0"),
 ])
 def test_a_method_that_cannot_be_built_or_trained_says_what_to_write(build: Callable[[], object], words: str) -> None:
-    assert set(find_methods()) - set(TRAINED) == {"random"}
     with pytest.raises(UserError, match=words):
         build()
-
-
-def test_progress_runs_from_0_to_1_and_host_numbers_lie_in_their_interval() -> None:
-    assert (step(0).progress, step(1).progress, step(4).progress) == (0.0, 0.25, 1.0)
-    drawn = [step(i, 1000).uniform(0.15, 0.25) for i in range(400)]
-    assert all(0.15 <= u < 0.25 for u in drawn)
-    assert sum(drawn) / 400 == pytest.approx(0.2, abs=0.006)
 
 
 @pytest.mark.parametrize("name", [name for name in find_methods() if find_class(name).twin])

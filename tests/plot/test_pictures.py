@@ -51,11 +51,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
 def test_the_paper_shows_the_named_record_in_its_units(store, drawn) -> None:
     ecg.draw_records(store, ["r1"], Path("x.png"))
-    ecg.draw_records(store, [], Path("x.png"))
-    (signal, rate_hz, unit, title), (first, *_) = drawn["plot_ecg"]
+    [(signal, rate_hz, unit, title)] = drawn["plot_ecg"]
     np.testing.assert_array_equal(signal, store.signal(1))
     assert (rate_hz, unit) == (100, "mV") and "r1" in title
-    np.testing.assert_array_equal(first, store.signal(0)[:, :1000])
 
 
 def test_every_augmentation_is_shown_beside_the_original(store, drawn) -> None:
@@ -78,8 +76,6 @@ def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
     text = curves.draw_curves(tmp_path, ["aaaaaaaaaaaa", "bbbbbbbbbbbb"], tmp_path / "runs.svg").read_text()
     assert all(f"({name})" in text for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"))
     assert ">RankMe<" in text and "learning rate" not in text
-    with pytest.raises(UserError, match="unknown run 'aaaaaaaaaaab'; did you mean 'aaaaaaaaaaaa'"):
-        curves.draw_curves(tmp_path, ["aaaaaaaaaaab"], tmp_path / "runs.svg")
 
 
 def inputs(config: Any, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Panel]:
@@ -164,21 +160,15 @@ def test_what_cannot_be_drawn_is_said_and_no_file_made(
         embedded, configure, store, tiny, workspace, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     out = tmp_path / "x.png"
-    unlabelled = corpora.store(tmp_path / "unlabelled", noise(2, 12, 50), name="plain")
-    long = ["data.crop_seconds=20", "views=[{seconds: 20}]"]
     attempts: list[tuple[str, Callable[[], object]]] = [
         ("store mine has no record 'r9'; its ids look like r0, r1, r2", lambda: ecg.draw_records(store, ["r9"], out)),
         (r"x\.jpeg must end in \.png", lambda: ecg.draw_records(store, [], out.with_suffix(".jpeg"))),
         ("record r2 lasts 2 s; 2.5 s are needed", lambda: view_pictures.draw_views(store, "r2", out)),
-        ("store plain is unlabelled", lambda: labels.draw_labels(unlabelled, out)),
         ("random takes no step: there is nothing to draw", lambda: masks.draw_method(tiny, None, out, configure("random"))),
         ("does not divide into patches of 33", lambda: masks.draw_method(tiny, None, out, configure("jepa", "encoder.patch=33"))),
-        ("r00 lasts 10 s; 20 s are needed", lambda: masks.draw_method(tiny, None, out, configure("jepa", *long))),
         ("store tiny has 100 Hz, jepa is configured for 500", lambda: masks.draw_method(tiny, None, out, configs.load("jepa"))),
         ("unknown finished run 'aaaaaaaaaaaa'", lambda: masks.draw_run(tiny, None, out, workspace.work, "aaaaaaaaaaaa")),
-        ("unknown task with classes 'tone'", lambda: embeddings.draw_map(embedded, tiny, "tone", out)),
         ("3 records or more; 0 of .* have a label of kind", lambda: embeddings.draw_map(embedded, store, "kind", out)),
-        ("unknown --by 'tsne'", lambda: embeddings.draw_map(embedded, tiny, "pitch", out, "tsne")),
         (r"pip install 'ecg-ssl-bench\[umap\]'", lambda: embeddings.draw_map(embedded, tiny, "pitch", out, "umap")),
     ]
     for message, attempt in attempts:
