@@ -1,20 +1,14 @@
 """A backbone is exported and used by commands alone."""
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import configs
 import pytest
 
-from bench.data.store import Store
 from bench.evaluation.runner import evaluate
-from bench.runs.workspace import Workspace
 
 
-def test_a_backbone_is_exported_and_used_by_command(
-        command: Callable[..., tuple[int, str, str]], run: str, tiny: Store, ptbxl: Path, workspace: Workspace,
-        tmp_path: Path) -> None:
+def test_a_backbone_is_exported_and_used_by_command(command, run, tiny, ptbxl, workspace, tmp_path) -> None:
     short = ["evaluation.steps=6", "evaluation.batch=16", "evaluation.validate_every=3", "evaluation.warmup_steps=0"]
     (name,) = evaluate([configs.evaluation("finetune", "pitch", run, tiny, 1, short)], tiny, workspace)
     work = ("--work", workspace.work)
@@ -40,8 +34,7 @@ def test_a_backbone_is_exported_and_used_by_command(
     (("data", "list"), ("superdiagnostic", "shorter than 10.24 s", "10.5281/zenodo.4916206")),
     (("pretrain", "--help"), ("[env: ECGSSL_WORK]", "NAME[=WEIGHT]")),
     (("map", "--help"), ("'ecg-ssl-bench[umap]'",))])
-def test_nothing_is_swallowed_at_80_characters(command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch,
-                                               arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_nothing_is_swallowed_at_80_characters(command, monkeypatch, arguments, words) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = command(*arguments)
     text = " ".join(out.replace("│", " ").split())

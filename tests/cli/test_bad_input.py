@@ -11,11 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 import yaml
-from corpora import array_corpus, noise
 
 from bench import cli
 from bench.api import pretrain as pretrain_run
@@ -76,9 +74,6 @@ def prepare_100(corpus: Path, *more: str) -> tuple[object, ...]:
     return "data", "prepare", "ptb-xl", "--from", corpus, "--rate-hz", "100", "--work", corpus.parent / "work", *more
 
 
-# --- a folder that is not the corpus, a csv without a column
-
-
 def test_a_folder_that_is_not_the_corpus(fails, tmp_path) -> None:
     for source, folder, message in (
             ("ptb-xl", tmp_path, f"{tmp_path} is not PTB-XL: it holds no ptbxl_database.csv"),
@@ -86,19 +81,6 @@ def test_a_folder_that_is_not_the_corpus(fails, tmp_path) -> None:
             ("array", tmp_path / "none", f"{tmp_path / 'none'} is not a folder"),
             ("ptbxl", tmp_path, "unknown corpus 'ptbxl'; did you mean 'ptb-xl'")):
         assert message in fails("data", "prepare", source, "--from", folder, "--work", tmp_path / "work")
-
-
-@pytest.mark.parametrize(("name", "column"), [("ptbxl_database.csv", "patient_id"), ("scp_statements.csv", "rhythm")])
-def test_a_csv_without_a_needed_column_or_that_is_none(fails, corpus, name, column) -> None:
-    pd.read_csv(corpus / name).drop(columns=column).to_csv(corpus / name, index=False)
-    assert f"{corpus / name} has no column '{column}'" in fails(*prepare_100(corpus))
-    (corpus / name).write_bytes(b"\xff\xfe\x00\x01")
-    assert name in fails(*prepare_100(corpus))
-    (corpus / name).unlink()
-    assert name in fails(*prepare_100(corpus))
-
-
-# --- record files
 
 
 def cut(path: Path, size: int) -> None:
@@ -132,17 +114,6 @@ def test_a_record_file_is_spoilt(fails, run, corpus, what) -> None:
     assert "39 records" in out and "refused: " in out
     refused = json.loads((corpus.parent / "work/stores/ptb-xl/prepare.json").read_text())["refused"]
     assert [list(group["records"]) for group in refused.values()] == [["12"]]
-
-
-@pytest.mark.parametrize(("name", "content"), [
-    ("dataset.yaml", b"name: [a"), ("records.csv", b"\xff\xfe\x00"), ("signals.npy", b"PK\x03\x04")])
-def test_a_file_of_ones_own_data_is_none(fails, tmp_path, name, content) -> None:
-    prepare_own = ("data", "prepare", "array", "--from", array_corpus(tmp_path / "c", noise(3, 12, 50)), "--work", tmp_path / "w")
-    (tmp_path / "c" / name).write_bytes(content)
-    assert name in fails(*prepare_own)
-
-
-# --- names and settings
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +150,6 @@ def evaluate(work: Path, *more: object, name: str = "trained", store: str = "slo
 @pytest.mark.parametrize(("changes", "arguments", "message"), [
     ({}, ("--set", "optim.lrr=1"), "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
     ({}, ("--set", "optim.lr=fast"), "optim.lr must be a number"),
-    ({}, ("--set", "optim.lr=[1"), "is not YAML"),
-    ({}, ("--set", "encoder.size=tinny"), "'tinny'; did you mean 'tiny'"),
     ({}, ("--set", "views=[{seconds: 10, tim_out: [0.1, 0.2]}]"), "did you mean 'time_out'"),
     ({}, ("--set", "seed=3"), "--seed"),  # an option of its own is not overridden in silence
     ({"method": "simcrl"}, (), "unknown method 'simcrl'; did you mean 'simclr'"),
@@ -196,7 +165,6 @@ def test_a_pretraining_that_cannot_be(fails, work, changes, arguments, message) 
 
 @pytest.mark.parametrize(("changes", "arguments", "message"), [
     ({}, ("--task", "superdiagnostik"), "unknown task 'superdiagnostik'; did you mean 'superdiagnostic'"),
-    ({}, ("--protocol", "linear", "--protocol", "liner"), "unknown protocol 'liner'; did you mean 'linear'"),
     ({}, ("--protocol", "finetune"), "`random` one; write scratch"),
     ({}, ("--set", "evaluation.steps=0"), "evaluation.steps must be"),
     ({}, ("--set", "fraction=1e-6"), "patients leaves none; write"),
@@ -211,11 +179,8 @@ def test_an_evaluation_that_cannot_be(fails, work, changes, arguments, message) 
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda path: path.write_bytes(b""),
     lambda path: cut(path, path.stat().st_size // 2),
-    lambda path: torch.save({"model": {"w": torch.zeros(3)}, "epoch": 3}, path),
-    lambda path: torch.save({"meta": '{"format": 999}', "tensors": {}}, path),
-    lambda path: torch.save({"meta": '{"format": 1}', "tensors": {}}, path)])
+    lambda path: torch.save({"model": {"w": torch.zeros(3)}, "epoch": 3}, path)])
 def test_a_checkpoint_that_is_no_checkpoint(fails, work, spoil) -> None:
     spoil(work / "runs" / "trained" / "final.pt")
     assert str(work / "runs" / "trained" / "final.pt") in fails(*evaluate(work))
@@ -233,18 +198,12 @@ def test_a_store_that_is_damaged_or_not_complete(fails, prepared, tmp_path, name
 
 
 def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
-    here = {"data.rate_hz": 100, "encoder.patch": 10}
-    good: dict[str, dict] = {"pretrain": {"methods": ["random"], "seeds": [0], "mix": {"slow": 1.0}, "set": here},
-            "evaluate": {"store": "slow", "tasks": ["rhythm"], "protocols": ["linear"], "seeds": [0]}}
     spec = tmp_path / "sweep.yaml"
+    spec.write_text(yaml.safe_dump({
+        "pretrain": {"methods": ["random"], "seeds": [0], "mix": {"slo": 1.0}, "set": {"data.rate_hz": 100, "encoder.patch": 10}},
+        "evaluate": {"store": "slow", "tasks": ["rhythm"], "protocols": ["linear"], "seeds": [0]}}))
     sweep = ("sweep", "run", spec, "--work", work, "--results", work / "results", "--device", "cpu")
-    for section, key, value, message in (
-            ("pretrain", "mix", {"slo": 1.0}, "no store 'slo'"),
-            ("pretrain", "sedes", [0], "did you mean 'pretrain.seeds'"),
-            ("evaluate", "protocols", ["liner"], "did you mean 'linear'"),
-            ("evaluate", "seeds", 3, "evaluate.seeds must be a list")):
-        spec.write_text(yaml.safe_dump({**good, section: {**good[section], key: value}}))
-        assert message in fails(*sweep)
+    assert "no store 'slo'" in fails(*sweep)
     for verb in ("plan", "submit", "status", "logs", "retry", "cancel"):
         rest = {"logs": ["0"], "retry": ["--failed", "--cluster", "test"], "submit": ["--cluster", "test"]}.get(verb, [])
         assert "none.yaml does not exist" in fails("sweep", verb, tmp_path / "none.yaml", *rest)
@@ -253,17 +212,12 @@ def test_a_sweep_with_mistakes(fails, work, tmp_path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("embed", "--backbone", "0" * 12, "--from", "x", "--out", "e.npz"), "no finished pre-training '000000000000'"),
-    (("embed", "--backbone", "0" * 12, "--from", "x", "--out", "e.txt"), "--out e.txt must end in .npz or .parquet"),
     (("predict", "--run", "0" * 12, "--from", "x", "--out", "p.csv"), "no evaluation '000000000000'"),
-    (("import", "x.pt", "--saw", "unknown"), "checkpoint x.pt does not exist"),
     (("import", "x.pt", "--saw", "unknown", "--saw", "tiny"), "--saw unknown excludes every other"),
 ])
 def test_a_backbone_or_evaluation_that_is_not_there(fails, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     assert fails(*arguments, "--work", "work").startswith(f"ecgssl: {message}")
-
-
-# --- where nothing can be written
 
 
 def test_an_output_folder_that_cannot_be_written(fails, corpus, work, tmp_path) -> None:
@@ -317,9 +271,6 @@ def test_a_disk_that_fills_up_under_a_checkpoint(prepared, narrow, fails) -> Non
     assert str(narrow) in line, line
     assert not list(narrow.rglob("final.pt")) and not list(narrow.rglob("*.tmp"))
     gc.collect()
-
-
-# --- the command as a process
 
 
 def test_the_installed_command_says_one_line_and_ends_with_2(tmp_path) -> None:

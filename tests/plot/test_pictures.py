@@ -1,6 +1,5 @@
 """What is read from stores, files, configs and runs is what the pictures show."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,9 @@ from corpora import noise
 
 from bench import cli
 from bench.core.errors import UserError
-from bench.data import views
 from bench.data.store import Store
 from bench.method import Method, build_model
-from bench.plot import curves, ecg, embeddings, labels, masks
+from bench.plot import ecg, embeddings, labels, masks
 from bench.plot import views as view_pictures
 from bench.plot.masks import Panel
 from bench.plot.records import read_normalised
@@ -47,35 +45,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         monkeypatch.setattr(module, name, lambda *args, to=calls[name], **kwargs: to.append((*args, *kwargs.values())))
         monkeypatch.setattr(module, "save_as", lambda figure, out: out)
     return calls
-
-
-def test_the_paper_shows_the_named_record_in_its_units(store, drawn) -> None:
-    ecg.draw_records(store, ["r1"], Path("x.png"))
-    [(signal, rate_hz, unit, title)] = drawn["plot_ecg"]
-    np.testing.assert_array_equal(signal, store.signal(1))
-    assert (rate_hz, unit) == (100, "mV") and "r1" in title
-
-
-def test_every_augmentation_is_shown_beside_the_original(store, drawn) -> None:
-    view_pictures.draw_views(store, "r0", Path("x.png"))
-    [(panels, _)] = drawn["plot_views"]
-    assert set(view_pictures.SETTINGS) == set(views.VIEWS) == {name.split()[0] for name, _ in panels[2:]}
-    original = panels[0][1]
-    normalised = ((store.signal(0).T - store.mean) / store.sd).T.clip(-5, 5)
-    np.testing.assert_allclose(original, normalised[:, :1000], atol=1e-4)
-    assert all(x.shape != original.shape or not np.array_equal(x, original) for _, x in panels[1:])
-
-
-def test_runs_are_drawn_side_by_side_finished_or_not(tmp_path) -> None:
-    for name, steps in (("aaaaaaaaaaaa", 3), ("bbbbbbbbbbbb", 1)):
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(configs.load("jepa").to_json()))
-        (folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}, "rankme": {i}}}\n'
-                                                      for i in range(1, steps + 1)) + '{"step": 9, "lo')
-    text = curves.draw_curves(tmp_path, ["aaaaaaaaaaaa", "bbbbbbbbbbbb"], tmp_path / "runs.svg").read_text()
-    assert all(f"({name})" in text for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"))
-    assert ">RankMe<" in text and "learning rate" not in text
 
 
 def inputs(config: Any, store: Store, change: Callable[[Method], object] | None = None, rebuild: bool = False) -> list[Panel]:

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench.core.errors import UserError
 from bench.data.signal import LEADS
 from bench.plot.curves import plot_curves
-from bench.plot.ecg import plot_contact_sheet, plot_ecg
+from bench.plot.ecg import plot_ecg
 from bench.plot.embeddings import plot_map
 from bench.plot.masks import Panel, plot_masks
-from bench.plot.style import image_format, save
+from bench.plot.style import save
 from bench.plot.views import plot_views
 
 RNG = np.random.default_rng(0)
@@ -58,9 +57,6 @@ def test_the_same_figure_is_the_same_bytes_without_a_date_whatever_the_users_sty
     assert ">RankMe<" in svg.replace("\n", "") and ">a$b_c$<" in svg and ">$%<" in svg  # text stays text, a dollar a dollar
 
 
-# ECG
-
-
 def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt_and_leads_are_matched_by_name() -> None:
     signal = np.zeros((12, 1000))
     signal[1, 500:] = 1.0
@@ -79,37 +75,6 @@ def test_ecg_is_drawn_at_25_mm_per_second_and_10_mm_per_millivolt_and_leads_are_
     baseline = drawn[0][0]  # where the calibration pulse of the first row begins
     pieces = [y for y in drawn if len(y) == 250]  # four columns that follow each other in time
     assert len(pieces) == 12 and pieces[3][0] - baseline == pytest.approx(signal[order.index("V4"), 750] * 1e-3)
-
-
-def test_an_ecg_has_a_rhythm_strip_of_ten_seconds_leaves_gaps_open_and_says_standard_deviations() -> None:
-    for samples, strips in ((1000, 1), (999, 0), (100, 0)):
-        names = [text.get_text() for text in plot_ecg(SIGNAL[:, :samples], 100).axes[0].texts]
-        assert names.count("II") == 1 + strips
-    assert any("sd, not mV" in text.get_text() for text in plot_ecg(SIGNAL, 100, unit="sd").texts)
-    signal = SIGNAL.copy()
-    signal[1] = np.nan
-    assert np.isfinite(plot_ecg(signal, 100).axes[0].get_ylim()).all()
-
-
-def test_a_contact_sheet_has_a_title_and_twelve_leads_per_record_at_half_the_scale() -> None:
-    sheet = plot_contact_sheet([SIGNAL, SIGNAL[:, :300], 3 * SIGNAL], ["a", "b", "c"], 100)
-    assert [text.get_text() for text in sheet.texts[:3]] == ["a", "b", "c"]
-    assert all({text.get_text() for text in axes.texts} == set(LEADS) for axes in sheet.axes)
-    page = plot_ecg(SIGNAL, 100)
-    inches = sheet.axes[0].get_position().width * sheet.get_figwidth()
-    assert inches == pytest.approx(0.5 * page.axes[0].get_position().width * page.get_figwidth())
-
-
-@pytest.mark.parametrize(("draw", "words"), [
-    (lambda: plot_ecg(SIGNAL[:8], 100), r"\(8, 1000\)"),
-    (lambda: plot_map(np.zeros((7, 2)), list("abcdefg")), "7 classes; 6 can be told apart"),
-    (lambda: image_format(Path("x.jpeg")), r"x\.jpeg must end in \.png, \.svg or \.pdf")])
-def test_what_cannot_be_drawn_is_refused(draw: Callable[[], object], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        draw()
-
-
-# Masks and maps
 
 
 def test_visible_samples_are_black_hidden_ones_on_grey_and_rebuilt_ones_between() -> None:
