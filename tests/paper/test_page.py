@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import pytest
 from results_fixture import Runs
 
 from bench.core.errors import UserError
+from bench.plot.style import save
 from bench.report.aggregate import make_report
 from bench.report.results import parse_results
 from bench.report.statistics import compare
 from bench.runs.config import run_id
 from bench.runs.mixtures import load_mixture
-from paper import page, page_data
+from paper import figures, page, page_data
+from paper.looks import looks_of
 
 HOSTILE = "<script>window.hacked = 1</script>&amp;\"'"
 CLASSES = {"MI": 7, f"</script>{HOSTILE}": 9, "NORM": 12}
@@ -82,8 +84,13 @@ def data(folder: Path, name: str) -> Any:
     return value
 
 
-def column_of(board: dict[str, Any], task: str, name: str) -> int:
-    return next(i for i, c in enumerate(board["columns"]) if (c["task"], c["name"], c["control"]) == (task, name, False))
+def comparison(folder: Path, one: str, other: str) -> list[float]:
+    """Difference, lower, upper, p and corrected p of two methods, linear on superdiagnostic."""
+    board = data(folder, "board")
+    place = {row["method"]: i for i, row in enumerate(board["rows"])}
+    wanted = ("superdiagnostic", "linear", False)
+    [number] = [i for i, c in enumerate(board["columns"]) if (c["task"], c["name"], c["control"]) == wanted]
+    return list(data(folder, f"compare/{number}")["pairs"][f"{place[one]}-{place[other]}"][0])
 
 
 def run_of(board: dict[str, Any], method: str) -> str:
@@ -98,7 +105,7 @@ def test_same_results_give_the_same_page(tmp_path: Path, folder: Path) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize("name", ["../../x", "../board", "../../../x", "/tmp/x", "a/../../../x"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../../x"])
 def test_no_name_in_a_result_leads_a_file_out_of_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="would be a file outside"):
         page.path_in(tmp_path, f"{name}.js")
@@ -114,11 +121,11 @@ def test_no_name_in_a_result_leads_a_file_out_of_its_folder(tmp_path: Path, name
 def test_names_of_pictures_are_escaped_and_others_refused_before_anything_is_written(tmp_path: Path) -> None:
     for name, problem in (("ecg.pdf", "must end in"), ("ecg.svg", "does not exist")):
         with pytest.raises(UserError, match=problem):
-            written(some_runs(), tmp_path / "html", pictures=[tmp_path / name])
+            written(one_run(), tmp_path / "html", pictures=[tmp_path / name])
     assert not (tmp_path / "html").exists()
     picture = tmp_path / '"><img src=x onerror=alert(1)>.svg'
     picture.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    text = (written(some_runs(), tmp_path / "html", pictures=[picture]) / "figures.html").read_text()
+    text = (written(one_run(), tmp_path / "html", pictures=[picture]) / "figures.html").read_text()
     assert "<img src=x" not in text and 'src="figures/picture-1.svg"' in text
     assert (tmp_path / "html" / "figures" / "picture-1.svg").is_file()
 
@@ -131,22 +138,6 @@ def test_nothing_is_asked_of_a_network_and_the_one_library_is_that_of_the_notice
     version = re.search(r"Chart\.js v([\d.]+)", library.read_text()[:200])
     assert version and f"Chart.js {version[1]}" in notice and notice.count("MIT License (MIT)") == 2
     assert library.stat().st_size < 1_000_000
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_colour_of_text_stands_out_from_what_is_behind_it(scheme: str) -> None:
-    """4.5 : 1, as WCAG 2.2 (1.4.3) asks of text."""
-    blocks = re.findall(r":root \{([^}]*)\}", (page.STATIC / "style.css").read_text())
-    colours = dict(re.findall(r"--([a-z]+): #([0-9a-f]{6});", blocks[scheme == "dark"]))
-
-    def luminance(colour: str) -> float:
-        parts = np.array([int(colour[i: i + 2], 16) / 255 for i in (0, 2, 4)])
-        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    for text, behind in itertools.product(("ink", "quiet", "accent", "second"), ("paper", "shade")):
-        dark, light = sorted((luminance(colours[text]), luminance(colours[behind])))
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
 
 
 def test_board_holds_the_numbers_of_the_cells_and_each_column_a_row_that_learned_nothing(folder: Path) -> None:
@@ -164,40 +155,17 @@ def test_board_holds_the_numbers_of_the_cells_and_each_column_a_row_that_learned
     assert {cell["column"] for cell in board["cells"] if cell["row"] in untrained} == set(range(len(board["columns"])))
 
 
-def test_board_opens_on_a_control_only_where_nothing_else_is(folder: Path, tmp_path: Path) -> None:
-    board = data(folder, "board")
-    counts = [0] * len(board["columns"])
-    for cell in board["cells"]:
-        counts[cell["column"]] += len(cell.get("runs", ()))
-    assert board["columns"][int(np.argmax(counts))]["control"] and not board["columns"][board["first"]]["control"]
-    runs = Runs()
-    runs.evaluate(runs.pretrain("jepa"), [0.5, 0.6], shuffle_labels=1)
-    assert data(written(runs, tmp_path), "board")["columns"][0]["control"]
-
-
 def test_comparison_is_that_of_the_statistics(folder: Path) -> None:
-    board, report = data(folder, "board"), some_runs().report()
-    number = column_of(board, "superdiagnostic", "linear")
-    place = {row["method"]: i for i, row in enumerate(board["rows"])}
-    jepa, mae = (next(cell.runs for cell in report.columns[number].cells if cell.row.method == name) for name in ("jepa", "mae"))
-    expected = compare(jepa, mae)
-    difference, lower, upper, p, p_holm = data(folder, f"compare/{number}")["pairs"][f"{place['jepa']}-{place['mae']}"][0]
-    assert (difference, lower, upper, p) == pytest.approx(
-        (expected.difference, expected.lower, expected.upper, expected.p), rel=1e-3)
-    assert p_holm >= p
-
-
-def test_pair_of_single_runs_has_an_interval_and_no_p(tmp_path: Path) -> None:
-    runs = Runs()
-    for method, shift in (("jepa", 0.2), ("mae", 0.0)):
-        runs.evaluate(runs.pretrain(method), [0.5 + shift, 0.6 + shift], auroc=0.5 + shift)
-    [(numbers, per_class)] = data(written(runs, tmp_path), "compare/0")["pairs"].values()
-    assert (numbers, per_class) == ([0.2, 0.2, 0.2], [0.2])
+    [column] = [column for column in some_runs().report().columns
+                if (column.key.task, column.key.protocol, column.key.control) == ("superdiagnostic", "linear", False)]
+    runs = {cell.row.method: cell.runs for cell in column.cells}
+    expected, (*numbers, p_holm) = compare(runs["jepa"], runs["mae"]), comparison(folder, "jepa", "mae")
+    assert numbers == pytest.approx([expected.difference, expected.lower, expected.upper, expected.p], rel=1e-3)
+    assert p_holm >= expected.p
 
 
 @pytest.mark.parametrize(("method", "overrides"), [
-    ("jepa", ["encoder.size=s", "optim.lr=3e-4"]), ("mae", []), ("simclr", ["views=[{seconds: 5.0}, {seconds: 5.0}]"]),
-    ("random", ["data.rate_hz=100"])])  # fmt: skip
+    ("simclr", ["optim.lr=3e-4", "views=[{seconds: 5.0}, {seconds: 5.0}]"]), ("random", ["data.rate_hz=100"])])
 def test_command_of_a_pretraining_makes_the_same_config(method: str, overrides: list[str]) -> None:
     config = configs.load(method, [*overrides, ("seed", 0 if method == "random" else 3), ("data.mix", {"a b": 0.75, "c": 0.25})])
     words = shlex.split(page_data.pretrain_command(config))
@@ -225,25 +193,12 @@ def test_data_of_one_name_that_differ_stand_apart_and_the_page_says_what_should_
     assert "fingerprint" in notes and run_of(board, "jepa") in notes
 
 
-def test_run_holds_what_ran_and_what_was_evaluated(folder: Path) -> None:
-    name = run_of(data(folder, "board"), "jepa")
-    run, recipes = data(folder, f"runs/{name}"), data(folder, "recipes")
-    assert ["optim.steps", "4"] in run["config"] and ["commit", "0123456789abcdef"] in run["provenance"]
-    assert run["curves"]["loss"] == [1.0] * 4
-    assert run["command"].startswith("ecgssl pretrain jepa --store a=0.75 --store b=0.25 --seed 0 ")
-    assert {e["id"] for e in run["evaluations"]} == {
-        each.run_id for each in some_runs().results().evaluations if each.config.pretrain == name}
-    one = next(e for e in run["evaluations"] if recipes[e["recipe"]]["task"] == "superdiagnostic" and e["scores"]["score"] > 0.5)
-    assert recipes[one["recipe"]]["options"] == "--protocol finetune --task superdiagnostic --store a"
-    assert one["per_class"]["auroc"][recipes[one["recipe"]]["classes"].index("MI")] == 0.8
-
-
 def test_evaluation_of_a_backbone_without_a_result_has_a_page(tmp_path: Path) -> None:
     runs = one_run()
-    runs.results()
-    name = runs.made.pop(0)["run_id"]
+    runs.results()  # the run_ids
+    name, other = runs.made.pop(0)["run_id"], runs.made[0]["run_id"]
     run = data(written(runs, tmp_path), f"runs/{name}")
-    assert "provenance" not in run and len(run["evaluations"]) == 1
+    assert "provenance" not in run and [each["id"] for each in run["evaluations"]] == [other]
 
 
 def test_an_evaluation_costs_the_page_a_few_kilobytes(tmp_path: Path) -> None:
@@ -292,17 +247,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Tab:
-    """The browser on a page, and that nothing went wrong there."""
+    """The browser on a page."""
 
     def __init__(self, driver: Any, folder: Path) -> None:
         self.driver, self.folder = driver, folder
         self.show()
 
-    def show(self, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+    def show(self, width: int = 1280, height: int = 900) -> None:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
-        wanted = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wanted]})
 
     def open(self, name: str) -> None:
         self.driver.get("about:blank")
@@ -355,24 +308,6 @@ def tab(browser: Any, folder: Path) -> Iterator[Tab]:
     tab.healthy()
 
 
-@pytest.fixture(scope="module")
-def addresses(folder: Path) -> list[str]:
-    """Every kind of page."""
-    return [*PAGES, f"runs.html#{run_of(data(folder, 'board'), HOSTILE)}"]
-
-
-def test_leaderboard_sorts_by_a_click_and_says_so(tab: Tab) -> None:
-    tab.open("index.html#task=superdiagnostic on a&protocol=linear")
-    scores = [float(text) for text in tab.texts(SCORE)]
-    assert len(scores) == 4 and scores == sorted(scores, reverse=True)
-    tab.click("#table thead button", "macro AUROC")
-    assert [float(text) for text in tab.texts(SCORE)] == sorted(scores)
-    assert tab.js("return document.querySelector('#table th:nth-child(2)').ariaSort") == "ascending"
-    assert "macro AUROC" in tab.js("return document.activeElement.innerText")
-    tab.click("#table thead button", "Method")
-    assert tab.texts(METHOD)[0].startswith(HOSTILE)
-
-
 def test_every_column_sorts_and_one_that_is_gone_sorts_no_longer(tab: Tab) -> None:
     tab.open("index.html#task=&protocol=")
     methods = sorted(tab.texts(METHOD))
@@ -381,10 +316,14 @@ def test_every_column_sorts_and_one_that_is_gone_sorts_no_longer(tab: Tab) -> No
         tab.js("document.querySelectorAll('#table thead button')[arguments[0]].click()", i)
         assert sorted(tab.texts(METHOD)) == methods
         assert tab.js("return document.querySelectorAll('#table th[aria-sort]').length") == 1
-    tab.enter("task", f"{HOSTILE} on a")
+    tab.enter("task", "superdiagnostic on a")
     tab.enter("protocol", "linear")
-    assert len(tab.texts(METHOD)) == 4
     assert tab.js("return document.querySelectorAll('#table th[aria-sort]').length") == 0
+    orders = []
+    for _ in range(2):
+        tab.click("#table thead button", "macro AUROC")
+        orders.append([float(text) for text in tab.texts(SCORE)])
+    assert len(orders[0]) == 4 and sorted(orders) == [sorted(orders[0]), sorted(orders[0], reverse=True)]
 
 
 def test_filters_narrow_the_leaderboard_and_baselines_stay(tab: Tab) -> None:
@@ -393,33 +332,29 @@ def test_filters_narrow_the_leaderboard_and_baselines_stay(tab: Tab) -> None:
         tab.enter(name, value)
     tab.enter("method", "jepa", "input")
     assert tab.texts(METHOD) == ["jepa", "scratch\nbaseline, not pre-trained"]
-    address = tab.js("return location.hash")
     tab.enter("method", "", "input")
     assert "mae" in tab.texts(METHOD)
     tab.click("[name=missing]")
     assert "mae" not in tab.texts(METHOD)
+    address, what = tab.js("return location.hash"), tab.text("#what")
     tab.open(f"index.html{address}")
-    assert tab.text("#what") == (f"{HOSTILE} on a, protocol finetune, checkpoint 100 %, labels 100 %, size tiny, pre-trained on "
-                                 "0.75 a + 0.25 b")
+    assert tab.text("#what") == what and what.startswith(f"{HOSTILE} on a, protocol finetune, ")
 
 
-def test_controls_stand_apart_at_the_end_of_the_tasks_and_are_shown_only_when_chosen(tab: Tab) -> None:
-    control = "control: shuffled labels, superdiagnostic on a"
-    for name in ("index.html", "compare.html"):
-        tab.open(name)
-        tab.until("return document.querySelector('[name=task] option')")
-        assert tab.js("return document.querySelector('[name=task]').value") != control
-        assert tab.js("const all = [...document.querySelectorAll('[name=task] option')]; return [all.at(-1).innerText, "
-                      "...all.map((e) => e.closest('optgroup')?.label).filter(Boolean)]") == [control, "Controls"]
-    tab.open("index.html#task=&protocol=linear")
-    assert min(float(text) for text in tab.texts(SCORE) if text != "--") > 0.5
-    tab.enter("task", control)
-    assert set(tab.texts(SCORE)) == {"0.500"} and control in tab.text("#what")
+@pytest.mark.parametrize("name", ["index.html", "compare.html"])
+def test_controls_stand_apart_at_the_end_of_the_tasks_and_are_shown_only_when_chosen(tab: Tab, name: str) -> None:
+    tab.open(name)
+    tab.until("return document.querySelector('[name=task] option')")
+    last = tab.js("return [...document.querySelectorAll('[name=task] option')].at(-1).innerText")
+    assert last == "control: shuffled labels, superdiagnostic on a"
+    assert last != tab.js("return document.querySelector('[name=task]').value")
+    if name == "index.html":
+        tab.enter("task", last)
+        tab.enter("protocol", "linear")
+        assert set(tab.texts(SCORE)) == {"0.500"} and last in tab.text("#what")
 
 
 def test_methods_look_as_in_the_figures_and_no_two_alike(tab: Tab, folder: Path) -> None:
-    from paper.looks import looks_of
-
     tab.open("index.html#task=superdiagnostic on a&protocol=linear")
     drawn = tab.js("return [...document.querySelectorAll('#table tbody path')].map((path) => [path.closest('tr').innerText, "
                    "path.getAttribute('d'), getComputedStyle(path).stroke])")
@@ -436,47 +371,30 @@ def test_hover_and_focus_show_runs_seeds_commit_and_command(tab: Tab) -> None:
 
     tab.open("index.html#task=superdiagnostic on a&protocol=linear")
     ActionChains(tab.driver).move_to_element(tab.js("return document.querySelectorAll('#table tbody td')[0]")).perform()
-    shown = tab.text("#tip")
-    for part in ("n = 2", "Pre-training seeds: 0, 1. Evaluation seeds: 0, 1.", "fedcba9876",
-                 "--protocol linear --task superdiagnostic --store a --seed 0"):
-        assert part in shown
+    for part in ("n = 2", "Pre-training seeds: 0, 1. Evaluation seeds: 0, 1.", "fedcba9876", "--task superdiagnostic --store a"):
+        assert part in tab.text("#tip")
     tab.press("ESCAPE")
     assert tab.js("return document.querySelector('#tip').hidden")
     tab.js("document.querySelectorAll('#table thead button')[6].focus()")
-    for row in range(2):  # from the last header to the intervals of the first rows
-        tab.press("TAB")
-        assert tab.js("return document.activeElement.closest('tr').rowIndex") == row + 1
-        assert "n = 2" in tab.text("#tip")
+    tab.press("TAB")  # from the last header to the interval of the first row
+    assert "n = 2" in tab.text("#tip")
     tab.press("ENTER")
     assert tab.js("return document.activeElement.id") == "tip"
     tab.press("ESCAPE")
     assert tab.js("return document.activeElement.className") == "bar"
 
 
-def test_a_missing_result_shows_the_command_that_makes_it(tab: Tab) -> None:
-    from urllib.parse import quote
-
-    tab.open(f"index.html#task={quote(HOSTILE)} on a&protocol=linear")
-    tab.js("[...document.querySelectorAll('#table tbody tr')].find((e) => e.innerText.startsWith('mae'))"
-           ".querySelector('.bar').focus()")
-    assert f"--protocol linear --task {HOSTILE} --store a --seed 0" in tab.text("#tip")
-
-
 def test_two_methods_compare_with_the_numbers_of_the_results(tab: Tab, folder: Path) -> None:
+    difference, lower, upper, *_ = comparison(folder, "jepa", "mae")
     tab.open("compare.html")
-    for name, value in (("task", "superdiagnostic on a"), ("protocol", "linear"), ("a", "jepa"), ("b", "mae")):
+    for name, value in (("task", "superdiagnostic on a"), ("protocol", "linear")):
         tab.enter(name, value)
-    verdict = tab.until("const v = document.querySelector('#verdict').innerText; return v.includes('jepa minus mae') && v")
-    board = data(folder, "board")
-    place = {row["method"]: i for i, row in enumerate(board["rows"])}
-    numbers = data(folder, f"compare/{column_of(board, 'superdiagnostic', 'linear')}")
-    difference, lower, upper, *_ = numbers["pairs"][f"{place['jepa']}-{place['mae']}"][0]
-    assert f"{difference:+.3f} [{lower:+.3f}, {upper:+.3f}], p = " in verdict
+    for a, b, shown in (("jepa", "mae", (difference, lower, upper)), ("mae", "jepa", (-difference, -upper, -lower))):
+        tab.enter("a", a)
+        tab.enter("b", b)
+        verdict = tab.until(f"const v = document.querySelector('#verdict').innerText; return v.includes('{a} minus {b}') && v")
+        assert "{:+.3f} [{:+.3f}, {:+.3f}], p = ".format(*shown) in verdict
     assert set(tab.texts("#classes tbody th")) == set(CLASSES)
-    tab.enter("a", "mae")
-    tab.enter("b", "jepa")
-    verdict = tab.until("const v = document.querySelector('#verdict').innerText; return v.includes('mae minus jepa') && v")
-    assert f"{-difference:+.3f} [{-upper:+.3f}, {-lower:+.3f}]" in verdict
 
 
 def test_run_shows_config_curves_classes_provenance_and_command_and_hostile_texts_as_text(tab: Tab, folder: Path) -> None:
@@ -486,41 +404,21 @@ def test_run_shows_config_curves_classes_provenance_and_command_and_hostile_text
     tab.until("return document.querySelectorAll('canvas').length > 2")
     assert tab.texts("h1") == [f"{HOSTILE}, seed 0"]
     assert f"{HOSTILE} on a" in tab.texts("tbody th") and HOSTILE in tab.texts("tbody td")
-    body = tab.text("body")
     for part in ("optim.steps", "0123456789abcdef", "ecgssl pretrain", "loss", "RankMe", *CLASSES):
-        assert part in body
+        assert part in tab.text("body")
     assert tab.js("return [...document.querySelectorAll('canvas')].every((c) => c.role === 'img' && c.ariaLabel.length > 10)")
-    other = tab.js("const a = [...document.querySelectorAll('tbody a')].at(-1); a.click(); return a.innerText")
-    tab.until(f"return [...document.querySelectorAll('code')].some((c) => c.innerText === '{other}')")
 
 
-def test_run_that_is_not_there_is_said_to_be_missing(browser: Any, folder: Path) -> None:
-    tab = Tab(browser, folder)
-    tab.open("runs.html#ffffffffffff")
-    assert "no run ffffffffffff" in tab.text("#run")
-    browser.get_log("browser")  # the missing file is an error, and meant to be one
-
-
-def test_phone_never_scrolls_sideways(tab: Tab, addresses: list[str]) -> None:
-    for name, width in itertools.product(addresses, (320, 390)):
+def test_phone_never_scrolls_sideways(tab: Tab, folder: Path) -> None:
+    for name, width in itertools.product([*PAGES, f"runs.html#{run_of(data(folder, 'board'), HOSTILE)}"], (320, 390)):
         tab.show(width, 800)
         tab.open(name)
         assert tab.js("return document.documentElement.scrollWidth") <= width, name
 
 
-def test_dark_scheme_turns_page_and_charts_dark(tab: Tab, addresses: list[str]) -> None:
-    tab.open(addresses[-1])
-    tab.until("return document.querySelector('canvas')")
-    colours = "return [getComputedStyle(document.body).backgroundColor, Chart.defaults.color]"
-    light = tab.js(colours)
-    tab.show(scheme="dark")
-    tab.until(f"return !{json.dumps(light)}.includes((() => {{ {colours} }})()[1])")
-    assert tab.js(colours)[0] == "rgb(23, 24, 26)" != light[0]
-
-
-def test_pages_can_be_read_without_seeing_them(tab: Tab, addresses: list[str]) -> None:
-    """Landmarks, headings, captions, names of controls, words for images; ids are unique."""
-    for name in addresses:
+def test_pages_can_be_read_without_seeing_them(tab: Tab, folder: Path) -> None:
+    """Landmarks, headings, captions, names of controls, words for images; ids are unique; the first key skips to the content."""
+    for name in (*PAGES, f"runs.html#{run_of(data(folder, 'board'), HOSTILE)}"):
         tab.open(name)
         levels = tab.js("return [...document.querySelectorAll('h1, h2, h3')].map((e) => Number(e.tagName[1]))")
         assert levels[0] == 1 and levels.count(1) == 1
@@ -533,27 +431,16 @@ def test_pages_can_be_read_without_seeing_them(tab: Tab, addresses: list[str]) -
         for selector, right in rules.items():
             assert tab.js(f"return [...document.querySelectorAll('{selector}')].filter((e) => !({right})).length") == 0, selector
     tab.open("figures.html")
+    tab.press("TAB", "ENTER")
+    assert tab.js("return document.activeElement.id") == "main"
     assert [Path(source).name for source in tab.js("return [...document.images].map((e) => e.src)")] == [
         "auroc.svg", "ranks-1.svg", "new_figure.svg"]
 
 
-def test_first_key_reaches_the_content(tab: Tab) -> None:
-    tab.open("index.html")
-    tab.press("TAB")
-    assert tab.js("return document.activeElement.innerText") == "Skip to content"
-    assert tab.js("return getComputedStyle(document.activeElement).outlineStyle") != "none"
-    tab.press("ENTER")
-    assert tab.js("return document.activeElement.id") == "main"
-
-
-def test_command_line_writes_the_page_with_the_figures(tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from bench.cli import app
-
-    results = one_run().write(tmp_path / "results")
-    done = CliRunner().invoke(app, ["report", "--results", str(results), "--out", str(tmp_path / "out"),
-                                    "--html", str(tmp_path / "html")])
-    assert done.exit_code == 0, done.output
-    assert str(tmp_path / "html" / "index.html") in done.output
-    assert (tmp_path / "html" / "figures" / "auroc.svg").is_file()
+def test_command_line_writes_the_page_with_the_figures(
+        tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "save", lambda figure, path: save(figure, path, ("svg",)))
+    results, html = one_run().write(tmp_path / "results"), tmp_path / "html"
+    code, printed, _ = command("report", "--results", results, "--out", tmp_path / "out", "--html", html)
+    assert code == 0 and str(html / "index.html") in printed
+    assert (html / "figures" / "auroc.svg").is_file()

@@ -28,10 +28,9 @@ def drawn(rng: np.random.Generator, runs: tuple[int, int], sd_shared: float, sd_
 
 
 @pytest.mark.parametrize(("runs", "sds"), [
-    ((10, 10), (1.0, 1.0, 1.0, 0.5)), ((3, 3), (1.0, 1.0, 1.0, 0.5)),
+    ((3, 3), (1.0, 1.0, 1.0, 0.5)),
     ((5, 5), (1.0, 0.0, 1.0, 0.5)),  # runs alone differ
-    ((5, 5), (1.0, 1.0, 0.0, 0.5)),  # test records alone
-])
+    ((5, 5), (1.0, 1.0, 0.0, 0.5))])  # test records alone
 def test_equal_methods_are_told_apart_one_time_in_twenty(runs: tuple[int, int], sds: tuple[float, ...]) -> None:
     rng = np.random.default_rng(0)
     found = [compare.difference(*drawn(rng, runs, *sds)) for _ in range(1500)]
@@ -71,16 +70,13 @@ def test_without_variance_over_records_it_is_welchs_test() -> None:
     assert found.sd_records == 0
 
 
-def test_a_method_does_not_differ_from_itself() -> None:
+def test_a_method_does_not_differ_from_itself_and_one_run_is_refused() -> None:
     a, ra, _, _ = drawn(np.random.default_rng(0), (3, 3), 1.0, 1.0, 1.0, 0.5)
     found = compare.difference(a, ra, a, ra)
     assert (found.difference, found.p) == (0, 1)
     assert compare.difference(np.ones(2), np.ones((2, 5)), np.ones(2), np.ones((2, 5))).p == 1
-
-
-def test_one_run_is_refused() -> None:
-    with pytest.raises(UserError, match="a method with 1 runs and 100 resamples: two of each are needed"):
-        compare.difference(*drawn(np.random.default_rng(0), (1, 3), 1.0, 1.0, 1.0, 0.5))
+    with pytest.raises(UserError, match="two of each are needed"):
+        compare.difference(a[:1], ra[:1], a, ra)
 
 
 def evaluation(auroc: float, pretrain: str = "b", **changed: Any) -> Evaluation:
@@ -102,10 +98,9 @@ def test_runs_are_pretrainings_or_of_one_backbone_its_evaluations() -> None:
 
 
 @pytest.mark.parametrize(("changed", "said"), [
-    ({"task": "u"}, "task differs: t and u"), ({"positives": 4}, "classes differs"), ({"seed": 2}, "bootstrap differs"),
-    ({"fingerprint": "g"}, "data differs")])
+    ({"task": "u"}, "task"), ({"positives": 4}, "classes"), ({"seed": 2}, "bootstrap"), ({"fingerprint": "g"}, "data")])
 def test_evaluations_of_other_terms_are_not_compared(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=f"{said} differs"):
         compare.compare([evaluation(0.7), evaluation(0.8)], [evaluation(0.6), evaluation(0.5, **changed)])
 
 
@@ -121,7 +116,6 @@ def test_the_ranking_is_friedmans(ties: bool) -> None:
     found = compare.ranking({name: table[:, i].tolist() for i, name in enumerate("abcd")})
     ranks = dict(zip("abcd", stats.rankdata(-table, axis=1).mean(0), strict=True))
     assert dict(zip(found.methods, found.ranks, strict=True)) == pytest.approx(ranks)
-    assert list(found.ranks) == sorted(found.ranks)
     assert found.p == pytest.approx(stats.friedmanchisquare(*table.T).pvalue)
     assert compare.ranking({name: [0.5, 0.6] for name in "abc"}).p == 1
 
@@ -142,10 +136,8 @@ def test_groups_are_the_largest_that_are_not_told_apart() -> None:
     assert groups(9.0) == [(0, 4)]
 
 
-@pytest.mark.parametrize("scores", [{"a": [1, 2], "b": [1, 2]}, {"a": [1], "b": [2], "c": [3]},
-                                    {"a": [1, np.nan], "b": [2, 1], "c": [3, 1]}])
+@pytest.mark.parametrize("scores", [{"a": [1, 2], "b": [1, 2]}, {"a": [1, np.nan], "b": [2, 1], "c": [3, 1]},
+                                    {"a": [1, 2], "b": [1, 2], "c": [1, 2, 3]}])
 def test_what_cannot_be_ranked_is_refused(scores: dict[str, list[float]]) -> None:
     with pytest.raises(UserError, match="a ranking needs 3 or more methods"):
         compare.ranking(scores)
-    with pytest.raises(UserError, match="same 2 or more tasks"):
-        compare.ranking({"a": [1, 2], "b": [1, 2], "c": [1, 2, 3]})
