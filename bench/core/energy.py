@@ -1,4 +1,4 @@
-"""Energy: what the counters of a machine say that it has used."""
+"""Energy that a machine has used, according to its own counters."""
 
 import contextlib
 import math
@@ -10,17 +10,17 @@ import torch
 
 POWERCAP = Path("/sys/class/powercap")
 PAUSE = 20.0  # seconds between two readings of the counters
-MOST_WATTS = 1000.0  # more than a CPU package draws; a counter that this could turn over between two readings is not believed
+MOST_WATTS = 1000.0  # more than a CPU package draws; readings are unknown if a counter could overflow at this power
 
 
 class Counter:
-    """A count of joules that only grows, or begins again at 0 after `top`. `read` gives it, or None where it cannot be read."""
+    """A count of joules that grows and begins again at 0 after `top`. `read` returns it, or None if it cannot be read."""
 
     def __init__(self, read: Callable[[], float | None], top: float = math.inf) -> None:
         self.read, self.top, self.last = read, top, read()
 
     def advance(self, seconds: float) -> float | None:
-        """Joules since the last call, which was `seconds` ago; None where they are not known."""
+        """Joules since the last call, which was `seconds` ago; None if they are not known."""
         before, self.last = self.last, self.read()
         if before is None or self.last is None or seconds * MOST_WATTS > self.top:
             return None
@@ -29,10 +29,10 @@ class Counter:
 
 
 class Meter:
-    """Joules of the machine's CPU packages ("cpu") and of the device ("gpu"), of all that runs there.
+    """Joules of the machine's CPU packages ("cpu") and of the device ("gpu"), including other programs on them.
 
-    A part that cannot be read, or could not be read once, is left out. packages: False where another process of this machine
-    counts them.
+    A part is left out from the first time that it cannot be read. packages: False if another process of this machine counts
+    the CPU packages.
     """
 
     def __init__(self, device: torch.device, packages: bool = True, powercap: Path = POWERCAP) -> None:
@@ -41,7 +41,7 @@ class Meter:
         self.joules, self.read_at = dict.fromkeys(self.counters, 0.0), time.monotonic()
 
     def update(self, pause: float = PAUSE) -> None:
-        """Read the counters, unless they were read within the pause. Call it every minute: counters turn over."""
+        """Read the counters, unless they were read within `pause` seconds. Call it every minute, because counters overflow."""
         seconds = time.monotonic() - self.read_at
         if seconds < pause:
             return
@@ -74,7 +74,7 @@ def package_counters(powercap: Path) -> list[Counter]:
 
 
 def joules_in(path: Path) -> float | None:
-    """What a file of microjoules says; None where it cannot be read: on many machines only root may."""
+    """The joules in a file of microjoules; None if it cannot be read. On many machines only root may read it."""
     try:
         return int(path.read_text()) / 1e6
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def joules_in(path: Path) -> float | None:
 
 
 def device_counters(device: torch.device) -> list[Counter]:
-    """The counter of an NVIDIA device, which starts when its driver is loaded; none without nvidia-ml-py."""
+    """The counter of an NVIDIA device; an empty list if it has none or nvidia-ml-py is missing."""
     if device.type != "cuda":
         return []
     try:

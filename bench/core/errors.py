@@ -1,4 +1,4 @@
-"""Mistakes of users: the command line prints them as one line and exits with code 2."""
+"""Errors that a user can mend: the command line prints them as one line and exits with code 2."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks."""
+"""Files that are written atomically, and lock files."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of flock on 
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write. It takes the place of path once it is written and synced; after an error nothing has changed."""
+    """Yield a binary file to write. It replaces path once the block ends without an error; otherwise path does not change."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (name_in_errors(path),
           tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as f):
@@ -40,11 +40,11 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def name_in_errors(path: Path) -> Iterator[None]:
-    """Let an OSError of the block name path if it names no file. That of a full disk names none."""
+    """Add path to an OSError of the block if the error names no file, as that of a full disk."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises its own error
         if not isinstance(cause, OSError):
             raise
         cause.filename = cause.filename or str(path)
@@ -67,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in path; UserError naming `what` when there is none."""
+    """The JSON object in path; UserError if there is none. what: names the file in the error."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -91,7 +91,7 @@ os.register_at_fork(after_in_child=lambda: [f.close() for f in HELD])
 
 @contextlib.contextmanager
 def lock_file(path: Path, what: str) -> Iterator[None]:
-    """Hold path as a lock file while the block runs; UserError naming the process that holds it already, on any machine."""
+    """Hold path as a lock file while the block runs; UserError if a process on any machine already holds it. what: is locked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:
         try:
@@ -102,7 +102,7 @@ def lock_file(path: Path, what: str) -> Iterator[None]:
             who = f"pid {holder[1]} on {holder[2]}" if holder else "pid unknown"
             raise UserError(f"{what} is being worked on by another process ({who}); wait for it or stop it") from None
         except OSError as error:
-            if error.errno not in NO_LOCKS:  # without locks the lease of a sweep alone guards the run (slurm/lease.py)
+            if error.errno not in NO_LOCKS:  # without locks only the lease of a sweep guards the run (slurm/lease.py)
                 raise
         f.truncate(0)
         f.write(f"{os.getpid()} on {socket.gethostname()}\n")

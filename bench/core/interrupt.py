@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Interrupted(Exception):
-    """A run has saved its state and stopped, as a signal asked. The same command continues it."""
+    """A signal came, and the run saved its state and stopped. The same command continues it."""
 
     def __init__(self, signum: int, saved: str) -> None:
         super().__init__(f"{signal.Signals(signum).name}: saved {saved}; the same command continues from there")
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[Callable[[], int]]:
-    """Yield a function that gives the number of the signal that came, or 0. Outside the main thread no signal is caught."""
+    """Yield a function that returns the number of the last signal, or 0. Outside the main thread no signal is caught."""
     received = 0
 
     def note(signum: int, frame: object) -> None:

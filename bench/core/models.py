@@ -1,4 +1,4 @@
-"""Typed, frozen configs: pydantic models whose errors are one line with the file, the line, the key and what is known."""
+"""Typed, frozen configs: pydantic models whose errors are one line with the key, the file, the line and the known names."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from bench.core.errors import UserError, unknown
 from bench.core.yaml import Keys
 
-Locate = Callable[[Keys], str]  # where a value was written, e.g. "sweep.yaml line 12"; "" where it is not known
+Locate = Callable[[Keys], str]  # keys -> the place of their value, e.g. "sweep.yaml line 12"; "" if unknown
 
 
 def _whole(value: Any) -> Any:
@@ -49,7 +49,7 @@ Dropout = Annotated[Float, Field(ge=0, lt=1)]
 
 
 class Model(BaseModel):
-    """A frozen config. Unknown keys are errors; `replace` and `to_json` are how it is changed and written."""
+    """A frozen config. Unknown keys are errors. `replace` makes a changed copy, and `to_json` the form on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -66,14 +66,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def rule(key: str, needed: str) -> PydanticCustomError:
-    """The error of a validator that compares keys: `key` (below the model's own) must be `needed`."""
+    """The error of a validator that compares keys: `key`, relative to the model, must be `needed`."""
     return PydanticCustomError("rule", "{needed}", {"key": key, "needed": needed})
 
 
 def validate(model: type[M], value: Any, locate: Locate = lambda keys: "", under: str = "") -> M:
-    """The value as the model; UserError with one line for the first thing that is wrong.
+    """The value as the model; UserError, in one line, for the first error in it.
 
-    locate: says where a key's value was written. under: what stands before the keys in messages, e.g. "evaluation.".
+    locate: returns the place of a value. under: a prefix for the keys in messages, e.g. "evaluation.".
     """
     try:
         return model.model_validate(value)
@@ -85,7 +85,7 @@ def validate(model: type[M], value: Any, locate: Locate = lambda keys: "", under
 
 def explain(model: type[BaseModel], error: Any, locate: Locate, under: str) -> UserError:
     """One line for an error of pydantic."""
-    keys: Keys = tuple(each for each in error["loc"] if not str(each).startswith(("[key]", "dict[", "function-")))  # of unions
+    keys: Keys = tuple(each for each in error["loc"] if not str(each).startswith(("[key]", "dict[", "function-")))  # parts that pydantic adds
     context = error.get("ctx", {})
     if error["type"] == "rule" and context.get("key"):
         keys = (*keys, *context["key"].split("."))
@@ -124,7 +124,7 @@ def needed_of(error: Any) -> str:
 
 
 def dotted(keys: Iterable[str | int]) -> str:
-    """optim.betas[0] of ("optim", "betas", 0)."""
+    """The keys as one text: ("optim", "betas", 0) -> optim.betas[0]."""
     out = ""
     for key in keys:
         out += f"[{key}]" if isinstance(key, int) else f".{key}" if out else str(key)
@@ -132,7 +132,7 @@ def dotted(keys: Iterable[str | int]) -> str:
 
 
 def fields_of(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:
-    """The names of the fields of the model that keys lead to from `model`."""
+    """The field names of the model at `keys` within `model`."""
     current: Any = model
     free = False  # whether the next key is one of the user's own names
     for key in keys:
@@ -146,7 +146,7 @@ def fields_of(model: type[BaseModel], keys: Iterable[str | int]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> Any:
-    """The model within Optional, tuple, list, dict and Annotated types; None where there is none."""
+    """The model within Optional, tuple, list, dict and Annotated types; None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is Literal:
@@ -161,7 +161,7 @@ def _holds_mapping(annotation: Any) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal configs, equal text. Takes models and plain values."""
+    """JSON with sorted keys and no spaces, so that equal configs give equal texts. value: a model or plain values."""
     if isinstance(value, Model):
         value = value.to_json()
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

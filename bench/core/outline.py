@@ -1,4 +1,4 @@
-"""One display for work of several steps: while it is open, the progress bars of the steps appear inside it."""
+"""A progress display for work in several steps. While it is open, the steps' own progress bars appear inside it."""
 
 import contextlib
 import sys
@@ -23,7 +23,7 @@ class Outline:
         self.inner = self.bars.add_task("", total=1, visible=False) if self.bars else None
 
     def begin(self, title: str) -> None:
-        """The step before has ended; this one begins."""
+        """End the current step and begin the next one."""
         self.done, self.title = self.done + 1, title
         if self.bars and self.steps is not None and self.inner is not None:
             self.bars.update(self.steps, completed=self.done - 1, description=title)
@@ -32,7 +32,7 @@ class Outline:
             print(f"{self.done}/{self.total} {title}", file=sys.stderr, flush=True)
 
     def show(self, title: str, total: int, first: int) -> Callable[[int, str], None]:
-        """A bar inside the current step: call what comes back with (done, text)."""
+        """Show a bar inside the current step. Returns its update function, which takes (done, text)."""
         last = time.monotonic()
         if self.bars and self.inner is not None:
             self.bars.reset(self.inner, total=total, completed=first, description=f"  {title}", visible=True)
@@ -58,7 +58,7 @@ def current() -> Outline | None:
 
 @contextlib.contextmanager
 def open_outline(total: int) -> Iterator[Outline]:
-    """An outline of so many steps; progress bars that are opened in the block appear inside it."""
+    """Open an outline of `total` steps. Progress bars that are opened in the block appear inside it."""
     outline = Outline(total)
     _open.append(outline)
     try:

@@ -1,7 +1,7 @@
-"""Several processes that train one model: which of them this one is, and the messages between them.
+"""Several processes that train one model: each one's rank, and the messages between them.
 
-torchrun and srun start the same command once per process, and the environment says which one it is. Every process holds the
-whole model and a part of the batch. A process that is alone sends no message.
+torchrun and srun start the same command once per process, and environment variables give each process its rank. Every process
+holds the whole model and a part of the batch. A single process sends no messages.
 """
 
 import os
@@ -23,18 +23,18 @@ TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; rank 0 writes files."""
+    """This process's rank among the processes of a run. Rank 0 writes files."""
 
     rank: int = 0
     size: int = 1
-    local: int = 0  # rank among those of this machine: the number of its GPU
+    local: int = 0  # rank among the processes of this machine; also the number of its GPU
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
     def gather(self, x: Tensor) -> Tensor:
-        """(B, ...) of every process -> (size B, ...) in the order of ranks, the same everywhere, with gradient."""
+        """(B, ...) of every process -> (size x B, ...) in the order of ranks, on every process. Gradients flow back."""
         return x if self.size == 1 else _Gather.apply(x.contiguous(), self)  # type: ignore[no-untyped-call]
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
@@ -46,7 +46,7 @@ class World:
             torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
     def reduce_max(self, number: int) -> int:
-        """The largest of the numbers that the processes call this with. It does not wait for their devices."""
+        """The maximum of `number` over the processes. It does not wait for their devices."""
         if self.size == 1:
             return number
         box = torch.tensor(number)
@@ -54,7 +54,7 @@ class World:
         return int(box)
 
     def broadcast(self, value: Any = None) -> Any:
-        """The value that rank 0 gives, on every process."""
+        """The value of rank 0, on every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -66,8 +66,8 @@ ALONE = World()
 
 
 class _Gather(torch.autograd.Function):
-    """Every process computes the same loss of the whole batch. The gradient of its own rows is the sum of the processes'
-    gradients there; World.mean_ of the parameters' gradients then gives what one process alone would compute."""
+    """Gathers the rows of all processes. Every process then computes the same loss of the whole batch. The gradient of a
+    process's rows is summed over the processes, so that World.mean_ of the parameters' gradients is that of one process."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, world: World) -> Tensor:
@@ -84,7 +84,7 @@ class _Gather(torch.autograd.Function):
 
 
 def join_processes() -> World:
-    """This process among those that the environment names (torchrun, srun); connects them on the first call."""
+    """The World of this process, from the environment variables of torchrun or srun. The first call connects the processes."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         world = World(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
@@ -93,7 +93,7 @@ def join_processes() -> World:
         one = env.get("SLURM_STEP_NUM_NODES", "1") == "1"
         env.setdefault("MASTER_ADDR", "127.0.0.1" if one else _first_host(env["SLURM_STEP_NODELIST"]))
         job = int(env["SLURM_JOB_ID"]) * 31 + int(env.get("SLURM_STEP_ID", 0))
-        env.setdefault("MASTER_PORT", str(20_000 + job % 20_000))  # the same everywhere, another for every job
+        env.setdefault("MASTER_PORT", str(20_000 + job % 20_000))  # the same in all processes, different per job
     else:
         return ALONE
     if world.size > 1 and not dist.is_initialized():
@@ -103,7 +103,7 @@ def join_processes() -> World:
 
 
 def leave_processes() -> None:
-    """Disconnect from the other processes; nothing where this one is alone."""
+    """Disconnect from the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -115,5 +115,5 @@ def _first_host(nodes: str) -> str:
         return subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True,
                               check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
-        raise UserError(f"{socket.gethostname()}: scontrol cannot say which is the first host of {nodes}; "
+        raise UserError(f"{socket.gethostname()}: scontrol does not name the first host of {nodes}; "
                         f"set MASTER_ADDR") from None

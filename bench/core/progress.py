@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every so often in a log, and a file for whoever watches from outside."""
+"""Progress of long work: a bar on a terminal, a line every 15 s in a log, and a file that other processes can read."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from bench.core.outline import current
 
 LOG_SECONDS = 15.0  # between lines in a log
 FILE_SECONDS = 2.0  # between updates of the file
-FILE = "ECGSSL_PROGRESS"  # environment variable: the file in which this process says how far its work is
+FILE = "ECGSSL_PROGRESS"  # environment variable: the file into which this process writes its progress
 
 Update = Callable[[int, str], None]  # (done, what to show beside it)
 
@@ -31,7 +31,7 @@ class Progress:
     done: int
     total: int
     seconds: float  # since it began here
-    seconds_left: float | None  # None while nothing is known
+    seconds_left: float | None  # None while unknown
 
     @property
     def per_second(self) -> float | None:
@@ -40,7 +40,7 @@ class Progress:
 
 
 class Clock:
-    """Turns `done` into a Progress: knows when the work began and how much was done then."""
+    """Turns `done` into a Progress. It knows when the work began and how much was done then."""
 
     def __init__(self, title: str, total: int, first: int):
         self.title, self.total, self.first = title, total, first
@@ -55,7 +55,7 @@ class Clock:
 
 @contextlib.contextmanager
 def bar(title: str, total: int, first: int = 0) -> Iterator[Update]:
-    """Yield update(done, text); shown on standard error, and written to the file that ECGSSL_PROGRESS names."""
+    """Yield update(done, text), which shows progress on stderr and writes it to the file that ECGSSL_PROGRESS names."""
     clock = Clock(title, total, first)
     path = Path(os.environ[FILE]) if os.environ.get(FILE) else None
     written = float("-inf")
@@ -73,7 +73,7 @@ def bar(title: str, total: int, first: int = 0) -> Iterator[Update]:
 
 
 def _display(clock: Clock) -> contextlib.AbstractContextManager[Update]:
-    """Where the progress is shown: in the outline of a command, as a bar, or as lines in a log."""
+    """The display of the progress: in the command's outline, as a bar on a terminal, or as lines in a log."""
     if outline := current():
         return contextlib.nullcontext(outline.show(clock.title, clock.total, clock.first))
     console = Console(stderr=True)
@@ -106,7 +106,7 @@ def _lines_in_log(clock: Clock) -> Iterator[Update]:
 
 
 def write_progress(path: Path, progress: Progress) -> None:
-    """Replace the file. A failure is ignored, because no work should end for it; the file need not survive a power cut."""
+    """Replace the file. A failure is ignored, because it must not stop the work; the file need not survive a power cut."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         new.write_text(json.dumps(dataclasses.asdict(progress)))
@@ -114,7 +114,7 @@ def write_progress(path: Path, progress: Progress) -> None:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the file says, or None where there is none."""
+    """The progress in the file, or None if there is none."""
     try:
         return Progress(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Random numbers of a step: drawn for the whole batch, so that its records have the same wherever they are."""
+"""Random numbers of a step. They are drawn for the whole batch, so that a record's numbers do not depend on its process."""
 
 from dataclasses import dataclass, field
 
@@ -21,10 +21,10 @@ def generator(device: torch.device, *numbers: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Rng:
-    """Numbers for `rows` of a batch of `batch` records, on the generator's device.
+    """Random numbers for `rows` of a batch of `batch` records, on the generator's device.
 
-    Every process and every micro-batch draws for the whole batch and keeps its own rows: who shares the work
-    changes no number.
+    Every process and every micro-batch draws for the whole batch and takes its own rows. The split of the batch
+    therefore changes no number.
     """
 
     generator: torch.Generator
@@ -36,14 +36,14 @@ class Rng:
         return self.generator.device
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), (own records, *shape)."""
+        """Uniform numbers in [0, 1), (rows, *shape)."""
         return torch.rand(self.batch, *shape, generator=self.generator, device=self.device)[self.rows]
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal, (own records, *shape)."""
+        """Standard normal numbers, (rows, *shape)."""
         return torch.randn(self.batch, *shape, generator=self.generator, device=self.device)[self.rows]
 
 
 def seeded(seed: int, batch: int, device: torch.device | str = "cpu", rows: slice = slice(None)) -> Rng:
-    """An Rng whose generator starts from seed."""
+    """An Rng whose generator has this seed."""
     return Rng(torch.Generator(device).manual_seed(seed), batch, rows)

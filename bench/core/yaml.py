@@ -1,4 +1,4 @@
-"""YAML files: safe to read, with the line of every key, and with 1e-3 read as the number that it is."""
+"""Reads YAML files safely, with the line of every key. 1e-3 is a number here, though PyYAML reads it as text."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from bench.core.errors import UserError
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # PyYAML follows YAML 1.1, which takes 1e-3 for text
 
-Keys = tuple[str | int, ...]  # the way from the top of a document to a value
+Keys = tuple[str | int, ...]  # the path from the top of a document to a value
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Document:
     lines: dict[Keys, int]
 
     def place(self, keys: Keys) -> str:
-        """FILE line N of the value that keys lead to, or of the nearest value around it."""
+        """The text "FILE line N" for the value at `keys`, or for the nearest value around it."""
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return f"{self.path} line {self.lines[keys]}" if keys else str(self.path)
 
 
 def read_document(path: Path) -> Document:
-    """The YAML mapping in path; UserError where there is none."""
+    """The YAML mapping in path, with its lines; UserError if there is none."""
     try:
         value, lines = _parse(path.read_text())
     except FileNotFoundError:
@@ -48,12 +48,12 @@ def read_document(path: Path) -> Document:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The YAML mapping in path without its lines; UserError where there is none."""
+    """The YAML mapping in path; UserError if there is none."""
     return read_document(path).value
 
 
 def parse_value(text: str, what: str) -> Any:
-    """The value of a YAML text, e.g. of `--set KEY=VALUE`; UserError naming `what` where it is not YAML."""
+    """The value of a YAML text, e.g. of `--set KEY=VALUE`; UserError if it is not YAML. what: begins the error."""
     try:
         return parse_numbers(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -80,7 +80,7 @@ def _lines(node: yaml.Node | None, keys: Keys) -> Iterator[tuple[Keys, int]]:
     if isinstance(node, yaml.MappingNode):
         own = [(key, value) for key, value in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":  # <<: *anchor; what stands here itself comes later and wins
+            if key.tag == "tag:yaml.org,2002:merge":  # <<: *anchor; the mapping's own keys come later and win
                 for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     yield from _lines(merged, keys)
         for key, value in own:

@@ -1,6 +1,6 @@
 """How a backbone is judged: a protocol trains a head, or all weights, on a task, and test records are scored once.
 
-In: the checkpoint of a pre-training, stores with labels, configs (protocols.yaml and what overrides it).
+In: the checkpoint of a pre-training, stores with labels, configs (protocols.yaml with its overrides).
 Out: a result with scores and intervals for each evaluation, and its predictions and weights in its folder.
 
 runner        runs what is missing: locks, resume, results      inputs       checkpoint, task, leak guard: what it starts from

@@ -1,5 +1,5 @@
-"""The files that an evaluation leaves in its folder: its predictions, and its chosen weights with what is needed to use
-them."""
+"""The files that an evaluation leaves in its folder: its predictions, and the weights that it chose with the settings
+that their use needs."""
 
 import io
 from dataclasses import dataclass
@@ -21,20 +21,20 @@ from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
 
 WEIGHTS, PREDICTIONS = "weights.pt", "predictions.npz"
-NEEDED = {"config", "pretrain_config", "classes", "rate_hz", "leads", "units", "mean", "sd"}  # of the weights' meta
+NEEDED = {"config", "pretrain_config", "classes", "rate_hz", "leads", "units", "mean", "sd"}  # in the meta of WEIGHTS
 
 
 @dataclass(frozen=True)
 class EvaluationWeights:
-    """The chosen weights of an evaluation, and what makes its input of a signal and predictions of its logits."""
+    """The weights that an evaluation chose, and the settings that turn a signal into input and logits into predictions."""
 
     config: EvaluationConfig
     pretrain_config: PretrainConfig
     head: Weights
-    encoder: Weights  # empty where the encoder was frozen: it is the backbone's
+    encoder: Weights  # empty if the encoder was frozen, because its weights are the backbone's
     kind: str
     classes: list[str]
-    moments: tuple[float, float]  # of a Task
+    moments: tuple[float, float]  # see Task
     rate_hz: int
     leads: list[str]
     units: str
@@ -43,7 +43,7 @@ class EvaluationWeights:
 
 
 def find_weights(work: Path) -> dict[str, Path]:
-    """run_id -> file of weights, of all evaluations in the work folder that left one."""
+    """run_id -> file of weights, for all evaluations in the work folder that left one."""
     return {path.parent.name: path for path in sorted((work / "runs").glob(f"*/evaluations/*/{WEIGHTS}"))}
 
 
@@ -82,7 +82,7 @@ def read_linear_head(config: EvaluationConfig, workspace: Workspace) -> Weights:
 
 
 def write_artifacts(folder: Path, outcome: Outcome, pretrained: PretrainConfig, task: Task, store: Store) -> None:
-    """Write predictions.npz and, where something was trained, weights.pt of an evaluation on the store."""
+    """Write predictions.npz of an evaluation into its folder, and weights.pt if the evaluation trained a head."""
     if outcome.weights:
         head, encoder = ({k.removeprefix(part): v for k, v in outcome.weights.items() if k.startswith(part)}
                          for part in ("head.", "encoder."))

@@ -1,4 +1,4 @@
-"""Which crops an evaluation sees: random ones to train on, fixed ones to validate and test on."""
+"""The crops that an evaluation sees: random crops in training, crops at a fixed stride in validation and test."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ORDER, STARTS = 101, 102  # streams of random numbers drawn from one seed
 class Epochs:
     """Training crops: every epoch holds each row once, in a new order, and each crop starts at a new place in its record.
 
-    Order and starts are pure functions of (seed, epoch, row): which rows a task uses changes nothing for other tasks.
+    The order and the starts depend on `rows`, the seed and the epoch alone.
     """
 
     rows: np.ndarray  # (n,) rows of the store
@@ -27,7 +27,7 @@ class Epochs:
         return np.random.default_rng((self.seed, ORDER, epoch)).permutation(len(self.rows))
 
     def starts(self, epoch: int, choices: np.ndarray) -> np.ndarray:
-        """(n,) int64: for each of `rows` one of its `choices` (n,) possible crops, counted from 0."""
+        """(n,) int64: for each of `rows` a random crop, a number from 0 to the row's entry in `choices` (n,) minus 1."""
         shares = np.random.default_rng((self.seed, STARTS, epoch)).random(len(self.rows))
         starts: np.ndarray = (shares * choices).astype(np.int64)
         return starts
@@ -35,26 +35,26 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Grid:
-    """All n crops at a fixed stride of some rows, record after record."""
+    """The n crops of some records at a fixed stride, record after record."""
 
-    rows: np.ndarray  # (n,) rows of the store
-    starts: np.ndarray  # (n,) samples
+    rows: np.ndarray  # (n,) each crop's row in the store
+    starts: np.ndarray  # (n,) each crop's first sample
 
     def batches(self, crops: Crops, size: int) -> Iterator[Tensor]:
-        """The crops, normalised, (size, 12, T) at a time."""
+        """Yield the normalised crops, (size, 12, T) at a time."""
         for first in range(0, len(self.rows), size):
             part = slice(first, first + size)
             yield crops.normalise(crops.raw(torch.from_numpy(self.rows[part]), torch.from_numpy(self.starts[part])))
 
 
 def lay_grid(crops: Crops, rows: np.ndarray, stride: int) -> Grid:
-    """The Grid of the rows, a crop every `stride` samples; a record's last crop ends within the record."""
+    """The Grid of these rows: a crop starts every `stride` samples, as long as it ends within its record."""
     starts = [np.arange(0, length - crops.samples + 1, stride) for length in crops.length[rows].tolist()]
     return Grid(np.repeat(rows, [len(s) for s in starts]), np.concatenate(starts))
 
 
 def match_rows(candidates: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(indices of the candidates that are among the rows, for each of these its index in rows)."""
+    """(the indices of the candidates that are in `rows`, the index in `rows` of each of them)."""
     index = np.full(max(candidates.max(initial=-1), rows.max(initial=-1)) + 1, -1)
     index[rows] = np.arange(len(rows))
     matches = np.flatnonzero(index[candidates] >= 0)
@@ -62,9 +62,9 @@ def match_rows(candidates: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np
 
 
 def average_crops(batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Tensor:
-    """(n, ...) float64: the mean over the crops of each of n records.
+    """(n, ...) float64: for each of n records the mean over its crops.
 
-    batches: pairs of values (b, ...) of crops and the index (b,) of the record that each crop is of.
+    batches: pairs (values (b, ...) of b crops, index (b,) of each crop's record).
     """
     total, count = torch.zeros(()), torch.zeros(n, dtype=torch.float64)
     for values, owner in batches:

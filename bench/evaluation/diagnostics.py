@@ -1,4 +1,4 @@
-"""What a backbone's features look like, without labels: RankMe, spectrum, similarity to another backbone's."""
+"""Measures of a backbone's features that need no labels: RankMe, the spectrum, and CKA with another backbone."""
 
 from typing import Any
 
@@ -10,12 +10,13 @@ from bench.training.monitor import rankme
 
 
 def diagnose(features: Tensor) -> dict[str, Any]:
-    """The diagnostics of (n, D) features in a result, e.g. mean tokens of the validation records: n, rankme, sd (spectrum).
+    """The diagnostics that a result holds of (n, D) features: n, rankme and sd, the spectrum.
 
-    UserError where there are fewer than two records or a value is not finite.
+    UserError if there are fewer than two records or a value is not finite.
     """
     if len(features) < 2 or not features.isfinite().all():
-        raise UserError(f"features of {len(features)} records cannot be diagnosed: two are needed, all values finite")
+        raise UserError(f"features of {len(features)} records cannot be diagnosed: at least two records with finite values are "
+                        f"needed")
     return {"n": len(features), "rankme": rankme(features), "sd": spectrum(features).tolist()}
 
 
@@ -29,10 +30,10 @@ def spectrum(features: Tensor) -> Tensor:
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear CKA (Kornblith et al. 2019, arXiv 1905.00414) of (n, D1) and (n, D2) features of the same n records.
 
-    Debiased (Nguyen et al. 2021, arXiv 2010.15327, with the HSIC of Song et al. 2012): without that,
-    unrelated features look alike where D is not small beside n, and more so the wider the backbone. 1: equal up to
-    rotation and scale; near 0, on either side of it: unrelated. UserError for fewer than 4 records, other records
-    than each other's, or features that do not vary.
+    CKA is 1 for features that are equal up to rotation and scale, and near 0 (above or below) for unrelated features. It
+    is debiased (Nguyen et al. 2021, arXiv 2010.15327, with the HSIC of Song et al. 2012). Without debiasing, unrelated
+    features look similar unless D is much smaller than n. UserError if there are fewer than 4 records, if x and y differ
+    in their number of records, or if features do not vary.
     """
     if len(x) != len(y) or len(x) < 4:
         raise UserError(f"CKA needs features of the same records, 4 or more, got {len(x)} and {len(y)}")
@@ -47,5 +48,5 @@ def cka(x: Tensor, y: Tensor) -> float:
 def _hsic(x: Tensor, y: Tensor) -> float:
     """n (n - 3) times the unbiased HSIC of centred (n, D1) and (n, D2) features with linear kernels, in O(n D1 D2)."""
     n, k, m = len(x), x.square().sum(1), y.square().sum(1)  # the kernels' diagonals, which the estimate leaves out
-    both = k @ m  # a row of a centred kernel without its diagonal sums to minus that diagonal
+    both = k @ m  # a row of a centred kernel sums to 0, so without its diagonal element it sums to minus that element
     return ((x.T @ y).square().sum() - both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * both).item()

@@ -1,14 +1,14 @@
-"""The test split of a task in another store than the one that is trained on.
+"""External tests: a task is tested on another store than the one that it is trained on.
 
-external.csv says which of PTB-XL's statements a label of another corpus stands for, and on whose word:
-    challenge    the Challenge of 2021 writes this statement of PTB-XL with this code: its tables of codes count it among its
+external.csv maps the labels of other corpora to statements of PTB-XL. Its column `source` says why they match:
+    challenge    the Challenge of 2021 uses this code for this statement: its tables of codes count the code among its
                  PTB-XL records (dx_mapping_scored.csv, dx_mapping_unscored.csv of
                  github.com/physionetchallenges/evaluation-2021)
-    scored-same  the Challenge scores this code and one with `challenge` as one diagnosis (the same tables)
-    name         the names say the same, as we read them. AF, RBBB, ... are what the CPSC of 2018 called its classes
-Codes are left out that stand for several statements (t wave abnormal: NDT, NT_, LOWT, ...), statements whose name says
-less or more than the code (SVARR, ABQRS), and NORM: the Challenge writes it, too, as sinus rhythm.
-A store that has the task itself is tested by its own labels, except LUDB, whose rhythms are not PTB-XL's.
+    scored-same  the Challenge scores this code and a code with `challenge` as one diagnosis (the same tables)
+    name         the two names mean the same. AF, RBBB, ... are the class names of the CPSC of 2018
+The table leaves out codes that stand for several statements (t wave abnormal: NDT, NT_, LOWT, ...), and statements whose
+name means less or more than the code (SVARR, ABQRS). It also leaves out NORM, which the Challenge writes as sinus rhythm.
+If the external store has the task itself, its own labels count. LUDB is the exception: its rhythms are not PTB-XL's.
 
 The labels of a corpus are what its readers wrote down. As in PTB-XL, a record without a label of the task is left out, and
 a record with any label is negative for all classes that it is not labelled with.
@@ -27,8 +27,8 @@ from bench.data.store import Store
 from bench.evaluation import tasks
 from bench.evaluation.tasks import SINGLE, Split, Task
 
-GROUPED = ("subdiagnostic", "superdiagnostic")  # classes are groups of statements, even where called as one of them (AMI)
-LISTED = 5  # records that an error names
+GROUPED = ("subdiagnostic", "superdiagnostic")  # a class is a group of statements, even if it bears a statement's name (AMI)
+LISTED = 5  # number of records that an error lists
 
 
 @functools.cache
@@ -40,20 +40,20 @@ def read_mapping(vocabulary: str) -> dict[str, str]:
 
 
 def replace_test_split(task: Task, name: str, home: Store, store: Store, *, shortest: int = 0) -> Task:
-    """The task `name` of home with all records of store, whatever their fold, as its test split.
+    """A copy of the task whose test split is all labelled records of `store`, from all folds. home: the training store.
 
-    Scored are the classes that have a positive and a negative there; facts["external"] says why the others are not. The
-    signals are normalised with home's statistics: nothing of the test set is used before it is predicted.
+    The classes that have a positive and a negative there are scored; facts["external"] says why the others are not. The
+    test signals are normalised with home's mean and sd, so nothing of the test set is used before it is predicted.
 
-    UserError where the stores have other rates, leads or units, share records or patients with what is trained on, or no
-    class can be scored.
+    UserError if the stores differ in rate, leads or units, if `store` shares a record or a patient with the training or
+    validation folds, or if no class can be scored.
     """
     if store.fingerprint == home.fingerprint:
-        raise UserError(f"store {store.name} is the one that is trained on; name another as the external test set")
+        raise UserError(f"store {store.name} is the training store; name another store as the external test set")
     for what in ("rate_hz", "leads", "units"):
         if store.manifest[what] != home.manifest[what]:
-            raise UserError(f"external store {store.name} has {what} {store.manifest[what]!r}, {home.name} that is trained on "
-                            f"{home.manifest[what]!r}; they must be the same")
+            raise UserError(f"external store {store.name} has {what} {store.manifest[what]!r}, the training store {home.name} "
+                            f"has {home.manifest[what]!r}; both must have the same")
     external = read_external_labels(store, task, name)
     used = external.labelled & (store.records.length.to_numpy() >= shortest)
     rows = np.flatnonzero(used)
@@ -62,7 +62,7 @@ def replace_test_split(task: Task, name: str, home: Store, store: Store, *, shor
     unscored = {}
     if task.kind == "regression":
         if not len(rows) or (labels == labels[0]).all():
-            raise UserError(f"external store {store.name} has no two values of task {name!r}")
+            raise UserError(f"external store {store.name} has no two different values of task {name!r}")
     else:
         positives = labels.sum(0)
         for c, n in zip(task.classes, positives, strict=True):
@@ -81,7 +81,7 @@ def replace_test_split(task: Task, name: str, home: Store, store: Store, *, shor
 
 
 def check_disjoint(home: Store, trained: np.ndarray, store: Store, rows: np.ndarray) -> None:
-    """UserError where the rows of the store share a record or a patient with the rows of home that are trained on."""
+    """UserError if the rows of the store share a record or a patient with the `trained` rows of home."""
     marks = leak.marks(home, trained)
     for kind, mark in leak.marks(store, rows).items():
         shared = rows[np.isin(mark, marks[kind]) & (mark != 0)]
@@ -130,11 +130,11 @@ def read_external_labels(store: Store, task: Task, name: str) -> ExternalLabels:
 
 
 def read_own_labels(store: Store, task: Task, name: str) -> ExternalLabels:
-    """The labels of a store that has the task itself, with some of its classes."""
+    """The labels of a store that has the task itself. Classes that the store does not have get no positives."""
     own = tasks.read_labels(store, name)
     kind, classes = own.kind, own.classes
     if kind != task.kind or (kind == "regression" and classes != task.classes):
-        raise UserError(f"task {name!r} of external store {store.name} is {kind} ({', '.join(classes)!s:.80}), it is trained as "
+        raise UserError(f"task {name!r} of external store {store.name} is {kind} ({', '.join(classes)!s:.80}), but trained as "
                         f"{task.kind} ({', '.join(task.classes)!s:.80})")
     if kind == "regression":
         return ExternalLabels(own.values, own.labelled, set())

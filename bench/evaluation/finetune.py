@@ -42,7 +42,7 @@ def evaluate(job: Job, held_out: HeldOut) -> Iterator[Outcome]:
 
 
 def build_classifier(job: Job) -> heads.Classifier:
-    """The encoder with a head drawn from the evaluation's seed, or with the one that the linear evaluation chose."""
+    """The encoder with a new head from the evaluation's seed, or with the head that the linear evaluation chose."""
     (config,), (task,) = job.configs, job.tasks.values()
     torch.manual_seed(derive(config.seed, *HEAD_STREAM))
     head = heads.build(config.evaluation.head, job.encoder, len(task.classes))
@@ -53,7 +53,7 @@ def build_classifier(job: Job) -> heads.Classifier:
 
 
 def fit(job: Job, model: heads.Classifier) -> dict[str, Any]:
-    """Train the classifier and leave the weights with the best validation in it; gives what the result says of that."""
+    """Train the classifier, which ends with the weights of the best validation. Returns the result's part about that."""
     return FineTuning(job, model).train()
 
 
@@ -66,7 +66,7 @@ class FineTuning:
         self.settings = self.config.evaluation.replace(precision=job.precision)
         self.optimiser = optim.adamw(model, self.settings)
         self.steps, self.validations = 0, Validations(self.task.metric)
-        self.pending, self.losses = list[Tensor](), list[float]()  # since the last validation: on the device, here
+        self.pending, self.losses = list[Tensor](), list[float]()  # since the last validation: unread, read
         self.best_weights = copy.deepcopy(model.state_dict())
         if job.state:
             self._restore(job.state)
@@ -77,7 +77,7 @@ class FineTuning:
         self.saved_at = time.monotonic()
 
     def train(self) -> dict[str, Any]:
-        """Train to the end, saved every workspace.save_minutes, at a signal and at the end."""
+        """Train to the last step or until patience is over; save every workspace.save_minutes, at a signal, at the end."""
         title, total = f"{self.settings.name} {self.config.task} {run_id(self.config)}", self.settings.steps
         with progress.bar(title, total, self.steps) as bar:
             while self.steps < total and self.steps - self.validations.best_step < self.settings.patience:
@@ -113,7 +113,7 @@ class FineTuning:
         return value
 
     def _collect_losses(self) -> None:
-        """Take the pending losses from the device; UserError where one is no number."""
+        """Read the pending losses from the device; UserError if one is not finite."""
         self.losses.extend(torch.stack(self.pending).tolist() if self.pending else ())
         self.pending.clear()
         first = self.steps - len(self.losses)
@@ -145,7 +145,7 @@ class FineTuning:
 
 def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: TrainingTask, batch: tuple[Tensor, Tensor],
          settings: HeadConfig) -> Tensor:
-    """One optimiser step, in place, on a batch: crops (B, 12, T) and their labels (B, C); gives the loss."""
+    """Take an optimiser step on a batch, crops (B, 12, T) and their labels (B, C). Returns the loss."""
     x, labels = batch
     model.train()
     with optim.autocast(x.device, settings.precision):
@@ -161,9 +161,9 @@ def step(model: heads.Classifier, optimiser: torch.optim.Optimizer, task: Traini
 
 def predict(model: heads.Classifier, task: TrainingTask, source: tuple[np.ndarray, Crops], stride: int,
             settings: HeadConfig) -> np.ndarray:
-    """(n, C) probabilities of rows (n,), or values of a regression, from their crops at every stride.
+    """(n, C) probabilities, or values of a regression, of n records, averaged over crops that start every `stride` samples.
 
-    source: the rows and the Crops that read them.
+    source: the records' rows (n,) in a store, and the Crops that reads them.
     """
     rows, crops = source
     grid = lay_grid(crops, rows, stride)

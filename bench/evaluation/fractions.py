@@ -1,19 +1,19 @@
-"""Label fractions: which patients of the training folds are used where only some of the labels are."""
+"""Label fractions: chooses the patients of the training folds when a config uses only a share of their labels."""
 
 import numpy as np
 
 from bench.core.errors import UserError
 
-SEED = 20110905  # one for all methods and seeds, so that all train on the same records
-BINS = 10  # of a regression's values, each with as many patients
-WEIGHT = 10**6  # of a label, divided by how many patients have it
+SEED = 20110905  # fixed, so that all methods and seeds train on the same records
+BINS = 10  # bins of a regression's values, each with equally many patients
+WEIGHT = 10**6  # a label's weight is this divided by its number of patients
 
 
 def select_records(labels: np.ndarray, patients: np.ndarray, fraction: float, kind: str) -> np.ndarray:
-    """(n,) bool: the records of the first `fraction` of the patients, in an order that is the same for every fraction.
+    """(n,) bool: whether a record belongs to the first `fraction` of the patients.
 
-    A smaller fraction is therefore a subset of a larger one. labels (n, C) as a Split has them, patients (n,) ids.
-    UserError where no patient is left.
+    The patients' order is the same for every fraction, so a smaller fraction is a subset of a larger one. labels (n, C):
+    see Split. patients (n,): the patient id of each record. UserError if no patient is left.
     """
     names, owner = np.unique(patients, return_inverse=True)
     count = round(fraction * len(names))
@@ -32,12 +32,12 @@ def select_records(labels: np.ndarray, patients: np.ndarray, fraction: float, ki
 
 
 def order_patients(has: np.ndarray) -> np.ndarray:
-    """(P, C) which patient has which label -> (P,) the patients in an order whose every prefix has the labels' shares.
+    """(P,) an order of P patients in which every prefix has about the same share of each label. has (P, C): their labels.
 
-    Greedy: the next patient is one whose labels bring the counts closest to the shares, in squares, each label weighted by
-    1 / its count. Rare labels come first, as in iterative stratification (Sechidis et al. 2011,
-    doi 10.1007/978-3-642-23808-6_10), which yields folds and no order. Among patients of the same labels the order is
-    random. The arithmetic is in integers, so that the order is the same on every machine.
+    The order is greedy. Each step adds the patient that brings the label counts closest to their shares, by squared
+    distance with a weight of 1 / its count for each label. Rare labels come first, as in iterative stratification
+    (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10), which yields folds but no order. Patients with the same labels
+    come in random order. The arithmetic uses integers, so the order is the same on every machine.
     """
     n = len(has)
     sets, owner, left = np.unique(has, axis=0, return_inverse=True, return_counts=True)
@@ -48,7 +48,7 @@ def order_patients(has: np.ndarray) -> np.ndarray:
     weight = WEIGHT // np.maximum(total, 1)
     held = np.asfortranarray(sets.astype(np.int64))
     shares, own = held @ (weight * total), held @ weight
-    taken = np.zeros(len(sets), np.int64)  # weight of each set's labels among the patients taken, with repetition
+    taken = np.zeros(len(sets), np.int64)  # per label set: weighted count of its labels in the patients so far
     out = []
     for k in range(1, n + 1):
         # n x the decrease of the sum over labels of weight x (k x total / n - how often taken)^2

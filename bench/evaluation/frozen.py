@@ -21,7 +21,7 @@ from bench.runs.config import EvaluationConfig, run_id
 
 
 class Predictor(Protocol):
-    """What was chosen for S evaluations: predicts from tokens."""
+    """The heads, or the neighbours, that S evaluations chose: predicts from tokens."""
 
     def predict(self, tokens: CropTokens, rows: np.ndarray) -> np.ndarray:
         """(S, n, C) predictions of the rows (n,)."""
@@ -29,18 +29,18 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the validation folds chose for S evaluations that differ by their seed alone."""
+    """What S evaluations chose on the validation folds. The evaluations differ only in their seed."""
 
     configs: list[EvaluationConfig]
     predictor: Predictor
     p_validation: np.ndarray  # (S, n, C)
-    facts: list[dict[str, Any]]  # for the results
+    facts: list[dict[str, Any]]  # the results' parts about training and choice
     weights: list[Weights]
     failures: list[str]  # why an evaluation has no outcome; "" where it has one
 
 
 def evaluate(job: Job, held_out: HeldOut) -> Iterator[Outcome]:
-    """The outcomes of a job; UserError at the end where some evaluations failed: the others have their outcomes."""
+    """Yield the outcome of each evaluation of the job. If some failed, a UserError follows after the other outcomes."""
     reader = Reader(job)
     choices = choose(job, reader)
     test = reader.collect_tokens(np.unique(np.concatenate(list(held_out.rows.values()))), "test crops", held_out.crops)
@@ -58,7 +58,7 @@ def evaluate(job: Job, held_out: HeldOut) -> Iterator[Outcome]:
 
 
 def choose(job: Job, reader: Reader) -> list[Choice]:
-    """Train the heads of all evaluations of the job, and choose on the validation folds; no test record is read."""
+    """Train the heads of all evaluations of the job and choose on the validation folds. It reads no test record."""
     recipes = group_by_recipe(job.configs)
     validation = reader.collect_tokens(unite_rows(job.task_of(recipe[0]).validation for recipe in recipes), "validation crops")
     stacks = [[Stack(job, recipe, point) for point in list_points(recipe[0].evaluation)] if has_head(recipe[0]) else []
@@ -68,7 +68,7 @@ def choose(job: Job, reader: Reader) -> list[Choice]:
     nearest = [recipe for recipe in recipes if not has_head(recipe[0])]
     bank_rows = unite_rows(job.task_of(recipe[0]).train for recipe in nearest) if nearest else np.empty(0, np.int64)
     bank = FeatureBank(bank_rows, reader.collect_features(bank_rows) if nearest else torch.empty(0))
-    choices, diagnoses = [], dict[bytes, dict[str, Any]]()  # diagnoses: by the validation records
+    choices, diagnoses = [], dict[bytes, dict[str, Any]]()  # diagnoses: by validation rows
     for recipe, points in zip(recipes, stacks, strict=True):
         choice = choose_point(points, validation) if points else choose_neighbours(job, recipe, reader, validation, bank)
         rows = job.task_of(recipe[0]).validation.rows
@@ -84,7 +84,7 @@ def has_head(config: EvaluationConfig) -> bool:
 
 
 def group_by_recipe(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
-    """The configs by all but their seed, each group in the order of its seeds, whatever the configs' order or run_ids."""
+    """Groups of configs that differ only in their seed, sorted by seed. The order of `configs` does not matter."""
     recipes: dict[str, list[EvaluationConfig]] = {}
     for config in sorted(configs, key=lambda config: (canonical(config.replace(seed=0)), config.seed)):
         recipes.setdefault(canonical(config.replace(seed=0)), []).append(config)
@@ -92,7 +92,7 @@ def group_by_recipe(configs: Sequence[EvaluationConfig]) -> list[list[Evaluation
 
 
 def choose_point(stacks: list[Stack], validation: CropTokens) -> Choice:
-    """For each seed the point of the grid with the best validation; the first of equal ones."""
+    """Choose for each seed the grid point with the best validation score; in a tie, the first one."""
     configs, task, settings = list(stacks[0].configs), stacks[0].task, stacks[0].settings
     facts, weights, failures = [], [], []
     for s in range(len(configs)):
@@ -112,7 +112,7 @@ def choose_point(stacks: list[Stack], validation: CropTokens) -> Choice:
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Features (n, D) of training records, and their rows (n,)."""
+    """Features (n, D) of training records, and the records' rows (n,) in the store."""
 
     rows: np.ndarray
     features: torch.Tensor
@@ -120,7 +120,7 @@ class FeatureBank:
 
 def choose_neighbours(job: Job, configs: list[EvaluationConfig], reader: Reader, validation: CropTokens,
                       bank: FeatureBank) -> Choice:
-    """The neighbours of every record, with the k that the validation folds choose."""
+    """Choose the number k of nearest neighbours on the validation folds."""
     settings, task = configs[0].evaluation.neighbours, job.task_of(configs[0])
     features = F.normalize(bank.features[match_rows(task.train.rows, bank.rows)[1]]).float()
     predictor = NeighbourPredictor(reader, features, torch.from_numpy(task.train.labels), settings.temperature, 1, len(configs))

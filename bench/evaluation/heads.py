@@ -1,8 +1,8 @@
-"""What turns a backbone's tokens into logits, and many heads into one.
+"""Heads, which turn a backbone's tokens into logits. Heads of one kind can be stacked and computed at once.
 
-Stacked, every parameter has a leading dimension of S heads, and logits are (S, B, classes) instead of (B, classes).
-Logits are linear in what a head pools of the tokens, so the mean over the crops of a record (crops of them in a row,
-B / crops records) is taken before anything is projected.
+In a stack every parameter has a leading dimension of S heads, and logits are (S, B, classes) instead of (B, classes).
+Logits are linear in the vector that a head pools from the tokens. A head therefore averages this vector over the crops of a
+record before it projects. B crops are `crops` adjacent ones for each of B / crops records.
 """
 
 import copy
@@ -20,22 +20,22 @@ from bench.training import optim
 
 
 def split_axis(x: Tensor, axis: int, *sizes: int) -> Tensor:
-    """The tensor with an axis as several, of these sizes; one of them may be -1."""
+    """The tensor with one axis split into several of these sizes; one size may be -1."""
     out: Tensor = x.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
     return out
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """(..., B, D) @ the weights (..., C, D) of a layer without biases, also of stacked ones -> (..., B, C)."""
+    """Apply a layer without bias, or a stack of layers, with weights (..., C, D): (..., B, D) -> (..., B, C)."""
     out: Tensor = x @ layer.weight.mT
     return out
 
 
 def attend(tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, *, heads: int, crops: int) -> Tensor:
-    """What the query of each of S stacked heads pools from the tokens: (S x H, B / crops, D / H), H attention heads each,
-    every value the mean over `crops` crops in a row.
+    """Attend with the query of each of S stacked heads: (S x H, B / crops, D / H) pooled values, averaged over the crops.
 
-    tokens (B, N, D), query (..., D), q (..., D, D) and kv (..., 2 D, D): weights of the projections.
+    tokens (B, N, D). heads: the number H of attention heads. query (..., D). q (..., D, D) and kv (..., 2 D, D): weights of
+    the projections. crops: see the top of this module.
     """
     kind = tokens.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
@@ -54,10 +54,10 @@ def attend(tokens: Tensor, query: Tensor, q: Tensor, kv: Tensor, *, heads: int, 
 
 
 class AttentiveHead(nn.Module):
-    """(B, R + N, D) tokens -> (..., B, classes) logits: one learned query attends over all tokens (registers too) and
-    its projection yields the logits. arXiv 2410.13867 calls this linear evaluation.
+    """(B, R + N, D) tokens -> (..., B, classes) logits: one learned query attends over all tokens (registers too), and a
+    projection of the pooled vector yields the logits. arXiv 2410.13867 calls this linear evaluation.
 
-    No token is projected: without biases and with one query, q . (K t) = (K^T q) . t and sum w (V t) = V sum w t.
+    There is one query and no bias, so q . (K t) = (K^T q) . t and sum w (V t) = V sum w t: no token needs a projection.
     """
 
     def __init__(self, encoder: Encoder, classes: int):
@@ -76,7 +76,7 @@ class AttentiveHead(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """(B, R + N, D) tokens -> (..., B, classes) logits, linear in the mean of the tokens, registers left out."""
+    """(B, R + N, D) tokens -> (..., B, classes) logits, linear in the mean of the N patch tokens."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -103,7 +103,7 @@ HEADS: dict[str, type[nn.Module]] = {"attentive": AttentiveHead, "mean": MeanHea
 
 
 def build(name: str, encoder: Encoder, classes: int) -> nn.Module:
-    """The named head; linear weights truncated normal with sd 0.02, as published."""
+    """A new head of this name. Linear weights come from a truncated normal distribution with sd 0.02, as published."""
     if name not in HEADS:
         raise unknown("evaluation.head", name, HEADS)
     head = HEADS[name](encoder, classes)
@@ -114,7 +114,7 @@ def build(name: str, encoder: Encoder, classes: int) -> nn.Module:
 
 
 def stack(heads: Sequence[nn.Module]) -> nn.Module:
-    """Heads of one kind and shape as one: (B, R + N, D) tokens -> (S, B, classes) logits, of each what it gives alone."""
+    """Stack S heads of one kind and shape: (B, R + N, D) tokens -> (S, B, classes) logits, each head's as if it were alone."""
     out = copy.deepcopy(heads[0])
     for name, _ in heads[0].named_parameters():
         *parents, leaf = name.split(".")
@@ -124,11 +124,11 @@ def stack(heads: Sequence[nn.Module]) -> nn.Module:
 
 
 def clip_(stacked: nn.Module, largest: float) -> None:
-    """Scale the gradient of each head of a stack down to this norm, in place: as torch.nn.utils.clip_grad_norm_ does one's."""
+    """Clip the gradient norm of each head of a stack, in place, as torch.nn.utils.clip_grad_norm_ does for one head."""
     grads = [p.grad for p in stacked.parameters() if p.grad is not None]
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
     scale = (largest / (norms + 1e-6)).clamp(max=1)
-    if scale.device.type == "cpu" and bool((scale == 1).all()):  # most often; elsewhere the step would wait for the answer
+    if scale.device.type == "cpu" and bool((scale == 1).all()):  # the usual case; on a GPU the step would wait for the answer
         return
     for g in grads:
         g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
@@ -154,10 +154,9 @@ class Classifier(nn.Module):
 @torch.no_grad()
 def predict(model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], n: int,
             probabilities: Callable[[Tensor], Tensor], settings: HeadConfig) -> np.ndarray:
-    """(..., n, C) probabilities of n records: of their mean logits over crops, or the mean of the crops' probabilities.
+    """(..., n, C) probabilities of n records. settings.average says whether logits or probabilities of crops are averaged.
 
-    batches: pairs of what the model takes, crops or their tokens (b, ...), and the index of the record of each.
-    settings: `average` and `precision` of it.
+    batches: pairs (input of the model: b crops or their tokens, index (b,) of each crop's record).
     """
     by_logits = settings.average == "logits"
 

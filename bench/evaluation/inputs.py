@@ -1,4 +1,4 @@
-"""What an evaluation starts from, a backbone and a task, and the checks that they go with each other."""
+"""The backbone and the task of an evaluation, and the checks that they fit each other."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ ENCODER_STREAM = 100  # stream of random numbers drawn from an evaluation's seed
 
 
 def has_learned(work: Path, run: str) -> bool:
-    """Whether the pre-training takes steps; True where that is not known."""
+    """Whether the pre-training takes any steps; True if the work folder does not hold its config."""
     path = run_folder(work, run) / "config.json"
     return not path.is_file() or bool(read_json(path, f"run {run}")["optim"]["steps"])
 
 
 def load_pretrained(work: Path, config: EvaluationConfig) -> Checkpoint:
-    """The checkpoint of the backbone; UserError where there is none, or where the protocol does not go with it."""
+    """The checkpoint of the backbone; UserError if there is none, or if the protocol does not fit it."""
     source = checkpoint_path(work, config.pretrain, config.at)
     if not source.is_file():
         raise UserError(f"no finished pre-training {config.pretrain!r}: {source} does not exist; "
@@ -48,8 +48,8 @@ def load_pretrained(work: Path, config: EvaluationConfig) -> Checkpoint:
 def build_encoder(pretrained: Checkpoint, seed: int = 0, dropout: float = 0.0) -> vit.Encoder:
     """The encoder that a finished pre-training yields.
 
-    A pre-training of no steps has learned nothing: the encoder's weights are drawn from the evaluation's seed, so that the
-    sd over seeds of a random backbone is over backbones.
+    A pre-training of no steps yields a random backbone. Its weights are drawn from the evaluation's seed, so that the sd
+    over seeds is a sd over random backbones.
     """
     torch.manual_seed(derive(seed, ENCODER_STREAM))
     config = PretrainConfig.model_validate(pretrained.meta["config"])
@@ -63,14 +63,15 @@ def build_encoder(pretrained: Checkpoint, seed: int = 0, dropout: float = 0.0) -
 
 
 def open_task(config: EvaluationConfig, pretrained: PretrainConfig, store: Store, external: Store | None = None) -> Task:
-    """The evaluation's task; UserError where it does not go with the store or with the pre-training's config."""
+    """The evaluation's task; UserError if the store or the pre-training's config does not fit it."""
     samples = check_settings(config, pretrained, store)
     if (config.data.store, config.data.fingerprint) != (store.name, store.fingerprint):
-        raise UserError(f"the config is of store {config.data.store!r}, not of the {store.name} that was opened")
+        raise UserError(f"the config names store {config.data.store!r} (fingerprint {config.data.fingerprint!r}), but store "
+                        f"{store.name!r} (fingerprint {store.fingerprint!r}) was opened")
     if (config.external.store, config.external.fingerprint) != ((external.name, external.fingerprint) if external else ("", "")):
         raise UserError(f"external.store is {config.external.store!r} in the config but not opened; write "
-                        f"`ecgssl evaluate --external STORE`, it fills in the key")
-    folds = config.folds.to_json() | ({"test": config.folds.validation} if external else {})  # its own stays unread
+                        f"`ecgssl evaluate --external STORE`, which opens the store and fills in the key")
+    folds = config.folds.to_json() | ({"test": config.folds.validation} if external else {})  # its own test fold stays unread
     task = tasks.load_task(store, config.task, folds, empty_classes=config.empty_classes, shortest=samples,
                            fraction=config.fraction)
     if config.shuffle_labels:
@@ -79,7 +80,7 @@ def open_task(config: EvaluationConfig, pretrained: PretrainConfig, store: Store
 
 
 def check_settings(config: EvaluationConfig, pretrained: PretrainConfig, store: Store) -> int:
-    """The samples of a crop; UserError where the settings go with the store or the backbone in no way."""
+    """The length of a crop in samples; UserError if the settings do not fit the store or the backbone."""
     settings, encoder, rate_hz = config.evaluation, pretrained.encoder, pretrained.data.rate_hz
     if rate_hz != store.rate_hz:
         raise UserError(f"store {store.name} has {store.rate_hz} Hz, the backbone was pre-trained at {rate_hz} Hz; "
@@ -99,7 +100,7 @@ def check_settings(config: EvaluationConfig, pretrained: PretrainConfig, store: 
 
 
 def check_unseen(seen: dict[str, Tensor], task: Task, store: Store) -> None:
-    """UserError where pre-training saw a record, or a patient, of the validation or test folds, or of the external store."""
+    """UserError if pre-training saw a record or a patient of the validation or test folds, or of the external store."""
     if task.tested_on:
         leak.check(seen, store, task.validation.rows, "validation")
         leak.check(seen, task.tested_on, task.test.rows, "external test")

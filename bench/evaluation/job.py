@@ -1,4 +1,4 @@
-"""What a protocol is given to do, a Job, and what it gives back for every evaluation, an Outcome."""
+"""The input of a protocol, a Job, and its output for each evaluation, an Outcome."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from bench.runs.workspace import Workspace
 from bench.training.checkpoint import Checkpoint
 
 Weights = dict[str, Tensor]
-STATE = "state.pt"  # in a job's folder: where it stood when it was last saved
+STATE = "state.pt"  # in a job's folder: the state from which an interrupted job continues
 
 
 @dataclass(frozen=True)
 class Job:
-    """Evaluations that run in one go: any number on one frozen encoder, or one that trains its encoder.
+    """Evaluations that run at once: any number on one frozen encoder, or a single one that trains its encoder.
 
-    The tasks come without their test folds, so that nothing that trains or chooses can read them.
+    The tasks have no test folds, so that no code that trains or chooses can read them.
     """
 
     configs: Sequence[EvaluationConfig]
@@ -34,7 +34,7 @@ class Job:
     stride: int  # samples between the starts of validation and test crops
     precision: str  # float32 or bfloat16
     train_rows: np.ndarray  # (n,) rows of the store: all records in the training folds, whatever the task
-    folder: Path  # of the state, and of tokens that do not fit into memory
+    folder: Path  # for the state, and for tokens that do not fit into memory
     state: Checkpoint | None  # the state that an interrupted run of the same evaluations saved
     workspace: Workspace
     read_signal: Callable[[], int]  # the number of the signal that asks to stop, or 0
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test records of a job, which are read once the choice is final."""
+    """The test records of a job. A protocol reads them only after its choice is final."""
 
     rows: Mapping[str, np.ndarray]  # by run_id: rows of the store that `crops` reads
     crops: Crops
@@ -58,12 +58,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation ends with."""
+    """Predictions, choice and weights of one finished evaluation."""
 
     config: EvaluationConfig
     p_validation: np.ndarray  # (n, C) probabilities of the validation records, or values of a regression
-    p_test: np.ndarray  # the same of the test records
-    choice: dict[str, Any]  # what the result says of the training and of the choice
+    p_test: np.ndarray  # (n, C) the same for the test records
+    choice: dict[str, Any]  # the result's part about training and choice
     weights: Weights  # "head.*", and "encoder.*" where the encoder trained; empty where nothing trained
 
 
@@ -75,12 +75,12 @@ class Validations:
     best_step: int = 0
     best_value: float = -math.inf
     steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # mean training loss since the validation before
+    losses: list[float] = field(default_factory=list)  # mean training loss since the previous validation
     values: list[float] = field(default_factory=list)
     failure: str = ""  # why the head cannot be chosen
 
     def add(self, step: int, loss: float, value: float) -> bool:
-        """Note a validation; says whether it is the best so far."""
+        """Add a validation. Returns whether it is the best so far."""
         self.steps.append(step)
         self.losses.append(loss)
         self.values.append(value)
@@ -93,11 +93,11 @@ class Validations:
         self.best_step, self.best_value, self.failure = 0, -math.inf, reason
 
     def describe(self, steps: int) -> dict[str, Any]:
-        """What a result says of a training of so many steps."""
+        """The result's part about a training that took this many steps."""
         return {self.metric: self.best_value, "best_step": self.best_step, "steps": steps,
                 "curve": {"step": self.steps, "loss": self.losses, self.metric: self.values}}
 
 
 def unite_rows(splits: Iterable[Split]) -> np.ndarray:
-    """(n,) the rows of all splits, sorted, each once."""
+    """(n,) the rows of all splits, sorted, without duplicates."""
     return np.unique(np.concatenate([split.rows for split in splits]))

@@ -16,7 +16,7 @@ from bench.runs.config import NeighboursConfig
 
 @dataclass(frozen=True)
 class NeighbourPredictor:
-    """The k nearest training records by the cosine of their features; their labels are averaged with the weights
+    """Predicts the mean label of the k training records with the most similar features, by cosine, weighted by
     exp(cosine / temperature) (Wu et al. 2018, arXiv 1805.01978; k and temperature as in arXiv 2104.14294)."""
 
     reader: Reader
@@ -24,7 +24,7 @@ class NeighbourPredictor:
     labels: Tensor  # (N, C)
     temperature: float
     k: int
-    seeds: int  # predictions are repeated so often: neighbours do not depend on a seed
+    seeds: int  # how often predictions are repeated; neighbours do not depend on a seed
 
     def predict(self, tokens: CropTokens, rows: np.ndarray) -> np.ndarray:
         """(seeds, n, C) probabilities of the rows (n,), or values of a regression in their unit."""
@@ -32,13 +32,13 @@ class NeighbourPredictor:
         cosine, nearest = (x @ self.features.T).topk(self.k)
         weights = (cosine / self.temperature).softmax(1)
         mean = torch.einsum("nk,nkc->nc", weights.double(), self.labels[nearest].double())
-        p = mean.clamp(float(self.labels.min()), float(self.labels.max())).numpy()  # rounding may leave that range
+        p = mean.clamp(float(self.labels.min()), float(self.labels.max())).numpy()  # the mean may be outside by rounding
         return np.repeat(p[None], self.seeds, axis=0)
 
 
 def choose_k(predictor: NeighbourPredictor, settings: NeighboursConfig, task: TrainingTask,
              validation: CropTokens) -> tuple[int, dict[str, Any]]:
-    """(the k with the best score on the validation records, what the result says of the choice)."""
+    """(the k with the best score on the validation records, the result's part about the choice)."""
     metric, rows = task.metric, task.validation.rows
     tried = []
     for k in dict.fromkeys(min(k, len(predictor.features)) for k in settings.k):

@@ -12,8 +12,8 @@ from bench.data.store import Store
 from bench.runs.config import EvaluationConfig
 from bench.runs.layers import Layers, Override
 
-FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name", "imported")  # no user sets these
-FOLLOWS = ("lr", "weight_decay")  # a final_ value that equals its start by default follows it when that is set
+FILLED = ("seed", "pretrain", "task", "protocol", "data", "evaluation.name", "after.name", "imported")  # users cannot set these
+FOLLOWS = ("lr", "weight_decay")  # setting X also sets final_X if both have the same default
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def load_defaults(protocol: str) -> Layers:
 
 def load_evaluation_config(protocol: str, task: str, pretrain: str, store: Store, seed: int = 0, *,
                            overrides: Sequence[Override] = (), external: Store | None = None) -> EvaluationConfig:
-    """The config of an evaluation; UserError where an override names what is filled in, or a value cannot be."""
+    """The config of an evaluation; UserError if an override names a key that is filled in, or a value is not allowed."""
     given = {override.key for override in overrides}
     for key in sorted(given):
         if any(key == filled or key.startswith(f"{filled}.") for filled in FILLED):
@@ -63,7 +63,7 @@ def load_evaluation_config(protocol: str, task: str, pretrain: str, store: Store
 
 
 def start_from_linear(overrides: Sequence[Override]) -> list[Override]:
-    """Overrides of a linear evaluation as those of the one that a finetune-after-linear starts from."""
+    """Overrides of a linear evaluation, evaluation.*, as overrides after.* of a finetune-after-linear that starts from it."""
     return [Override(f"after.{override.key.removeprefix('evaluation.')}", override.value, override.place)
             for override in overrides if override.key.startswith("evaluation.")]
 
@@ -75,14 +75,14 @@ def derive_linear(config: EvaluationConfig) -> EvaluationConfig:
 
 
 def select_seeds(protocol: str, learned: bool, seeds: Sequence[int]) -> Sequence[int]:
-    """The seeds whose evaluations differ: the neighbours of a backbone that has learned do not depend on a seed."""
+    """The seeds to evaluate. The neighbours of a trained backbone do not depend on the seed, so knn needs the first alone."""
     return seeds[:1] if protocol == "knn" and learned else seeds
 
 
 def check_protocol(config: EvaluationConfig, learned: bool) -> None:
-    """UserError where the protocol needs a backbone that has learned something, or one that has not."""
+    """UserError if the protocol needs a trained backbone and this one is random, or the reverse."""
     name, run = config.evaluation.name, config.pretrain
     if name == "scratch" and learned:
-        raise UserError(f"scratch draws all weights anew: it goes with the pre-training `random`, {run} is none; write finetune")
+        raise UserError(f"scratch needs a random backbone (pre-training `random`), but {run} is trained; write finetune")
     if not config.evaluation.frozen and name != "scratch" and not learned:
-        raise UserError(f"{name} needs a backbone that has learned something, {run} is a `random` one; write scratch")
+        raise UserError(f"{name} needs a trained backbone, but {run} is a `random` one; write scratch")

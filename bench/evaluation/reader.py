@@ -1,4 +1,4 @@
-"""A frozen encoder and the crops that it reads: tokens and features of crops, in memory or in a file."""
+"""Computes tokens and features of crops with a frozen encoder, and stores tokens in memory or in a file."""
 
 import copy
 import math
@@ -20,19 +20,19 @@ from bench.evaluation.crops import average_crops, lay_grid, match_rows
 from bench.evaluation.job import Job
 from bench.training import optim
 
-CHUNK, CPU_CHUNK = 1024, 32  # crops that go through the encoder at a time: on a CPU as many as its cache holds
+CHUNK, CPU_CHUNK = 1024, 32  # crops per forward pass of the encoder; on a CPU as many as its cache holds
 BLOCK = 512  # crops whose logits are computed at a time
-IN_MEMORY = 2 << 30  # bytes; more tokens than that lie in a file
+IN_MEMORY = 2 << 30  # bytes; a larger tensor of tokens is stored in a file
 
 
 def chunk_size(device: torch.device) -> int:
-    """How many crops go through an encoder at a time."""
+    """The number of crops per forward pass of an encoder."""
     return CPU_CHUNK if device.type == "cpu" else CHUNK
 
 
 @dataclass(frozen=True)
 class CropTokens:
-    """Tokens (n, R + N, D) of n crops, and the row of the store that each crop is of."""
+    """Tokens (n, R + N, D) of n crops, and each crop's row in the store."""
 
     rows: np.ndarray
     tokens: Tensor
@@ -40,20 +40,20 @@ class CropTokens:
     dtype: torch.dtype  # in which they are used
 
     def take(self, crops: np.ndarray) -> Tensor:
-        """(B, R + N, D) tokens of the crops (B,), indices."""
+        """(B, R + N, D) tokens of the crops at these indices (B,)."""
         if len(crops) and crops[-1] - crops[0] == len(crops) - 1 and (np.diff(crops) == 1).all():  # adjacent: no copy
             return self.tokens[crops[0]: crops[-1] + 1].to(self.device, self.dtype)
         return self.tokens[torch.from_numpy(crops).to(self.tokens.device)].to(self.device, self.dtype)
 
     def crops_per_record(self, rows: np.ndarray) -> int:
-        """How many crops each of the rows has, if all have equally many; else 1."""
+        """The number of crops per row if it is the same for all rows; else 1."""
         counts = np.bincount(match_rows(self.rows, rows)[1], minlength=len(rows))
         return int(counts[0]) if len(counts) and (counts == counts[0]).all() else 1
 
     def batches(self, rows: np.ndarray, multiple: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of tokens of the rows' crops and the index in rows of each crop, about BLOCK crops at a time.
+        """Yield pairs (tokens of crops of these rows, each crop's index in rows), about BLOCK crops at a time.
 
-        Each batch but the last holds a multiple of `multiple` crops.
+        The number of crops is a multiple of `multiple` in all batches except the last.
         """
         crops, owner = match_rows(self.rows, rows)
         block = max(1, BLOCK // multiple) * multiple
@@ -74,7 +74,7 @@ class Reader:
         self.chunk = chunk_size(self.device)
         for part in self.encoder.modules():
             if isinstance(part, nn.Linear):
-                part.to(self.dtype)  # as autocast would at each chunk
+                part.to(self.dtype)  # once, because autocast would do it at each chunk
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -84,25 +84,25 @@ class Reader:
             return tokens.to(self.dtype)
 
     def encode_crops(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
-        """(B, R + N, D) tokens of one crop of each of the rows (B,), from sample starts (B,) on."""
+        """(B, R + N, D) tokens of one crop per row. rows (B,): of the store. starts (B,): the crops' first samples."""
         return self.encode(self.crops.normalise(self.crops.raw(torch.from_numpy(rows), torch.from_numpy(starts))))
 
     def encode_grid(self, rows: np.ndarray, title: str, crops: Crops) -> Iterator[tuple[int, Tensor]]:
-        """Pairs (number of crops before these, tokens) of the rows' crops at every stride; Interrupted at a signal."""
+        """Encode all crops of the rows, one per stride; yields (number of crops before, tokens). Interrupted at a signal."""
         grid, done = lay_grid(crops, rows, self.stride), 0
         with progress.bar(f"encode {title}", len(grid.rows)) as bar:
             for x in grid.batches(crops, self.chunk):
                 if signum := self.read_signal():
-                    raise Interrupted(signum, f"what has been trained; it was encoding {title}")
+                    raise Interrupted(signum, f"the training so far; the run was encoding {title}")
                 yield done, self.encode(x)
                 done += len(x)
                 bar(done, "")
 
     def collect_tokens(self, rows: np.ndarray, title: str, crops: Crops | None = None) -> CropTokens:
-        """Tokens of the rows' crops at every stride; crops: of which store, by default the job's.
+        """Tokens of all crops of the rows, one per stride. crops: reads the rows; by default the job's.
 
-        They are stored in half precision (float16, or bfloat16 where that is the arithmetic), but those of exact features
-        in float32 in float32. More than IN_MEMORY lie in a file without a name, which goes when the process ends.
+        Tokens are stored in the run's precision, float32 or bfloat16. Only the cached features of a float32 run are stored
+        in float16. If they take more than IN_MEMORY, they lie in an unnamed file, which vanishes when the process ends.
         """
         crops = crops or self.crops
         dtype = torch.float16 if self.cached and self.precision == "float32" else self.dtype
@@ -114,21 +114,21 @@ class Reader:
         return CropTokens(owner, out, self.device, self.dtype)
 
     def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor on the device, or in a file where it is larger than IN_MEMORY."""
+        """An uninitialised tensor on the device, or in a file if it is larger than IN_MEMORY."""
         size = math.prod(shape) * dtype.itemsize
         if size <= IN_MEMORY:
             return torch.empty(shape, dtype=dtype, device=self.device)
         with name_in_errors(self.folder), tempfile.TemporaryFile(dir=self.folder) as f:
-            os.posix_fallocate(f.fileno(), 0, size)  # a full disk is an error here, and a crash once mapped
+            os.posix_fallocate(f.fileno(), 0, size)  # a full disk raises an error here; once mapped it would crash
             return torch.frombuffer(mmap.mmap(f.fileno(), size), dtype=dtype).view(shape)
 
     def average_features(self, batches: Iterable[tuple[Tensor, Tensor]], n: int) -> Tensor:
-        """(n, D) features of n records: the mean token, registers left out, averaged over the crops."""
+        """(n, D) features of n records: the mean patch token, averaged over the crops."""
         registers = len(self.encoder.registers)
         return average_crops(((tokens[:, registers:].float().mean(1), owner) for tokens, owner in batches), n)
 
     def collect_features(self, rows: np.ndarray) -> Tensor:
-        """(n, D) features of the rows, from their crops at every stride; no tokens are stored."""
+        """(n, D) features of the rows, from all their crops, one per stride. No tokens are stored."""
         owner = torch.from_numpy(match_rows(lay_grid(self.crops, rows, self.stride).rows, rows)[1])
         return self.average_features(((tokens, owner[done: done + len(tokens)]) for done, tokens in self.encode_grid(
             rows, "the neighbours", self.crops)), len(rows))

@@ -1,4 +1,4 @@
-"""R2 of predicted values, with MAE, RMSE and Pearson's r, and bootstrap intervals. No NaN passes."""
+"""R2 of predicted values, with MAE, RMSE and Pearson's r, and bootstrap intervals. NaN is an error."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ PERCENTILES = (2.5, 97.5)  # as for AUROC
 
 
 def r2(y: np.ndarray, p: np.ndarray) -> float:
-    """1 - squared error / squared distance of y to its mean; y and p (n,) or (n, 1). UserError where y is one value."""
+    """1 - squared error / squared distance of y to its mean; y and p (n,) or (n, 1). UserError if all y are equal."""
     return float(_score(*_check(y, p), np.ones((1, len(y))))["r2"][0])
 
 
@@ -21,17 +21,17 @@ def _check(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not (np.isfinite(y).all() and np.isfinite(p).all()):
         raise UserError("values or predictions hold NaN or infinite numbers")
     if not len(y) or (y == y[0]).all():
-        raise UserError(f"the {len(y)} records have one value alone: R2 is not defined")
+        raise UserError(f"the {len(y)} records do not have two different values: R2 is not defined")
     return y, p
 
 
 def _score(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Each metric in each resample, (R,); weights (R, n) say how often a record is in it. r is NaN where it has none."""
+    """Metric -> (R,) its value in each resample; r is NaN if predictions do not vary. weights (R, n): see draw_resamples."""
     e, y, p = p - y, y - y.mean(), p - p.mean()
     n = weights.sum(1)
     error, absolute, a, b, aa, bb, ab = (weights @ v / n for v in (e * e, abs(e), y, p, y * y, p * p, y * p))
     y_variance, p_variance, covariance = aa - a * a, bb - b * b, ab - a * b
-    varies = p_variance > 1e-12 * bb  # a constant's is rounding
+    varies = p_variance > 1e-12 * bb  # the variance of a constant is a rounding error
     return {
         "r2": 1 - error / y_variance,
         "mae": absolute,
@@ -41,7 +41,7 @@ def _score(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.nd
 
 
 def draw_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """(count, n) int32: how often each record is in each resample; those that hold one value alone are redrawn."""
+    """(count, n) int32: how often each record is in each resample. A resample in which all values are equal is redrawn."""
     rng, n = np.random.default_rng(seed), len(y)
     counts = np.zeros((count, n), np.int32)
     for row in counts:
@@ -53,11 +53,11 @@ def draw_resamples(y: np.ndarray, count: int = RESAMPLES, seed: int = SEED) -> n
 
 
 def summarise(y_test: np.ndarray, p_test: np.ndarray) -> dict[str, Any]:
-    """The score fields of a result: R2 with its interval and replicates, and {value, lower, upper} of the rest.
+    """The scores of a result: R2 with its interval and replicates, and {value, lower, upper} of the other metrics.
 
-    y_test and p_test (n,) or (n, 1), in the target's unit. The same resamples for every model on the same records.
-    `undefined` says why a metric has no value, or no interval as it has none in some resample: Pearson's r of predictions
-    that do not vary.
+    y_test and p_test (n,) or (n, 1), in the target's unit. All models on the same records use the same resamples.
+    `undefined` says why a metric has no value or no interval. Pearson's r has no value if the predictions do not vary, and
+    no interval if those of some resample do not vary.
     """
     y, p = _check(y_test, p_test)
     point, each = _score(y, p, np.ones((1, len(y)))), _score(y, p, draw_resamples(y))

@@ -1,4 +1,4 @@
-"""Runs evaluations: which run in one go, locks, resuming, results. What trains and predicts is in frozen and finetune."""
+"""Runs evaluations: groups those that run at once, locks, resumes and writes results. frozen.py and finetune.py train."""
 
 import contextlib
 import hashlib
@@ -38,12 +38,12 @@ MEMBERS = "members.json"  # in a group's folder: the run_ids of its evaluations
 
 
 def evaluate(configs: Sequence[EvaluationConfig], store: Store, workspace: Workspace, external: Store | None = None) -> list[str]:
-    """Run the evaluations that have no result yet, all on these stores; gives the run_ids of all.
+    """Run the evaluations that have no result yet, all on these stores. Returns the run_ids of all configs.
 
-    Killed, the same call continues where it stood, and ends with the same weights, predictions and scores.
+    After a kill, the same call continues from the last save and ends with the same weights, predictions and scores.
     """
     after = [c for c in configs if c.after and not results.result_exists(workspace.results, run_id(c))]
-    for config in after:  # an error comes before its linear evaluation runs, not after it
+    for config in after:  # refuse a wrong backbone before the linear evaluation runs, not after it
         load_pretrained(workspace.work, config)
     for group in group_configs([*map(derive_linear, after), *configs]):
         if all(results.result_exists(workspace.results, run_id(c)) for c in group):
@@ -51,7 +51,7 @@ def evaluate(configs: Sequence[EvaluationConfig], store: Store, workspace: Works
         results.check_writable(workspace.results)
         pretrained = load_pretrained(workspace.work, group[0])
         seeds = sorted({c.seed for c in group})
-        # nothing learned: the weights are drawn from the evaluation's seed, so that seeds are backbones
+        # a random backbone is drawn from the evaluation's seed, so every seed has its own backbone and its own group
         parts = [[c for c in group if c.seed == s] for s in seeds] if pretrained.meta["step"] == 0 else [group]
         for part in parts:
             GroupRun(part, pretrained, store, external, workspace).run()
@@ -59,9 +59,9 @@ def evaluate(configs: Sequence[EvaluationConfig], store: Store, workspace: Works
 
 
 def group_configs(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
-    """The groups that run in one go: all heads on one frozen backbone that read the same crops; what fine-tunes is alone.
+    """Group the evaluations that run at once: all that read the same crops of one frozen backbone. Fine-tuning runs alone.
 
-    In the order to run them: a finetune-after-linear comes after its linear evaluation.
+    The groups are in the order to run them: a finetune-after-linear comes after its linear evaluation.
     """
     groups: dict[str, dict[str, EvaluationConfig]] = {}
     for config in configs:
@@ -74,7 +74,7 @@ def group_configs(configs: Sequence[EvaluationConfig]) -> list[list[EvaluationCo
 
 @dataclass
 class GroupRun:
-    """The run of one group; each result is written as soon as it is there, and what the group saved goes with the last."""
+    """Runs one group. Each result is written as soon as it is computed; after the last one the saved state is removed."""
 
     configs: Sequence[EvaluationConfig]
     pretrained: Checkpoint
@@ -92,7 +92,7 @@ class GroupRun:
         return evaluation_folder(self.workspace.work, self.configs[0].pretrain, name)
 
     def run(self) -> None:
-        """Run the evaluations of the group that have no result, under the locks of all."""
+        """Run the evaluations of the group that have no result, while the locks of all are held."""
         with contextlib.ExitStack() as stack:
             for name in sorted(self.names):
                 stack.enter_context(lock_file(self._folder_of(name) / "lock", f"evaluation {name}"))
@@ -108,7 +108,7 @@ class GroupRun:
         if state and not set(missing) <= set(state.meta["members"]):
             state = None
         members = [self.names[name] for name in (state.meta["members"] if state else missing)]
-        origin = provenance(self.workspace.device, find_methods().get(self.pretrain_config.method.name))  # None: imported
+        origin = provenance(self.workspace.device, find_methods().get(self.pretrain_config.method.name))  # no file: imported
         tasks = self._open_tasks(members)
         for name in missing:
             write_text(self._folder_of(name) / "config.json", json.dumps(self.names[name].to_json(), indent=1, sort_keys=True))
@@ -130,13 +130,13 @@ class GroupRun:
                 missing.remove(name)
                 if missing and (signum := read_signal()):
                     raise Interrupted(signum, f"all but {len(missing)} of {len(members)} evaluations")
-            (self.folder / STATE).unlink(missing_ok=True)  # of neighbours there is none
+            (self.folder / STATE).unlink(missing_ok=True)  # knn saves no state
             remove_finished_groups(self.folder.parent, self.workspace.results)
             if signum := read_signal():
                 raise Interrupted(signum, f"{len(members)} evaluations, which are complete")
 
     def _open_tasks(self, members: Sequence[EvaluationConfig]) -> dict[str, Task]:
-        """run_id -> task, one object for all seeds and heads of a task; UserError where pre-training saw its test records."""
+        """run_id -> task, one object for all seeds and heads of a task; UserError if pre-training saw its held-out records."""
         opened: dict[str, Task] = {}
         seen = {kind: self.pretrained.tensors[f"seen/{kind}"] for kind in leak.KINDS}
         for config in members:
@@ -148,7 +148,7 @@ class GroupRun:
 
     def _prepare(self, members: list[EvaluationConfig], tasks: Mapping[str, Task], state: Checkpoint | None,
                  read_signal: Callable[[], int]) -> tuple[Job, HeldOut]:
-        """The job, whose tasks come without their test folds, and apart from it the test records."""
+        """(the job, whose tasks have no test folds; the test records)."""
         settings, device, store = members[0].evaluation, self.workspace.device, self.store
         precision = optim.resolve_precision(device, settings.precision)
         optim.warn_if_slow(device, precision)
@@ -186,7 +186,7 @@ def summarise(task: Task, outcome: Outcome) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> Checkpoint | None:
-    """The state of an interrupted group; None where there is none that can be read."""
+    """The state of an interrupted group; None if there is none, or if it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -198,7 +198,7 @@ def read_state(path: Path) -> Checkpoint | None:
 
 
 def remove_finished_groups(evaluations: Path, folder: Path) -> None:
-    """Remove the folders of groups, also of other calls, whose members all have a result in `folder`."""
+    """Remove the folders of all groups, of this call or of others, whose members all have a result in `folder`."""
     for path in evaluations.glob(f"group-*/{MEMBERS}"):
         with contextlib.suppress(OSError, ValueError):  # another process is at work there
             if all(results.result_exists(folder, name) for name in json.loads(path.read_text())):

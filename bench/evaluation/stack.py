@@ -1,6 +1,6 @@
-"""Heads that train as one: a Stack is heads of several seeds, a Feed the batches of one task for its stacks.
+"""Heads that train at once: a Stack holds the heads of several seeds, a Feed gives the batches of one task to its stacks.
 
-No head sees another: each ends as it would have ended alone, to rounding.
+Heads do not affect one another. Each ends as it would have ended alone, up to rounding.
 """
 
 import copy
@@ -29,7 +29,7 @@ HEAD_STREAM = (100, 1)  # numbers that derive the seed of a head's weights from 
 
 @dataclass(frozen=True)
 class HeadPredictor:
-    """Heads (a stack of S) that predict from tokens."""
+    """Predicts from tokens with a stack of S heads."""
 
     head: nn.Module
     task: TrainingTask
@@ -37,28 +37,28 @@ class HeadPredictor:
 
     def predict(self, tokens: CropTokens, rows: np.ndarray) -> np.ndarray:
         """(S, n, C) probabilities of the rows (n,), or values of a regression in their unit."""
-        head = copy.deepcopy(self.head).to(tokens.dtype)  # as autocast would at every batch
+        head = copy.deepcopy(self.head).to(tokens.dtype)  # once, because autocast would do it at every batch
         crops = tokens.crops_per_record(rows) if self.settings.average == "logits" else 1
         batches = ((x, owner[::crops]) for x, owner in tokens.batches(rows, crops))
         return heads.predict(functools.partial(head, crops=crops), batches, len(rows), self.task.probabilities, self.settings)
 
 
 def list_points(settings: HeadConfig) -> list[dict[str, float]]:
-    """The points of the grid of settings to try; one, the settings themselves, where the grid is empty."""
+    """The grid points to try. If the grid is empty, the settings themselves are the only point."""
     grid = settings.grid
     return [{"lr": lr, "weight_decay": weight_decay} for lr, weight_decay in itertools.product(
         grid.lr or [settings.lr], grid.weight_decay or [settings.weight_decay])]
 
 
 def apply_point(settings: HeadConfig, point: dict[str, float], precision: str) -> HeadConfig:
-    """The settings at a point of the grid; the final values keep their ratio to the values where they start."""
+    """The settings at a grid point. final_lr and final_weight_decay keep their ratio to lr and weight_decay."""
     final = {f"final_{key}": getattr(settings, f"final_{key}") * (value / start) if (start := getattr(settings, key)) else value
              for key, value in point.items()}
     return settings.replace(**point, **final, precision=precision)
 
 
 class Stack:
-    """S heads that differ by their seed alone, at one point of the grid, trained as one."""
+    """S heads at one grid point that differ only in their seed and train at once."""
 
     def __init__(self, job: Job, configs: Sequence[EvaluationConfig], point: dict[str, float]):
         settings, task = configs[0].evaluation, job.task_of(configs[0])
@@ -86,11 +86,11 @@ class Stack:
 
     @property
     def validates(self) -> bool:
-        """Whether a validation follows the step that was taken last."""
+        """Whether a validation follows the last step."""
         return self.steps % self.settings.validate_every == 0 or self.steps == self.settings.steps
 
     def step(self, tokens: Tensor, labels: Tensor) -> None:
-        """One optimiser step of all heads on tokens (B, R + N, D) and labels (B, C)."""
+        """Take one optimiser step with all heads on tokens (B, R + N, D) and labels (B, C)."""
         optim.schedule_(self.optimiser, self.steps, self.settings)
         with optim.autocast(self.device, self.settings.precision):
             logits = self.head(tokens)
@@ -104,7 +104,7 @@ class Stack:
         self.pending.append(losses.detach())
 
     def collect_losses(self) -> None:
-        """Take the pending losses from the device; a head whose loss is no number fails."""
+        """Read the pending losses from the device; a head whose loss is not finite fails."""
         first = self.steps - len(self.pending)
         for step, losses in enumerate(torch.stack(self.pending).tolist() if self.pending else (), first):
             for s, value in enumerate(losses):
@@ -118,7 +118,7 @@ class Stack:
         self.validations[s].fail(f"{reason}: evaluation stopped; lower evaluation.lr (evaluation {name})")
 
     def validate(self, tokens: CropTokens) -> None:
-        """Score all heads on the validation records, and keep the weights of those that are better than before."""
+        """Score all heads on the validation records; copy the weights of each head with a new best score."""
         self.collect_losses()
         p = HeadPredictor(self.head, self.task, self.settings).predict(tokens, self.task.validation.rows)
         better = []
@@ -126,7 +126,7 @@ class Stack:
             if self.steps > self.last_step(s):
                 continue
             if not np.isfinite(p[s]).all():
-                self._fail(s, f"its predictions after step {self.steps} are no numbers")
+                self._fail(s, f"its predictions after step {self.steps} are not finite")
                 continue
             loss = sum(losses[s] for losses in self.losses) / len(self.losses)
             if validations.add(self.steps, loss, self.task.score(p[s])):
@@ -155,16 +155,17 @@ class Stack:
 
 
 class Feed:
-    """The batches of one task, the next records in the shared order that belong to it, and the stacks that they train."""
+    """Forms the batches of one task, and trains its stacks on them. All feeds share one order of records, and each takes
+    the records of its own task from it."""
 
     def __init__(self, task: TrainingTask, rows: np.ndarray, batch: int, stacks: list[Stack], device: torch.device):
         self.stacks, self.batch = stacks, min(batch, len(task.train.rows))
         self.labels = torch.from_numpy(task.train.labels).to(device)
-        self.record = np.full(len(rows), -1)  # for each of rows its index in the task's training records, or -1
+        self.record = np.full(len(rows), -1)  # for each of rows: its index in the task's training records, or -1
         matches, index = match_rows(rows, task.train.rows)
         self.record[matches] = index
         assert len(matches) == len(task.train.rows)
-        # of a batch that is not full yet
+        # the batch that is not full yet: its tokens, and its records' indices
         self.tokens, self.records = torch.empty(0, device=device), torch.empty(0, dtype=torch.int64)
 
     @property
@@ -172,13 +173,13 @@ class Feed:
         return all(stack.done for stack in self.stacks)
 
     def select(self, order: np.ndarray) -> np.ndarray:
-        """(n,) bool: which records of an epoch's order (n,) the task trains on: its own, as many as fill whole batches."""
+        """(n,) bool: the records of an epoch's order (n,) that the task trains on: its own, until no whole batch is left."""
         own = self.record[order] >= 0
         selected: np.ndarray = own & (own.cumsum() <= own.sum() // self.batch * self.batch)
         return selected
 
     def add(self, tokens: Tensor, indices: np.ndarray, validation: CropTokens) -> None:
-        """Add the tokens of the records at these indices of rows; each batch that becomes full trains the stacks."""
+        """Add the tokens of the records at these indices of rows, and train the stacks on each batch that becomes full."""
         self.tokens = torch.cat([self.tokens, tokens]) if len(self.tokens) else tokens
         self.records = torch.cat([self.records, torch.from_numpy(self.record[indices])])
         while len(self.records) >= self.batch:

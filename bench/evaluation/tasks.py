@@ -1,7 +1,7 @@
-"""What is predicted: the records of each fold and their labels, as a store holds them; losses and scores by kind.
+"""Tasks: what is predicted. A task has the records of three splits and their labels; its kind decides loss and score.
 
-A task is a column of the store, and `<task>-single` the records of a multi-label one that have exactly one label: so
-superdiagnostic-single is ST-MEM's task of PTB-XL (arXiv 2402.09450).
+A task is a column of labels in the store. Each multi-label task has a variant `<task>-single`, the records with exactly one
+label. For example, superdiagnostic-single is the task of ST-MEM on PTB-XL (arXiv 2402.09450).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,21 +22,25 @@ SINGLE = "-single"
 
 @dataclass(frozen=True)
 class Split:
-    rows: np.ndarray  # (n,) rows of the store's records
-    labels: np.ndarray  # (n, C) float32: 1 where the record has the class; of a regression (n, 1) values
+    """The records that train, choose or test, and their labels."""
+
+    rows: np.ndarray  # (n,) rows of the store
+    labels: np.ndarray  # (n, C) float32: 1 if the record has the class; for a regression (n, 1) values
 
 
 @dataclass(frozen=True)
 class Task:
+    """A task of a store, in three splits."""
+
     kind: str  # multi-label, single-label or regression
-    classes: list[str]  # what the head predicts; of a regression its unit
+    classes: list[str]  # what the head predicts; for a regression its unit
     train: Split
     validation: Split
     test: Split  # labels (n, len(scored))
-    scored: list[str]  # the classes that the test is about: all of them, but of an external store
+    scored: list[str]  # the classes that are tested: all, or fewer on an external store
     moments: tuple[float, float] = (0.0, 1.0)  # mean and sd of a regression's training values
     tested_on: Store | None = None  # an external store; None: test.rows are of the store that is trained on
-    facts: dict[str, Any] = field(default_factory=dict)  # for the record
+    facts: dict[str, Any] = field(default_factory=dict)  # for the result
 
     @property
     def columns(self) -> list[int]:
@@ -44,7 +48,7 @@ class Task:
         return [self.classes.index(c) for c in self.scored]
 
     def without_test(self) -> "TrainingTask":
-        """What training and choosing may see of the task."""
+        """The task without its test fold, for the code that trains and chooses."""
         return TrainingTask(self.kind, self.classes, self.train, self.validation, self.moments)
 
 
@@ -64,7 +68,7 @@ class TrainingTask:
         return f"validation_{METRIC[self.kind]}"
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(..., B, C) logits, (B, C) labels -> (...) the loss of each model."""
+        """(..., B, C) logits, (B, C) labels -> (...) the loss of each head."""
         return loss(self.kind, logits.float(), labels, self.moments)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -72,15 +76,15 @@ class TrainingTask:
         return probabilities(self.kind, logits, self.moments)
 
     def score(self, p: np.ndarray) -> float:
-        """What decides which weights are tested, of predictions (n, C) for the validation records."""
+        """The score by which weights are chosen. p (n, C): predictions for the validation records."""
         return selection(self.kind, self.validation.labels, p)
 
 
 def loss(kind: str, logits: Tensor, labels: Tensor, moments: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """(..., B, C) logits, (B, C) labels -> (...) the mean loss of each model.
+    """(..., B, C) logits, (B, C) labels -> (...) the mean loss of each head.
 
-    Binary cross-entropy, mean over records and classes; softmax cross-entropy, mean over records; squared error of the
-    standardised values (moments: a Task's).
+    multi-label: binary cross-entropy, mean over records and classes. single-label: softmax cross-entropy, mean over
+    records. regression: squared error of the values, standardised by the task's moments.
     """
     if kind == "single-label":
         return -(labels * logits.log_softmax(-1)).sum(-1).mean(-1)
@@ -91,7 +95,7 @@ def loss(kind: str, logits: Tensor, labels: Tensor, moments: tuple[float, float]
 
 
 def probabilities(kind: str, logits: Tensor, moments: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """(..., C) logits -> (..., C) probabilities; of a regression the values in their unit."""
+    """(..., C) logits -> (..., C) probabilities; for a regression the values in their unit."""
     if kind == "regression":
         mean, sd = moments
         return logits * sd + mean
@@ -99,12 +103,12 @@ def probabilities(kind: str, logits: Tensor, moments: tuple[float, float] = (0.0
 
 
 def selection(kind: str, labels: np.ndarray, p: np.ndarray) -> float:
-    """What decides which weights are tested: macro AUROC, or R2, of (n, C) labels and probabilities."""
+    """The score by which weights are chosen: macro AUROC, or R2 for a regression, of (n, C) labels and predictions p."""
     return regression.r2(labels, p) if kind == "regression" else float(metrics.auroc(labels.astype(np.int64), p).mean())
 
 
 def list_tasks(store: Store) -> dict[str, str]:
-    """Task -> kind, of all tasks that the store's columns yield."""
+    """Task -> kind, for all tasks of the store."""
     own = {task: store.kind(task) for task in store.manifest["tasks"]}
     return {f"{task}{SINGLE}": "single-label" for task, kind in own.items() if kind == "multi-label"} | own
 
@@ -123,7 +127,7 @@ def read_labels(store: Store, task: str) -> Labels:
     """The task's labels in the store; UserError where the store does not have the task."""
     known = list_tasks(store)
     if task not in known:
-        raise unknown("task", task, known) if known else UserError(f"store {store.name} is unlabelled: no task at all")
+        raise unknown("task", task, known) if known else UserError(f"store {store.name} has no labels and so no task")
     kind, column = known[task], task if task in store.manifest["tasks"] else task.removesuffix(SINGLE)
     classes, texts = store.manifest["tasks"][column], store.records[column]
     values = np.zeros((len(texts), len(classes)), np.float32)
@@ -142,10 +146,10 @@ def load_task(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, em
               shortest: int = 0, fraction: float = 1.0) -> Task:
     """The task's three splits; records without a label of the task, or of fewer than `shortest` samples, are left out.
 
-    fraction: how many of the training folds' patients are used, see fractions.py. A class that loses its positives there is
-    trained and tested as any other, and named in facts["untrained"].
+    fraction: the share of the training folds' patients that is used, see fractions.py. A class that has no positive among
+    them is still trained and tested; facts["untrained"] names it.
 
-    UserError when the store has no labels for the task, a split is empty, or a class has no positive (or no
+    UserError if the store has no labels for the task, a split is empty, or a class has no positive (or no
     negative) in a split; empty_classes="drop" leaves such classes out instead.
     """
     labels = read_labels(store, task)
@@ -159,7 +163,7 @@ def load_task(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, em
     if len(remaining) < (2 if kind == "single-label" else 1):
         raise UserError(f"task {task!r} of store {store.name}: {'one' if remaining else 'no'} class has positives and negatives "
                         f"in every split")
-    for part, split in splits.items():  # a record of no class but a dropped one tells a softmax nothing
+    for part, split in splits.items():  # a record whose only class was dropped cannot train a softmax
         some = split.labels[:, remaining].any(1) if kind == "single-label" else np.ones(len(split.rows), bool)
         splits[part] = Split(split.rows[some], split.labels[some][:, remaining])
     classes, train = [labels.classes[i] for i in remaining], splits["train"]
@@ -178,7 +182,7 @@ def load_task(store: Store, task: str, folds: Mapping[str, Sequence[int]], *, em
 
 
 def take_split(store: Store, task: str, labels: Labels, folds: tuple[str, Sequence[int]], shortest: int) -> Split:
-    """The split of (its name, its folds); UserError where no record can be used, or all have one value of a regression."""
+    """The split with this (name, folds); UserError if it has no usable record, or all values of a regression are equal."""
     part, numbers = folds
     inside, length = store.records.fold.isin(numbers).to_numpy(), store.records.length
     rows = np.flatnonzero(labels.labelled & inside & (length.to_numpy() >= shortest))
@@ -204,28 +208,28 @@ def find_lacking(labels: Labels, splits: Mapping[str, Split]) -> dict[int, str]:
     for part, split in splits.items() if labels.kind != "regression" else ():
         positives = split.labels.sum(0)
         for i in np.flatnonzero((positives == 0) | (positives == len(split.rows))):
-            lacking.setdefault(int(i), f"{labels.classes[i]} has {'no' if not positives[i] else 'only'} positive in {part}")
+            lacking.setdefault(int(i), f"{labels.classes[i]} has no {'positive' if not positives[i] else 'negative'} in {part}")
     return lacking
 
 
 def measure_moments(store: Store, task: str, kind: str, train: Split) -> tuple[float, float]:
-    """Mean and sd of a regression's training values, else (0, 1); UserError where the sd is 0."""
+    """(mean, sd) of a regression's training values, (0, 1) for other kinds; UserError if the sd is 0."""
     if kind != "regression":
         return 0.0, 1.0
     mean, sd = float(train.labels.mean(dtype=np.float64)), float(train.labels.std(dtype=np.float64))
     if not sd:
-        raise UserError(f"task {task!r} of store {store.name}: the {len(train.rows)} training records have one value")
+        raise UserError(f"task {task!r} of store {store.name}: the {len(train.rows)} training records all have the same value")
     return mean, sd
 
 
 def shuffle_labels(task: Task, order: int) -> Task:
-    """The task with the labels of its training and of its validation records permuted, in an order of this number."""
+    """The task with permuted labels, within training and within validation. order: the seed of the permutation."""
     rng = np.random.default_rng(order)
     train, validation = (Split(s.rows, s.labels[rng.permutation(len(s.rows))]) for s in (task.train, task.validation))
     return replace(task, train=train, validation=validation)
 
 
 def name_patients(store: Store, rows: np.ndarray) -> np.ndarray:
-    """(n,) text: whose record each row is; a record without a patient_id is a patient of its own."""
+    """(n,) text: the patient of each row; a record without a patient_id is a patient of its own."""
     table = store.records.iloc[rows]
     return np.where(table.patient_id == "", "record " + table.record_id, "patient " + table.patient_id).astype(str)

@@ -1,7 +1,7 @@
-"""Training of stacked heads on a frozen encoder: of all seeds, tasks and grid points in one pass over the crops.
+"""Trains the heads of all seeds, tasks and grid points at once on a frozen encoder, so that they share its forward passes.
 
-Which crop of a record an epoch shows is a function of (epoch, record), and a task's batches are the next records of the
-shared order that belong to it: so each head sees what it would have seen alone.
+The crop that an epoch shows of a record depends on (epoch, record) alone. A batch of a task consists of the next records of
+the shared order that belong to the task. Each head therefore sees what it would have seen alone.
 """
 
 import time
@@ -31,7 +31,7 @@ def describe_task(config: EvaluationConfig) -> str:
 
 
 class HeadTrainer:
-    """The stacks of a job on their way through the epochs."""
+    """Trains the stacks of a job, epoch by epoch."""
 
     def __init__(self, job: Job, stacks: Sequence[Stack], reader: Reader, validation: CropTokens):
         self.job, self.stacks, self.reader, self.validation = job, stacks, reader, validation
@@ -40,11 +40,11 @@ class HeadTrainer:
             groups.setdefault((describe_task(stack.configs[0]), stack.settings.batch), []).append(stack)
         self.feeds = [Feed(group[0].task, job.train_rows, batch, group, reader.device) for (_, batch), group in groups.items()]
         self.epochs = Epochs(job.train_rows, EPOCHS_SEED)
-        self.epoch, self.position = 0, 0  # position: in the order of the epoch
+        self.epoch, self.position = 0, 0  # position: in the epoch's order
         self.saved_at = time.monotonic()
 
     def train(self) -> None:
-        """Train all stacks to their ends, in place; saved every workspace.save_minutes, at a signal and at the end."""
+        """Train every stack until it is done; save every workspace.save_minutes, at a signal and at the end."""
         if self.job.state:
             self._restore(self.job.state)
         self._open_crops()
@@ -64,7 +64,7 @@ class HeadTrainer:
         return sum(stack.steps for stack in self.stacks)
 
     def _open_crops(self) -> None:
-        """Sets among how many starts each of the rows may choose; of cached features, encodes all training crops."""
+        """Set `choices`, the number of possible crops per row. If features are cached, encode all training crops first."""
         rows, reader = self.job.train_rows, self.reader
         self.cache: CropTokens | None = None
         if not reader.cached:
@@ -76,13 +76,13 @@ class HeadTrainer:
         self.choices = np.searchsorted(self.cache.rows, rows, "right") - self.first
 
     def _read(self, indices: np.ndarray, starts: np.ndarray) -> Tensor:
-        """(B, R + N, D) tokens of a crop of each of the rows at the indices (B,); starts (B,): which of their crops."""
+        """(B, R + N, D) tokens of one crop per row. indices (B,): of the rows. starts (B,): the number of each row's crop."""
         if self.cache:
             return self.cache.take(self.first[indices] + starts)
         return self.reader.encode_crops(self.job.train_rows[indices], starts)
 
     def _train_chunk(self, order: np.ndarray, starts: np.ndarray, selections: list[np.ndarray]) -> bool:
-        """Read the next crops of the epoch and train on them; False where none are left that a feed needs."""
+        """Read the next crops of the epoch and train on them; False if no feed needs any of the remaining crops."""
         active = [(feed, selected) for feed, selected in zip(self.feeds, selections, strict=True) if not feed.done]
         if not active:
             return False

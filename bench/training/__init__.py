@@ -1,4 +1,4 @@
-"""How a backbone is trained: the trainer and its parts. Whatever kills a run, the same call continues it bit for bit.
+"""How a backbone is trained: the trainer and its parts. After a kill, the same call continues a run bit for bit.
 
 In: a pre-training config, stores and a workspace. Out: the backbone's checkpoints, its log and its result.
 

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic to write, safe to read, the same bytes for the same state; and those of one run."""
+"""Checkpoints: written atomically, safe to read, the same bytes for the same state. RunCheckpoints manages those of a run."""
 
 import json
 import pickle
@@ -21,17 +21,17 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Flat named tensors, and all else as one dict of JSON values: config, statistics, leads, rate, units."""
+    """A flat dict of tensors by name, and a dict of JSON values for the rest: config, statistics, leads, rate, units."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write path whole or not at all.
+    """Write the checkpoint into path, whole or not at all.
 
-    A flat, sorted dict of tensors and one text: pickle then has no shared object to refer back to, so equal
-    states are equal bytes, whatever path led to them.
+    The file holds a flat, sorted dict of tensors and one text. Pickle then finds no shared object to refer back to, so
+    equal states give equal bytes.
     """
     tensors = {k: checkpoint.tensors[k].detach().cpu().contiguous().clone() for k in sorted(checkpoint.tensors)}
     text = json.dumps({"format": FORMAT, **checkpoint.meta}, sort_keys=True)
@@ -40,7 +40,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in path; UserError when it is none."""
+    """The checkpoint in path; UserError if the file is not a checkpoint or is damaged."""
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
@@ -56,21 +56,21 @@ def load(path: Path) -> Checkpoint:
         tensors = dict(content["tensors"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError,
             zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no checkpoint of ecgssl, or is damaged ({type(error).__name__})") from None
+        raise UserError(f"{path} is not a checkpoint of ecgssl, or is damaged ({type(error).__name__})") from None
     if version != FORMAT:
         raise UserError(f"{path} has checkpoint format {version!r}, this version reads {FORMAT}")
     return Checkpoint(tensors, meta)
 
 
 def remove_partial(*folders: Path) -> None:
-    """Remove what a killed process left half written. Only for the process that holds the lock of the folders."""
+    """Remove the partial files of a killed process. Only the process that holds the lock of the folders may call this."""
     for folder in folders:
         for path in folder.glob(".*.tmp"):
             path.unlink()
 
 
 def flatten(module: nn.Module, optimiser: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Weights, buffers and, where there is an optimiser, its state as flat named tensors."""
+    """A flat dict of tensors by name: weights, buffers and, if an optimiser is given, its state."""
     out = {f"model/{k}": v for k, v in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         for key, value in (optimiser.state if optimiser else {}).get(parameter, {}).items():
@@ -85,7 +85,7 @@ def restore_(module: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[
     for name, parameter in module.named_parameters():
         prefix = f"optimiser/{name}/"
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if state:  # `step` stays where AdamW keeps it: on the CPU unless the optimiser is fused
+        if state:  # AdamW expects `step` on the CPU unless the optimiser is fused
             fused = optimiser.defaults.get("fused")
             optimiser.state[parameter] = {
                 k: v.clone() if k == "step" and not fused else v.to(parameter.device, copy=True)
@@ -93,20 +93,20 @@ def restore_(module: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[
 
 
 def fill_(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """Give the module these weights, as float32; UserError naming the first that is missing, too many or of another shape.
+    """Load these weights into the module, as float32. UserError names the first that is missing, unknown or misshapen.
 
-    The module may lie on the meta device: the tensors become its own.
+    The module may be on the meta device; it then takes the tensors themselves. what: begins the error.
     """
     own = module.state_dict()
     for key in sorted(own.keys() | tensors.keys()):
         if key not in tensors:
             raise UserError(f"{what} lacks {key}")
         if key not in own:
-            raise UserError(f"{what} holds {key}, which its config does not speak of")
+            raise UserError(f"{what} holds {key}, but the model of its config has no such weights")
         if tensors[key].shape != own[key].shape:
-            raise UserError(f"{what}: {key} has shape {tuple(tensors[key].shape)}, by its config {tuple(own[key].shape)}")
+            raise UserError(f"{what}: {key} has shape {tuple(tensors[key].shape)}, its config needs {tuple(own[key].shape)}")
         if not tensors[key].is_floating_point() or not tensors[key].isfinite().all():
-            raise UserError(f"{what}: {key} holds values that are no finite numbers")
+            raise UserError(f"{what}: {key} holds values that are not finite numbers")
     module.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
 
 
@@ -122,7 +122,7 @@ class RunCheckpoints:
         self.final = folder / checkpoint_name()
 
     def find_newest(self) -> Path | None:
-        """The newest checkpoint that can be read and continued from; those that cannot be read are removed."""
+        """The newest readable checkpoint from which the run can continue. Newer ones that are damaged are removed."""
         for path in [self.final, *reversed(self.list_states())]:
             if not path.is_file():
                 continue
@@ -135,7 +135,7 @@ class RunCheckpoints:
         return None
 
     def list_states(self) -> list[Path]:
-        """The states to continue from, the oldest first."""
+        """The files of states, the oldest first."""
         return sorted(self.states.glob("step-*.pt"))
 
     def save_final(self, checkpoint: Checkpoint) -> None:
@@ -147,7 +147,7 @@ class RunCheckpoints:
         save(self.folder / checkpoint_name(at), checkpoint)
 
     def save_state(self, step: int, checkpoint: Checkpoint) -> None:
-        """Write the state after `step` steps; the oldest states beyond the number to keep go."""
+        """Write the state after `step` steps, and remove all but the newest `keep` states."""
         save(self.states / f"step-{step:08d}.pt", checkpoint)
         for path in self.list_states()[:-self.keep]:
             path.unlink()

@@ -1,4 +1,4 @@
-"""What a pre-training reads: its stores, checked against the config, and the rows of a batch that each forward sees."""
+"""The input of a pre-training: stores, which are checked against the config, and the rows of the batch per forward pass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from bench.runs.workspace import Workspace
 
 
 def fill_fingerprints(config: PretrainConfig, stores: Mapping[str, Store]) -> PretrainConfig:
-    """The config with the fingerprints of its stores; UserError where a store is not the one that the config speaks of.
+    """The config with the fingerprints of its stores; UserError if a store does not fit the config.
 
-    stores: name -> store, of at least those of data.mix.
+    stores: name -> store. It must hold at least the stores of data.mix.
     """
     data = config.data
     for name in data.mix:
@@ -36,7 +36,7 @@ def fill_fingerprints(config: PretrainConfig, stores: Mapping[str, Store]) -> Pr
 
 
 def open_loader(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World) -> Loader:
-    """The loader of this process's part of every batch. The order in which the stores are given changes nothing."""
+    """The loader of this process's part of every batch. The order of `stores` does not matter."""
     data, stores = config.data, sorted(stores, key=lambda store: store.name)
     return Loader(stores, [data.mix[store.name] for store in stores], folds=data.folds, seconds=data.crop_seconds,
                   batch=config.optim.batch, device=workspace.device, place=workspace.place, seed=derive(config.seed, DATA),
@@ -44,21 +44,21 @@ def open_loader(config: PretrainConfig, stores: Sequence[Store], workspace: Work
 
 
 def read_fixed_batch(config: PretrainConfig, loader: Loader, records: int) -> Tensor:
-    """(records, leads, samples) crops that are the same whenever the run is continued, to look for collapse on."""
+    """(records, leads, samples) fixed crops on which the run looks for collapse; the same after a resume."""
     return Loader(loader.stores, loader.weights.tolist(), folds=config.data.folds, seconds=config.data.crop_seconds,
                   seed=config.seed, batch=records, device=loader.device, place="host").batch_at(MONITOR)
 
 
 def list_corpora(loader: Loader) -> dict[str, dict[str, Any]]:
-    """What a backbone has seen: store -> its source, version and number of records drawn from."""
+    """What the backbone has seen: store -> its corpus, its version, and the number of records that crops are drawn from."""
     return {store.name: {"source": store.corpus, "version": store.version, "records": len(rows)}
             for store, rows in zip(loader.stores, loader.eligible, strict=True)}
 
 
 def split_batch(config: PretrainConfig, world: World) -> list[slice]:
-    """The rows of the whole batch that each forward of this process sees: one slice, or several to be accumulated.
+    """The rows of the whole batch for each forward pass of this process: one slice, or several whose gradients accumulate.
 
-    UserError where the batch does not divide, or where dropout would be drawn for a part of it.
+    UserError if the batch does not divide evenly, or if dropout would be drawn for a part of it.
     """
     batch, parts = config.optim.batch, config.optim.accumulate * world.size
     if batch % parts:
@@ -71,6 +71,6 @@ def split_batch(config: PretrainConfig, world: World) -> list[slice]:
 
 
 def refuse_gather(x: Tensor) -> Tensor:
-    """UserError: stands for Step.gather where micro-batches hold no whole batch."""
+    """Raises UserError. It replaces Step.gather when a step has several micro-batches, none of which is the whole batch."""
     raise UserError("this method's loss compares the records of a whole batch: optim.accumulate must be 1; use a "
                     "smaller optim.batch, or more processes")

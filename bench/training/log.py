@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run logs, a line of numbers by step; and the speed and power that it logs."""
+"""metrics.jsonl, the log of a run with a line of numbers per logged step; and the measurement of speed and power."""
 
 import json
 import math
@@ -34,22 +34,22 @@ class MetricsLog:
             f.write(json.dumps(values) + "\n")
 
     def read(self) -> list[Line]:
-        """All lines; none where there is no file."""
+        """All lines; an empty list if there is no file."""
         out = []
         for line in self.path.read_text().splitlines() if self.path.is_file() else ():
             try:
                 out.append(json.loads(line))
-            except json.JSONDecodeError:  # torn by a kill: what follows was never written
+            except json.JSONDecodeError:  # torn by a kill, so it is the last line
                 break
         return out
 
     def drop_after(self, step: int) -> None:
-        """Remove the lines of later steps, which a resumed run writes again; step 0 removes all."""
+        """Remove the lines of later steps, because a resumed run writes them again; step 0 removes all lines."""
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.read() if line["step"] <= step and step))
 
 
 def load_metrics(work: Path, run: str) -> tuple[PretrainConfig, list[Line]]:
-    """A pre-training's config and the lines of its metrics, finished or not; UserError where there are none."""
+    """(config, metrics lines) of a pre-training, finished or not; UserError if it has logged nothing."""
     folder = run_folder(work, run)
     lines = MetricsLog(folder).read()
     if not lines:
@@ -66,13 +66,13 @@ class SpeedMeter:
         self.began, self.step = time.monotonic(), step
 
     def update(self) -> None:
-        """To be called after every step: counters of energy come round."""
+        """Read the energy counters. Call it after every step, because the counters overflow."""
         self.meter.update()
 
     def measure(self, step: int, steps: int) -> tuple[float, dict[str, float]]:
-        """(seconds of `steps` steps at the mean speed since the last call, watts by their keys in a line).
+        """(seconds for `steps` steps at the mean speed since the last call, {key in a line: watts}).
 
-        steps: those of the line, which may hold some that were taken before a kill.
+        steps: the number of steps that the line covers. Some of them may have been taken before a kill.
         """
         seconds = (time.monotonic() - self.began) / (step - self.step) * steps
         watts = measure_watts(self.meter, time.monotonic() - self.began, self.world)
@@ -81,7 +81,7 @@ class SpeedMeter:
 
 
 def measure_watts(meter: Meter, seconds: float, world: World) -> dict[str, float]:
-    """Power of the machines and devices of all processes since the meter was last read; without what one cannot read."""
+    """Key -> mean watts of all processes' machines or devices since the last call. Parts that one cannot read are left out."""
     used = meter.take()
     joules = torch.tensor([used.get(part, math.nan) for part in WATTS], dtype=torch.float64)
     world.mean_([joules])
@@ -90,7 +90,7 @@ def measure_watts(meter: Meter, seconds: float, world: World) -> dict[str, float
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory used at once, in MiB: of the GPU, or of this process where it works on the CPU."""
+    """Peak memory in MiB: of the GPU, or of this process if it works on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,19 +1,19 @@
-"""Signs of collapse, a backbone that maps all records to nearly the same features, and how they are looked for."""
+"""Detects collapse: a backbone has collapsed if it maps all records to nearly the same features."""
 
 import torch
 from torch import Tensor
 
 from bench.method import Method
 
-POINTS = 20  # how often a run looks, whatever its length
-BATCH = 256  # records of the fixed batch that it looks at
-PART = 64  # records of one forward pass
+POINTS = 20  # how often a run looks for collapse, whatever its length
+BATCH = 256  # records in the fixed batch that it looks at
+PART = 64  # records per forward pass
 
 
 def rankme(features: Tensor) -> float:
     """Effective rank of (n, D) features: exp of the entropy of their singular values.
 
-    Garrido et al. 2023, arXiv 2210.02885; so is the epsilon. Features that are all 0 have rank 1.
+    Source, also of the epsilon: Garrido et al. 2023, arXiv 2210.02885. Features that are all 0 have rank 1.
     """
     s = torch.linalg.svdvals(features.double())
     p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny) + 1e-7
@@ -24,7 +24,7 @@ def rankme(features: Tensor) -> float:
 def measure_collapse(model: Method, batch: Tensor) -> dict[str, float]:
     """{rankme, feature_sd} of the mean tokens (B, D) of a batch (B, leads, samples); {} where a token is not finite.
 
-    feature_sd: sd over the records, mean over the features. Both fall early where training collapses.
+    feature_sd is the sd over the records, averaged over the features. Both numbers fall early if training collapses.
     """
     backbone = model.backbone()
     training = backbone.training

@@ -19,7 +19,7 @@ SIDE = 128  # of the square matrices whose product is timed
 def cosine(step: int, total: int, start: float, final: float, *, warmup: int = 0, warmup_start: float = 0.0) -> float:
     """Linear warm-up from warmup_start, then a half cosine from start that reaches final at step total - 1.
 
-    As the published implementation computes it, one step past the end included.
+    Like the published implementation, it also computes the cosine at step = total, one step past the end.
     """
     if step < warmup:
         return warmup_start + (start - warmup_start) * step / warmup
@@ -35,7 +35,7 @@ def linear(step: int, total: int, start: float, final: float) -> float:
 
 
 def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: group 0 (weights of linear and convolution layers) decays, 1 does not."""
+    """AdamW over the trainable parameters. Weight decay acts on group 0, the weights of linear and convolution layers."""
     decay = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear | nn.Conv1d)}
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -45,7 +45,7 @@ def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.
 
 
 def schedule_(optimiser: torch.optim.Optimizer, step: int, settings: OptimConfig | HeadConfig) -> float:
-    """Set this step's lr and weight decay in place; gives the lr."""
+    """Set this step's learning rate and weight decay in the optimiser. Returns the learning rate."""
     lr = cosine(step, settings.steps, settings.lr, settings.final_lr, warmup=settings.warmup_steps,
                 warmup_start=settings.warmup_lr)
     for group in optimiser.param_groups:
@@ -65,7 +65,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """What a setting `precision` means on the device: float32 or bfloat16. auto is bfloat16 where the device computes in it."""
+    """The precision, float32 or bfloat16, that a setting means on the device. auto: bfloat16 if the device computes in it."""
     if precision == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     return precision
@@ -77,7 +77,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def warn_if_slow(device: torch.device, precision: str) -> None:
-    """Say on stderr how much slower bfloat16 is here, where a run uses it and the device only emulates it."""
+    """If a run uses bfloat16 on a device that only emulates it, print on stderr how much slower it is."""
     if resolve_precision(device, precision) != "bfloat16" or has_bfloat16(device):
         return
     if (ratio := time_bfloat16(device)) > 1:
@@ -87,7 +87,7 @@ def warn_if_slow(device: torch.device, precision: str) -> None:
 
 @functools.cache
 def time_bfloat16(device: torch.device) -> float:
-    """The time of a bfloat16 matrix product divided by that of a float32 one, on this device; measured once, in some ms."""
+    """The time of a bfloat16 matrix product divided by the time of a float32 one. It is measured once per device."""
     return _time_product(device, torch.bfloat16) / _time_product(device, torch.float32)
 
 
@@ -95,7 +95,7 @@ def _time_product(device: torch.device, dtype: torch.dtype) -> float:
     """Seconds of the fastest of three products of two matrices."""
     matrix = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
     seconds = []
-    for _ in range(4):  # the first prepares what the others reuse
+    for _ in range(4):  # the first warms up
         began = time.perf_counter()
         (matrix @ matrix).sum().item()  # .item() waits for a device that works in the background
         seconds.append(time.perf_counter() - began)

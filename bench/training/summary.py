@@ -1,4 +1,4 @@
-"""The part `result` of a pre-training's result, from what the run has logged."""
+"""Computes the key `result` of a pre-training's result from the lines that the run logged."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from bench.training.log import WATTS, Line, peak_memory_mb
 
 
 def summarise(config: PretrainConfig, model: Method, lines: list[Line], device: torch.device) -> dict[str, Any]:
-    """Records, seconds, speed, parameters, memory, energy and the curves of a finished run, as JSON.
+    """Records, seconds, speed, parameters, memory, energy and curves of a finished run, as JSON.
 
-    lines: those of its MetricsLog.
+    lines: all lines of its MetricsLog.
     """
     logged, looks = [line for line in lines if "loss" in line], [line for line in lines if "rankme" in line]
     seconds, records = sum(line["seconds"] for line in logged), config.optim.steps * config.optim.batch
@@ -29,11 +29,11 @@ def summarise(config: PretrainConfig, model: Method, lines: list[Line], device: 
 
 
 def to_columns(lines: list[Line]) -> dict[str, list[Any]]:
-    """One list per key of the lines, None where a line lacks it; without times and watts, which are summed."""
+    """One list per key of the lines, with None where a line lacks the key. Times and watts are left out: they are summed."""
     keys = dict.fromkeys(key for line in lines for key in line)
     return {key: [line.get(key) for line in lines] for key in keys if not key.startswith("seconds") and key not in WATTS.values()}
 
 
 def count_parameters(module: nn.Module, *, trained: bool = False) -> int:
-    """The number of parameters; trained: of those that take a gradient."""
+    """The number of parameters. trained: count only parameters that receive a gradient."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

@@ -1,4 +1,4 @@
-"""The one training loop: from a config and stores to a backbone and a result. `Trainer` has the parts, `pretrain` the run."""
+"""The training loop: from a config and stores to a backbone and a result. `pretrain` runs it, `Trainer` has its parts."""
 
 import json
 import math
@@ -37,7 +37,7 @@ LOG_POINTS = 200  # lines of metrics in a run, whatever its length
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `pretrain` left."""
+    """What a call of `pretrain` returns."""
 
     run_id: str
     result: Path  # the file of the result
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass
 class State:
-    """What a checkpoint holds, and a run continues from."""
+    """The state of a run: a checkpoint holds it, and a resumed run continues from it."""
 
     model: Method
     optimiser: torch.optim.AdamW
@@ -55,23 +55,23 @@ class State:
     window: list[float] = field(default_factory=list)  # losses since the last line of metrics
 
     def restore(self, saved: Checkpoint) -> None:
-        """Take the place of the saved state."""
+        """Become the saved state."""
         checkpoint.restore_(self.model, self.optimiser, saved.tensors)
         self.taken, self.window, self.precision = saved.meta["step"], saved.meta["window"], saved.meta["precision"]
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step has computed, still on the device."""
+    """The numbers of one step, still on the device."""
 
     loss: Tensor  # mean over the micro-batches
-    scalars: dict[str, Tensor]  # what the method logs, of the last micro-batch
+    scalars: dict[str, Tensor]  # what the method logs, from the last micro-batch
     lr: float
-    gradient_norm: Tensor | None  # before clipping; None where nobody needs it
+    gradient_norm: Tensor | None  # before clipping; None if it is neither clipped nor logged
 
 
 class Trainer:
-    """One pre-training, from where its newest checkpoint stands. Several processes with their World train one model."""
+    """One pre-training, which continues from its newest checkpoint. Several processes can train one model: see World."""
 
     def __init__(self, config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World = ALONE) -> None:
         self.config, self.workspace, self.world, self.device = config, workspace, world, workspace.device
@@ -104,9 +104,9 @@ class Trainer:
         return state
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step, save final.pt and summarise; {} on all processes but the first.
+        """Train to the last step and save final.pt. Returns the key `result` of the result; {} except on the first process.
 
-        Interrupted, after saving, where a signal came; UserError where training diverged.
+        Raises Interrupted, after saving, if a signal came; UserError if training diverged.
         """
         if self.metrics:
             self.metrics.drop_after(self.state.taken)
@@ -124,7 +124,7 @@ class Trainer:
                 "saw": self._list_corpora()}
 
     def _train(self, bar: AbstractContextManager[progress.Update]) -> None:
-        """Take the steps that remain, and log, look and save where that is due."""
+        """Take the remaining steps; log, look for collapse and save whenever that is due."""
         self.speed = log.SpeedMeter(self.device, self.world, self.state.taken)
         self.saved_at = time.monotonic()
         with watch_signals() as received, bar as show:
@@ -132,7 +132,7 @@ class Trainer:
                 report = self.step(batch)
                 self.pending.append(report.loss)
                 self.speed.update()
-                signum, save = divmod(self.world.reduce_max(2 * received() + self._is_time_to_save()), 2)  # of any process
+                signum, save = divmod(self.world.reduce_max(2 * received() + self._is_time_to_save()), 2)  # of all processes
                 self._follow_up(report, show, save=bool(save or signum))
                 if signum:
                     raise Interrupted(signum, f"run {self.run_id} at step {self.state.taken} of {self.total}")
@@ -161,7 +161,7 @@ class Trainer:
         return StepReport(torch.stack(losses).mean(), scalars, lr, norm)
 
     def _forward(self, seen: list[Tensor], patients: Tensor, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and scalars of these rows of the whole batch."""
+        """(loss, scalars) of these rows of the whole batch."""
         own = slice(rows.start - self.loader.part.start, rows.stop - self.loader.part.start)  # of this process's part
         step = self._step_at(self.state.taken, rows=rows, patients=patients[own], gather=self.gather)
         with optim.autocast(self.device, self.state.precision):
@@ -179,7 +179,7 @@ class Trainer:
                 or time.monotonic() - self.saved_at > 60 * self.workspace.save_minutes)
 
     def _follow_up(self, report: StepReport, show: progress.Update, *, save: bool) -> None:
-        """Read the losses, log, look for collapse and save a checkpoint, as far as each is due after this step."""
+        """Read the losses, log, look for collapse and save a checkpoint, if they are due after this step."""
         state = self.state
         log, look, share = self._is_due(self.log_every), self._is_due(self.look_every), self.shares.get(state.taken)
         if not (log or look or save or share):
@@ -202,7 +202,7 @@ class Trainer:
             self.saved_at = time.monotonic()
 
     def _read_losses(self) -> list[float]:
-        """The pending losses as numbers; a UserError names the first step whose loss is none."""
+        """The pending losses as numbers; a UserError names the first step whose loss is not finite."""
         losses = torch.stack(self.pending)
         self.pending.clear()
         self.world.mean_([losses])
@@ -234,9 +234,9 @@ class Trainer:
             self.checkpoints.save_final(final)
 
     def _checkpoint(self, *, resumable: bool = True, evaluated: bool = False) -> Checkpoint | None:
-        """The state as a checkpoint, None on all processes but the first; UserError where a number in it is not finite.
+        """The state as a checkpoint; None except on the first process. UserError if a number in it is not finite.
 
-        resumable: with the optimiser's state. evaluated: with the marks by which the leak guard knows the records seen.
+        resumable: include the optimiser's state. evaluated: include the marks of the records seen, for the leak guard.
         """
         tensors = checkpoint.flatten(self.state.model, self.state.optimiser if resumable else None)
         if evaluated:
@@ -247,7 +247,7 @@ class Trainer:
         return Checkpoint(tensors, self._meta()) if self.world.first else None
 
     def _meta(self) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
+        """The JSON values of a checkpoint."""
         stores = {s.name: {k: s.manifest[k] for k in ("mean", "sd", "units", "fingerprint")} for s in self.loader.stores}
         return {"config": self.config.to_json(), "run_id": self.run_id, "leads": list(LEADS),
                 "rate_hz": self.config.data.rate_hz, "stores": stores, "saw": self._list_corpora(),
@@ -264,11 +264,11 @@ class Trainer:
 
 def pretrain(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World = ALONE, *,
              again: bool = False) -> Outcome:
-    """Run what the config says, unless it has a result. A killed run continues from its newest checkpoint, bit for bit.
+    """Run the pre-training, unless it has a result. A killed run continues from its newest checkpoint, bit for bit.
 
-    Several processes that call this with their World train one model together; the first of them writes. UserError where the
-    code of the method has changed since the run was made or begun. again: first move aside a run that
-    has a result, or that other code began.
+    If several processes call this, each with its World, they train one model, and the first process writes. UserError if
+    the code of the method has changed since the run began or ended. again: first move the old run aside if it has a result
+    or if other code began it.
     """
     config = fill_fingerprints(config, {store.name: store for store in stores})
     name = run_id(config)
@@ -296,7 +296,7 @@ def pretrain(config: PretrainConfig, stores: Sequence[Store], workspace: Workspa
 
 
 def _run_and_write(config: PretrainConfig, stores: Sequence[Store], workspace: Workspace, world: World) -> None:
-    """Train, and write the result. For the first process, which holds the lock."""
+    """Train and write the result. Only the first process, which holds the lock, may call this."""
     name = run_id(config)
     folder = run_folder(workspace.work, name)
     checkpoint.remove_partial(folder, folder / "checkpoints")

@@ -171,7 +171,7 @@ def test_a_pretraining_that_cannot_be(fails, work, changes, arguments, message) 
     ({"store": "fast"}, (), "store fast has 500 Hz"),
     ({"name": "trainde"}, (), "no finished pre-training 'trainde'"),
     ({}, ("--external", "fast"), "external store fast has rate_hz 500"),
-    ({}, ("--external", "slow"), "slow is the one that is trained on"),
+    ({}, ("--external", "slow"), "slow is the training store"),
     ({}, ("--set", "external.store=fast"), "write `ecgssl evaluate --external STORE`"),
 ])
 def test_an_evaluation_that_cannot_be(fails, work, changes, arguments, message) -> None:

@@ -102,7 +102,7 @@ def test_codes_of_statements_do_not_test_groups_of_them(tmp_path: Path) -> None:
 def test_another_rate_and_the_store_at_home_are_refused(task: Task, home: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="external store away has rate_hz"):
         external.replace_test_split(task, "rhythm", home, away(tmp_path, ["164889003", "426783006"], rate_hz=200))
-    with pytest.raises(UserError, match="is the one that is trained on"):
+    with pytest.raises(UserError, match="is the training store"):
         external.replace_test_split(task, "rhythm", home, home)
 
 

@@ -168,5 +168,5 @@ def test_what_is_undefined_is_named_and_in_no_mean() -> None:
 def test_what_is_no_probability_is_refused(bad: float) -> None:
     y, p = probabilities(0)
     p[3, 2] = bad
-    with pytest.raises(UserError, match="predictions of the test records are no probabilities"):
+    with pytest.raises(UserError, match="predictions of the test records are not probabilities"):
         metrics.summarise(NAMES, *probabilities(1), y, p)

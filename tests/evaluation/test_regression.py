@@ -63,8 +63,8 @@ def test_resamples_always_hold_two_values() -> None:
 
 
 @pytest.mark.parametrize(("y", "p", "message"), [
-    (np.full(9, 3.0), np.arange(9.0), "the 9 records have one value alone: R2 is not defined"),
-    (np.empty(0), np.empty(0), "the 0 records have one value"),
+    (np.full(9, 3.0), np.arange(9.0), "the 9 records do not have two different values: R2 is not defined"),
+    (np.empty(0), np.empty(0), "the 0 records do not have two different values"),
     (Y, np.full(300, np.inf), "hold NaN or infinite"),
 ])
 def test_what_has_no_r2_is_an_error(y: np.ndarray, p: np.ndarray, message: str) -> None:

@@ -205,8 +205,8 @@ def test_finetune_after_linear_starts_from_the_chosen_head_and_runs_what_it_star
 
 def test_scratch_goes_with_the_random_backbone_alone_and_its_finetune_is_scratch(jepa: Evaluator, random: str) -> None:
     drawn = replace(jepa, run=random)
-    for evaluator, protocol, words in ((jepa, "scratch", "scratch draws all weights anew: .*; write finetune"),
-                                       (drawn, "finetune", "finetune needs a backbone that has learned .*; write scratch"),
+    for evaluator, protocol, words in ((jepa, "scratch", "scratch needs a random backbone .*; write finetune"),
+                                       (drawn, "finetune", "finetune needs a trained backbone, .*; write scratch"),
                                        (replace(jepa, run="abc"), "linear", "no finished pre-training 'abc'")):
         with pytest.raises(UserError, match=words):
             evaluator.evaluate(evaluator.load(protocol))
