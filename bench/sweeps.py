@@ -1,4 +1,4 @@
-"""A sweep: a YAML file -> pre-trainings and their evaluations, all checked before anything runs; and how to run them here."""
+"""Expands a sweep, a YAML file, into pre-trainings and their evaluations, checks them all, and runs them on this machine."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from bench.training.inputs import fill_fingerprints
 from bench.training.trainer import pretrain
 
 RANDOM = "random"
-FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # what they are of a backbone that learned nothing
+FROM_SCRATCH = {"finetune": "scratch", "finetune-after-linear": None}  # protocol -> its replacement on a random backbone
 
 Values = dict[Text, Any]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -36,7 +36,7 @@ Grid = dict[Text, Annotated[list[Any], Field(min_length=1)]]
 
 
 class PretrainSection(Model):
-    """Pre-trainings: every method with every seed, in every cell of every grid."""
+    """Pre-trainings: every method with every seed and every combination of values in each grid."""
 
     methods: Names
     seeds: Seeds
@@ -47,7 +47,7 @@ class PretrainSection(Model):
 
 
 class EvaluateSection(Model):
-    """Evaluations of these pre-trainings: every task with every protocol and seed, in every cell of every grid."""
+    """Evaluations of these pre-trainings: every task with every protocol and seed and every combination in each grid."""
 
     store: Text
     tasks: Names
@@ -69,7 +69,7 @@ class SweepConfig(Model):
 
 @dataclass(frozen=True)
 class MissingStore:
-    """A store that is not here. Runs on it can be counted without it, under ids that change when it is."""
+    """A store that is not in the work folder. Its runs can be counted, but their run_ids change when the store is added."""
 
     name: str
     fingerprint: str = ""
@@ -77,20 +77,20 @@ class MissingStore:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file that has been read: its config, and where each of its values stands."""
+    """A sweep file that has been read: its config, and the place of each value in the file."""
 
     config: SweepConfig
     document: Document
 
     def place(self, *keys: str | int) -> str:
-        """FILE line N of a value."""
+        """The text "FILE line N" for the value at `keys`."""
         section = keys[0]
         if not isinstance(self.document.value.get(str(section)), list):  # one section without a list around it
             keys = (section, *keys[2:])
         return self.document.place(keys)
 
     def overrides(self, values: dict[str, Any], *keys: str | int) -> list[Override]:
-        """The values that stand at keys as overrides that know their line."""
+        """The values at `keys` in the file as overrides with their place."""
         return [Override(key, value, self.place(*keys, key)) for key, value in values.items()]
 
 
@@ -109,7 +109,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def parse_sweep(document: Document) -> Sweep:
-    """The sweep that a document describes, checked as far as it can be without stores; UserError with file and line."""
+    """The sweep of a document, after all checks that need no stores; UserError with file and line."""
     sweep = Sweep(SweepConfig.model_construct(), document)
     value: dict[str, Any] = dict(document.value)
     sections: tuple[tuple[str, type[Model]], ...] = (("pretrain", PretrainSection), ("evaluate", EvaluateSection))
@@ -129,7 +129,7 @@ def _locator(sweep: Sweep, section: str, i: int) -> Locate:
 
 
 def check_names(sweep: Sweep) -> None:
-    """UserError where a section names a method or protocol that does not exist, or that its sweep does not have."""
+    """UserError if a section names a method or protocol that does not exist or that the sweep does not use."""
     for i, first in enumerate(sweep.config.pretrain):
         check_known("method", first.methods, list(find_methods()), sweep, ("pretrain", i, "methods"))
         check_known("method", first.per_method, first.methods, sweep, ("pretrain", i, "per_method"))
@@ -154,23 +154,23 @@ def check_known(kind: str, names: Iterable[str], known: Sequence[str], sweep: Sw
 
 
 def expand(sweep: Sweep, stores: Mapping[str, Store]) -> list[Pretraining]:
-    """Every run of the sweep; all configs are checked before anything runs.
+    """All runs of the sweep, with checked configs.
 
-    Where a store is not among `stores`, the configs on it have no fingerprint and are checked without their data.
-    A method of no steps has one run, whatever seeds there are; of its backbone finetune is scratch, and there is no
-    finetune-after-linear. `random` is a backbone of every encoder that its section trains.
+    If `stores` lacks a store, configs with that store have no fingerprint and are checked without their data. A method of no
+    steps has one run, whatever the seeds; on its random backbone finetune becomes scratch, and finetune-after-linear is left
+    out. `random` yields one random backbone for every encoder in its section.
     """
     out: dict[str, Pretraining] = {}
     checks = Checks(stores)
-    follow: dict[tuple[bool, ...], list[EvaluationConfig]] = {}  # whether it learns, which sections are its own -> evaluations
+    follow: dict[tuple[bool, ...], list[EvaluationConfig]] = {}  # (takes steps, flag per section) -> evaluations
     for config in expand_pretrain(sweep, stores):
         method, learns = config.method.name, config.optim.steps > 0
         own = tuple(method in (then.methods or (method,)) for then in sweep.config.evaluate)
         run = Pretraining(run_id(config), config)
         if run.run_id in out:
             if learns:
-                raise UserError(f"the sweep has one run twice: {method}, seed {config.seed}; a list of it names a value twice, "
-                                "or two sections have it")
+                raise UserError(f"the sweep has one run twice: {method}, seed {config.seed}; a list names a value twice, or two "
+                                "sections have the same run")
             continue
         if (learns, *own) not in follow:
             follow[learns, *own] = expand_evaluate(sweep, stores, own, learns)
@@ -181,7 +181,7 @@ def expand(sweep: Sweep, stores: Mapping[str, Store]) -> list[Pretraining]:
             if learns or not any(own):
                 sections = itertools.compress(sweep.config.evaluate, own)
                 names = ", ".join(dict.fromkeys(name for then in sections for name in then.protocols))
-                raise UserError(f"the sweep evaluates {method} in no way" + (f": {names} go with random alone" if names else ""))
+                raise UserError(f"the sweep has no evaluation of {method}" + (f": {names} need random" if names else ""))
             continue
         checks.check(run)
         out[run.run_id] = run
@@ -189,9 +189,9 @@ def expand(sweep: Sweep, stores: Mapping[str, Store]) -> list[Pretraining]:
 
 
 def expand_pretrain(sweep: Sweep, stores: Mapping[str, Store]) -> Iterator[PretrainConfig]:
-    """The config of every pre-training, with its stores' fingerprints where these are known; some occur twice.
+    """Yield the config of every pre-training, with the known fingerprints of its stores. Some configs occur twice.
 
-    Random ones, untrained, have no optimiser settings, the first mixture and seed 0.
+    Random backbones have the default optimiser settings, the mixture of the first section with `random`, and seed 0.
     """
     sections = sweep.config.pretrain
     mixes = [expand_grid(first)[0].get("data.mix", first.mix) for first in sections if RANDOM in first.methods]
@@ -199,7 +199,7 @@ def expand_pretrain(sweep: Sweep, stores: Mapping[str, Store]) -> Iterator[Pretr
         for method, cell, seed in itertools.product(first.methods, expand_grid(first), first.seeds):
             overrides = pretrain_overrides(sweep, i, method, cell)
             if method == RANDOM:
-                load_pretrain_config(method, overrides)  # a typo is a typo
+                load_pretrain_config(method, overrides)  # refuses wrong overrides, even those that are dropped below
                 overrides = [each for each in overrides if each.key.partition(".")[0] not in ("optim", "encoder")]
                 overrides += overrides_of({"data.mix": mixes[0]})
                 for encoder in list_encoders(sweep, i, cell):
@@ -214,12 +214,12 @@ def expand_pretrain(sweep: Sweep, stores: Mapping[str, Store]) -> Iterator[Pretr
 
 
 def fill_known(config: PretrainConfig, stores: Mapping[str, Store]) -> PretrainConfig:
-    """The config with the fingerprints of its stores where all of these are known, else as it is."""
+    """The config with the fingerprints of its stores if all of them are known, else the config unchanged."""
     return fill_fingerprints(config, stores) if config.data.mix.keys() <= stores.keys() else config
 
 
 def pretrain_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) -> list[Override]:
-    """What section i sets of a method's pre-training in a cell of its grid; later ones win."""
+    """The overrides that section i sets for a method in a cell of its grid; later ones win."""
     first = sweep.config.pretrain[i]
     mix = [Override("data.mix", first.mix, sweep.place("pretrain", i, "mix"))] if first.mix is not None else []
     return [*mix, *sweep.overrides(first.set, "pretrain", i, "set"),
@@ -228,25 +228,25 @@ def pretrain_overrides(sweep: Sweep, i: int, method: str, cell: dict[str, Any]) 
 
 
 def list_encoders(sweep: Sweep, i: int, cell: dict[str, Any]) -> list[EncoderConfig]:
-    """The encoder of every method that section i trains in a cell of its grid, each once; random's own where it trains none."""
+    """The different encoders that section i trains in a cell of its grid; the encoder of `random` if it trains none."""
     first = sweep.config.pretrain[i]
     methods = [name for name in first.methods if name != RANDOM] or [RANDOM]
     for key in first.per_method.get(RANDOM, {}):
         if key.startswith("encoder.") and methods != [RANDOM]:
             raise UserError(f"pretrain.per_method.{RANDOM} sets {key}: {RANDOM} has the encoders of the other methods; set it "
                             f"for those ({sweep.place('pretrain', i, 'per_method', RANDOM, key)})")
-    found = [load_pretrain_config(method, pretrain_overrides(sweep, i, method, cell)).encoder for method in methods]
-    return list({canonical(encoder): encoder for encoder in found}.values())
+    encoders = [load_pretrain_config(method, pretrain_overrides(sweep, i, method, cell)).encoder for method in methods]
+    return list({canonical(encoder): encoder for encoder in encoders}.values())
 
 
 def expand_evaluate(sweep: Sweep, stores: Mapping[str, Store], own: Sequence[bool], learns: bool) -> list[EvaluationConfig]:
-    """The evaluations that follow a pre-training whose run_id is yet to be filled in; own: which sections are its own.
+    """The evaluations of a pre-training, without its run_id. own: per section, whether it evaluates this pre-training.
 
-    Of a backbone that learns nothing there is one checkpoint, finetune is scratch, and what differs in that alone is one.
+    A random backbone (learns: False) has one checkpoint, and finetune becomes scratch. Configs that are equal then count once.
     """
     out: dict[str, EvaluationConfig] = {}
     for i, then in enumerate(sweep.config.evaluate):
-        store = stores.get(then.store) or cast(Store, MissingStore(then.store))  # of a store a config holds these two alone
+        store = stores.get(then.store) or cast(Store, MissingStore(then.store))  # configs read only its name and fingerprint
         for task, protocol, cell in itertools.product(then.tasks, then.protocols, expand_grid(then)) if own[i] else ():
             name = protocol if learns else FROM_SCRATCH.get(protocol, protocol)
             if name is None or (learns and protocol == "scratch"):
@@ -257,13 +257,13 @@ def expand_evaluate(sweep: Sweep, stores: Mapping[str, Store], own: Sequence[boo
                 config = protocols.load_evaluation_config(
                     name, task, "", store, seed, overrides=[*overrides, Override("at", at)])
                 if out.setdefault(run_id(config), config) is not config and learns:
-                    raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list of it names a "
+                    raise UserError(f"the sweep has one evaluation twice: {name}, {task}, seed {seed}; a list names a "
                                     f"value twice ({sweep.place('evaluate', i)})")
     return list(out.values())
 
 
 def evaluation_overrides(sweep: Sweep, i: int, protocol: str, cell: dict[str, Any]) -> list[Override]:
-    """What section i sets of a protocol's evaluations; a linear evaluation to start from is set as its own are."""
+    """The overrides that section i sets for a protocol. finetune-after-linear starts from the section's linear evaluation."""
     then = sweep.config.evaluate[i]
 
     def of(name: str) -> list[Override]:
@@ -275,20 +275,20 @@ def evaluation_overrides(sweep: Sweep, i: int, protocol: str, cell: dict[str, An
 
 
 def expand_grid(section: PretrainSection | EvaluateSection) -> list[dict[str, Any]]:
-    """The overrides of every cell of the section's grids: key -> one of its values; one empty cell where there is no grid."""
+    """The cells of the section's grids, each a dict of key -> one of its values; one empty cell if there is no grid."""
     return [dict(zip(grid, values, strict=True)) for grid in section.grid or ({},)
             for values in itertools.product(*grid.values())]
 
 
 class Checks:
-    """What would otherwise show only when a run is reached, after hours of others. What seeds share is checked once."""
+    """Checks runs before the sweep begins, so that no error comes after hours. Runs that differ only in seed count once."""
 
     def __init__(self, stores: Mapping[str, Store]):
         self.stores, self.recipes = stores, set[str]()
-        self.seen: dict[str, dict[str, torch.Tensor]] = {}  # data section -> what a pre-training may draw from
+        self.seen: dict[str, dict[str, torch.Tensor]] = {}  # data section -> leak marks of its records
 
     def check(self, run: Pretraining) -> None:
-        """UserError for a run that cannot be trained or evaluated as the sweep says."""
+        """UserError if the run cannot be trained or evaluated with its configs."""
         config = run.config
         recipe = canonical(config.replace(seed=0))
         if recipe in self.recipes:
@@ -306,7 +306,7 @@ class Checks:
             checked.add(recipe)
 
     def check_data(self, config: PretrainConfig, each: EvaluationConfig) -> None:
-        """UserError where the evaluation's store has no such task, or the pre-training sees what it is tested on."""
+        """UserError if the evaluation's store does not have the task, or if the pre-training sees held-out records."""
         data = config.data
         if each.data.store not in self.stores:
             return
@@ -337,9 +337,9 @@ def load_sweep(path: Path, work: Path) -> tuple[list[Pretraining], dict[str, Sto
 
 
 def preview_sweep(path: Path, work: Path) -> tuple[list[Pretraining], list[str]]:
-    """(every run of the sweep in path, the stores among those it needs that are not in work).
+    """(every run of the sweep in path, the names of needed stores that are not in the work folder).
 
-    The run_ids are the final ones only where no store is missing.
+    The run_ids are final only if no store is missing.
     """
     sweep = read_sweep(path)
     missing = [name for name in list_stores(sweep) if not (work / "stores" / name).is_dir()]
@@ -348,9 +348,9 @@ def preview_sweep(path: Path, work: Path) -> tuple[list[Pretraining], list[str]]
 
 
 def run_sweep(path: Path, workspace: Workspace, say: Callable[[str], None] = print) -> list[Pretraining]:
-    """Run the sweep in this process, skipping whatever has a result: interrupting and repeating it is safe.
+    """Run the sweep in this process, without the runs that have a result. It is safe to interrupt and repeat it.
 
-    say: takes a line that tells how many runs there are, and how many are already done.
+    say: receives a line with the number of runs and the number of results.
     """
     runs, stores = load_sweep(path, workspace.work)
     names = [name for run in runs for name in (run.run_id, *run.evaluations)]

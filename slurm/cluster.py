@@ -1,4 +1,4 @@
-"""Where a sweep runs: a cluster file -> what sbatch is asked for, per kind of run."""
+"""Reads cluster files. A cluster file says where a sweep runs, and what each kind of run requests from Slurm."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from slurm.lease import BEAT_SECONDS
 
 FOLDER = ROOT / "slurm" / "clusters"
 TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
-SAVE_SECONDS = 120  # before the time limit a job is asked to save; Slurm's signal may be a minute late
+SAVE_SECONDS = 120  # a job receives the signal to save this long before its time limit; the signal may be a minute late
 ALL = "all"
 
 
@@ -47,7 +47,7 @@ def seconds_of(time: str) -> int:
 
 
 class RequestSection(Model):
-    """What the cluster file says of one kind of run; what it leaves out comes from the sections above it."""
+    """The requests of one kind of run. A setting that is left out comes from the more general sections."""
 
     partition: Name | None = None
     account: Text | None = None
@@ -74,7 +74,7 @@ class ClusterConfig(Model):
 
 
 class Request(Model):
-    """What jobs of one kind ask for. The nodes are the whole job's, cpus are per process, the rest is per node."""
+    """What a job of one kind requests. `nodes` is for the whole job, `cpus` is per process, all else is per node."""
 
     kind: Text
     partition: Name
@@ -100,7 +100,7 @@ class Request(Model):
         return self
 
     def options(self) -> list[str]:
-        """The options of sbatch."""
+        """The options of sbatch for this request."""
         save_seconds = min(SAVE_SECONDS, seconds_of(self.time) // 2)
         options = [f"--partition={self.partition}", f"--time={self.time}", f"--mem={self.memory}", f"--nodes={self.nodes}",
                    f"--ntasks-per-node={self.processes}", f"--cpus-per-task={self.cpus}", f"--signal=B:USR2@{save_seconds}"]
@@ -115,12 +115,12 @@ class Cluster:
     name: str
     work: Path | None = None
     results: Path | None = None
-    setup: tuple[str, ...] = ()  # lines of bash before the worker starts
+    setup: tuple[str, ...] = ()  # lines of bash that run before the worker starts
     beat_seconds: float = BEAT_SECONDS
     requests: dict[str, Request] = field(default_factory=dict)  # by kind of run
 
     def kind_of(self, config: Config) -> str:
-        """The kind of run that the file describes this one by: pretrain-<size> or evaluate-<protocol> where it has that."""
+        """The run's kind: pretrain-<size> or evaluate-<protocol> if the file has such a section, else pretrain or evaluate."""
         if isinstance(config, EvaluationConfig):
             kind, detail = "evaluate", config.evaluation.name
         else:
@@ -129,13 +129,13 @@ class Cluster:
 
 
 def list_kinds() -> list[str]:
-    """The kinds of run that a cluster file may describe, beside `all`."""
+    """The sections that a cluster file may have under `runs`, except `all`."""
     return ["pretrain", *(f"pretrain-{size}" for size in vit.SIZES),
             "evaluate", *(f"evaluate-{name}" for name in list_protocols())]
 
 
 def find_cluster(name: str) -> Path:
-    """The file of a cluster: a path that ends in .yaml, or the name of one of slurm/clusters."""
+    """The path of a cluster file. name: a path that ends in .yaml, or the name of a file in slurm/clusters."""
     if name.endswith(".yaml"):
         return Path(name)
     known = [path.stem for path in FOLDER.glob("*.yaml")]
@@ -145,7 +145,7 @@ def find_cluster(name: str) -> Path:
 
 
 def read_cluster(path: Path) -> Cluster:
-    """The cluster that the file describes; UserError with file and line where it describes none."""
+    """The cluster of a cluster file; UserError with file and line if the file is wrong."""
     document = read_document(path)
     config = validate(ClusterConfig, document.value, document.place)
     known = [ALL, *list_kinds()]
@@ -159,13 +159,13 @@ def read_cluster(path: Path) -> Cluster:
 
 
 def merge_request(kind: str, config: ClusterConfig, document: Document) -> Request:
-    """What a kind of run asks for: `all` <- pretrain or evaluate <- the kind itself."""
+    """The request of a kind of run: `all`, then `pretrain` or `evaluate`, then the kind itself; later sections win."""
     values: dict[str, Any] = {"kind": kind}
-    places: dict[str, Keys] = {}  # key -> where the value that counts is written
+    places: dict[str, Keys] = {}  # key -> the place of the value that wins
     for section in dict.fromkeys((ALL, kind.partition("-")[0], kind)):
-        given = config.runs[section].to_json() if section in config.runs else {}
-        values |= given
-        places |= {key: ("runs", section, key) for key in given}
+        own = config.runs[section].to_json() if section in config.runs else {}
+        values |= own
+        places |= {key: ("runs", section, key) for key in own}
     values.setdefault("processes", max(1, values.get("gpus", 0)))
 
     def locate(keys: Keys) -> str:

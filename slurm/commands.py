@@ -1,5 +1,5 @@
-"""Slurm's own commands, and what they say. submitit does not serve here: its arrays are pickles, one per run, it takes a
-NODE_FAIL or a SIGTERM for the end of a job that Slurm requeues, and what became of a run is in its result anyway."""
+"""Calls Slurm's own commands and reads their output. submitit does not fit here: it writes a pickle per run, it takes a
+NODE_FAIL or a SIGTERM for the end of a job although Slurm requeues the job, and it reports what the results already say."""
 
 import os
 import subprocess
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from bench.core.errors import UserError
 
-PREFIX = "ecg-"  # of the names of our jobs; the submission's token follows
-WAIT_SECONDS = 120  # for a controller that is slow
-DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's
+PREFIX = "ecg-"  # begins the name of every job of a sweep; the submission's token follows
+WAIT_SECONDS = 120  # how long a slow controller may take to answer
+DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's default
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class QueuedTask:
 
 
 def run_command(*command: str) -> str:
-    """What the command prints; UserError of one line, with its own words, where it refuses or is not installed."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}  # not of an outer job
+    """The output of the command; UserError in one line, with the command's message, if it fails or is not installed."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}  # no settings of an outer job
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, env=env)
     except FileNotFoundError:
@@ -44,12 +44,12 @@ def run_command(*command: str) -> str:
 
 
 def list_queue() -> list[QueuedTask]:
-    """Our tasks that wait or run, by one call of squeue."""
+    """The user's sweep tasks that wait or run, from one call of squeue."""
     return list_tasks()
 
 
 def list_end_states() -> dict[str, str]:
-    """Task -> how it ended, of those that the controller still remembers (MinJobAge); {} where it does not answer."""
+    """Task -> its end state, for tasks that the controller still remembers (MinJobAge); {} if it does not answer."""
     try:
         return {task.name: task.state for task in list_tasks("--states=all")}
     except UserError:
@@ -57,7 +57,7 @@ def list_end_states() -> dict[str, str]:
 
 
 def list_tasks(*options: str) -> list[QueuedTask]:
-    """Our tasks that squeue shows with these options."""
+    """The user's sweep tasks that squeue shows with these options."""
     tasks = []
     for line in run_command("squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%N|%j|%r", *options).splitlines():
         job, index, state, node, name, reason, *_ = [*line.split("|", 5), *[""] * 5]  # other jobs' names may hold a newline
@@ -67,7 +67,7 @@ def list_tasks(*options: str) -> list[QueuedTask]:
 
 
 def max_array_size() -> int:
-    """How many tasks an array may have on this cluster: their indices are smaller than MaxArraySize."""
+    """The cluster's MaxArraySize. The indices of an array's tasks must be smaller."""
     for line in run_command("scontrol", "show", "config").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize":

@@ -1,4 +1,4 @@
-"""What the runs that are left will cost, from what like runs cost."""
+"""Estimates the cost of the remaining runs from the results of similar runs."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,22 +12,22 @@ from bench.runs.results import load_result, newest_results
 from slurm.cluster import Cluster
 from slurm.states import Run
 
-LIKE = 3  # results of like runs that are averaged
-OTHERS = 300  # results of no run of this sweep that are read, newest first
+LIKE = 3  # number of similar runs that an estimate averages
+OTHERS = 300  # number of results outside the sweep that are read, newest first
 
 
 @dataclass
 class Cost:
-    """What the runs of one kind cost."""
+    """The estimated cost of the runs of one kind."""
 
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
-    known: int = 0  # runs that these hours are of
-    unknown: int = 0  # runs of which no like one has a result
+    known: int = 0  # number of runs that the hours cover
+    unknown: int = 0  # number of runs without a similar run that has a result
 
     def __str__(self) -> str:
         known = f"{self.gpu_hours:,.1f} GPU-hours and {self.cpu_hours:,.1f} CPU-hours for {count_runs(self.known)}"
-        unknown = f"unknown for {count_runs(self.unknown)}, because no like run has a result"
+        unknown = f"unknown for {count_runs(self.unknown)}, because no similar run has a result"
         return "; ".join([*([known] if self.known else []), *([unknown] if self.unknown else [])])
 
 
@@ -36,7 +36,7 @@ def count_runs(number: int) -> str:
 
 
 def recipe_of(config: Config, pretrain: PretrainConfig) -> str:
-    """A text that runs share whose speed is about the same: all but seeds, lengths and data."""
+    """A text that is equal for runs of about the same speed: the config without seeds, lengths and data."""
     shared: list[Any] = [pretrain.encoder.to_json(), pretrain.data.crop_seconds, pretrain.data.rate_hz]
     if isinstance(config, EvaluationConfig):
         return canonical([*shared, config.evaluation.to_json(), config.task, config.data.store])
@@ -44,15 +44,15 @@ def recipe_of(config: Config, pretrain: PretrainConfig) -> str:
 
 
 def predict_seconds(config: Config, like: list[dict[str, Any]]) -> float:
-    """How long a run takes if it is as fast as the mean of these results of like runs."""
-    if isinstance(config, EvaluationConfig):  # those that ran at once share their seconds
+    """The seconds of a run at the mean speed of similar runs. like: the `result` of each."""
+    if isinstance(config, EvaluationConfig):  # evaluations that ran at once share their seconds
         return float(sum(r["seconds"] / r.get("together", 1) for r in like) / len(like))
     records = config.optim.steps * config.optim.batch
     return float(records * sum(r["seconds"] / max(1, r["records"]) for r in like) / len(like))
 
 
 def estimate_costs(runs: dict[str, Run], folder: Path, cluster: Cluster) -> dict[str, Cost]:
-    """kind -> cost of the runs without a result, on what the cluster's file asks for."""
+    """kind -> cost of the runs without a result, with the requests of the cluster."""
     recipes = {run.name: recipe_of(run.config, _pretrain_config(run, runs)) for run in runs.values()}
     left = [run for run in runs.values() if run.state != "done"]
     like = find_like(runs, recipes, {recipes[run.name] for run in left}, folder)
@@ -72,7 +72,7 @@ def estimate_costs(runs: dict[str, Run], folder: Path, cluster: Cluster) -> dict
 
 
 def find_like(runs: dict[str, Run], recipes: dict[str, str], wanted: set[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """recipe -> the `result` of at most LIKE runs, of the sweep's own and then of others, for the recipes wanted."""
+    """recipe -> the `result` of at most LIKE runs, for the wanted recipes. Runs of the sweep come before others."""
     like: dict[str, list[dict[str, Any]]] = {}
     for run in runs.values():
         recipe = recipes[run.name]
@@ -91,9 +91,9 @@ def _pretrain_config(run: Run, runs: dict[str, Run]) -> PretrainConfig:
 
 
 def read_others(folder: Path, runs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(recipe, `result`) of runs outside the sweep, the newest OTHERS; what is damaged is left out."""
+    """Yield (recipe, `result`) of the newest OTHERS runs outside the sweep. Damaged results are left out."""
     for each in newest_results(folder, OTHERS, frozenset(runs)):
         if each["result"].get("seconds") is not None:
-            with contextlib.suppress(ValueError):  # of another version
+            with contextlib.suppress(ValueError):  # a result of another version
                 pretrain = PretrainConfig.model_validate(each.get("pretrain_config", each["config"]))
                 yield recipe_of(parse_config(each["config"]), pretrain), each["result"]

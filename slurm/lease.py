@@ -1,9 +1,9 @@
-"""Who works on which run, on a shared folder: at most one process at a time, and the runs of a dead one are taken over.
+"""Leases: at most one process works on a run at a time, and other processes take over the runs of a dead process.
 
-Nothing here needs a lock, or clocks that agree. A holder is a file that its process rewrites at every beat. A lease is a
-hard link to that file, named `<run>.<n>`: making a link is atomic, on NFS too, and the highest n counts. A holder has ended
-when `<holder>.ended` exists. The holder writes that file itself, or a process that wants the run does so after it has seen
-the holder stand still for MISSED beats of its own clock. What the holder is doing is in `<holder>.progress`.
+All this works on a shared folder without locks and without synchronised clocks. A holder is a file that its process rewrites
+at every beat. A lease is a hard link to that file, named `<run>.<n>`; the highest n counts. Creating a link is atomic, on NFS
+too. A holder has ended when `<holder>.ended` exists. The holder's process writes that file, or another process does: one that
+wants the run and has seen no beat of the holder for MISSED beats of its own clock. `<holder>.progress` holds the progress.
 """
 
 import contextlib
@@ -21,29 +21,29 @@ from bench.core.errors import UserError
 from bench.core.files import write_text
 from bench.core.progress import Progress, read_progress
 
-BEAT_SECONDS = 15.0  # MISSED beats take longer than NFS clients trust what they remember of a folder (60 s)
+BEAT_SECONDS = 15.0  # MISSED beats must last longer than NFS clients cache a folder (60 s)
 MISSED = 8
 DEAD = "dead"
 
 
 @dataclass(frozen=True)
 class HolderInfo:
-    """Which process a holder is."""
+    """The process that a holder stands for."""
 
     name: str
-    job: str | None  # of Slurm, as squeue names it
+    job: str | None  # its Slurm job, as squeue names it
     node: str
     pid: int
     machine: str
     start_ticks: int
     beat_seconds: float
-    log: str  # path of its log below the folder of submissions; "" where it has none
+    log: str  # path of its log below the folder of submissions; "" if it has none
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.node}" + (f", job {self.job}" if self.job else "")
 
     def is_gone(self) -> bool:
-        """Whether the holder was a process of this machine and exists no more."""
+        """Whether the holder was a process of this machine that no longer exists."""
         return self.machine == machine_id() and start_ticks(self.pid) != self.start_ticks
 
 
@@ -56,7 +56,7 @@ class Lease:
     path: Path
 
     def read(self) -> tuple[str, HolderInfo] | None:
-        """(the whole text, which differs after every beat; the holder), or None where the lease has been removed."""
+        """(the whole text, which changes at every beat; the holder), or None if the lease has been removed."""
         try:
             text = self.path.read_text()
             return text, HolderInfo(**json.loads(text.split("\n")[1]))
@@ -69,15 +69,15 @@ class Lease:
 class Holder:
     """This process as a holder of leases. Call beat() at least every beat_seconds, and end() at the end.
 
-    log: where the process writes to, for those who look.
+    log: see HolderInfo.
     """
 
     def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS, log: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.beat_seconds = folder, beat_seconds
         self.beats = 0
-        self.runs: set[str] = set()  # whose lease is ours
-        self.seen: dict[str, tuple[str, float]] = {}  # other holder -> its text, and when that was first seen by our clock
+        self.runs: set[str] = set()  # the runs whose lease this process holds
+        self.seen: dict[str, tuple[str, float]] = {}  # other holder -> its text, and when this process first saw that text
         node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         self.info = HolderInfo(f"holder-{secrets.token_hex(8)}", current_job(), node, os.getpid(), machine_id(),
                                start_ticks(os.getpid()), beat_seconds, log)
@@ -88,18 +88,18 @@ class Holder:
 
     @property
     def progress(self) -> Path:
-        """The file that says how far the holder's work is."""
+        """The file with the progress of the holder's work."""
         return progress_path(self.folder, self.info.name)
 
     def beat(self) -> bool:
-        """Show that this process lives. False when another process has ended this holder: its leases are lost."""
+        """Show that this process lives. False if another process has declared this holder dead: its leases are lost."""
         self.beats += 1
         os.pwrite(self.handle, b"%012d" % self.beats, 0)
         os.fsync(self.handle)
         return not has_ended(self.folder, self.info.name)
 
     def take(self, runs: Iterable[str]) -> dict[str, str]:
-        """Take the leases that are free; gives run -> who has it, for the others. Call it at every beat to find dead holders."""
+        """Take the free leases of these runs. Returns run -> holder for the others. Call it at every beat to find the dead."""
         busy = {}
         runs = [run for run in runs if run not in self.runs]
         leases = newest_leases(self.folder, runs)
@@ -115,16 +115,16 @@ class Holder:
         return busy
 
     def link(self, target: Path) -> bool:
-        """Whether the lease at target is ours after an attempt to make it."""
+        """Try to create the lease at target. Returns whether this process holds it."""
         with contextlib.suppress(FileExistsError):
             os.link(self.path, target)
-        try:  # the answer of link() does not tell: over NFS a repeated request finds its own link there
+        try:  # an error of link() proves nothing: over NFS a repeated request may collide with its own first link
             return os.path.samefile(self.path, target)
         except FileNotFoundError:  # another process took it, finished, and removed it
             return False
 
     def declare_dead(self, text: str, info: HolderInfo) -> bool:
-        """Whether another holder is dead: it stood still for as long as we watched, or its process is gone. Ends it then."""
+        """Whether another holder is dead: no beat came for MISSED beats, or its process is gone. If so, mark it as ended."""
         last, since = self.seen.get(info.name, ("", 0.0))
         if text != last:
             self.seen[info.name] = text, time.monotonic()
@@ -135,7 +135,7 @@ class Holder:
         return False
 
     def forget(self, runs: Iterable[str]) -> None:
-        """Remove our leases of these runs: their results say all that is needed."""
+        """Remove this process's leases of these runs, which have results and need no lease any more."""
         for run, lease in newest_leases(self.folder, self.runs.intersection(runs)).items():
             for number in range(1, lease.number + 1):
                 (self.folder / f"{run}.{number}").unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def progress_path(folder: Path, holder: str) -> Path:
 
 
 def holder_progress(folder: Path, holder: str) -> Progress | None:
-    """How far the work of a holder is; None where it has not said so."""
+    """The progress of a holder's work; None if there is no file of it."""
     return read_progress(progress_path(folder, holder))
 
 
@@ -194,12 +194,12 @@ def current_job() -> str | None:
 
 
 def machine_id() -> str:
-    """A text that tells machines, and containers on one machine, apart, whatever their names are."""
+    """A text that differs between machines, and between containers on one machine, even if their names are equal."""
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def start_ticks(pid: int) -> int:
-    """When a process of this machine started, in ticks since its boot; 0 where there is none, or a zombie."""
+    """When a process of this machine started, in ticks since boot; 0 if it does not exist or is a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A sweep on this machine, in the same way as the jobs of a cluster run it: a worker per task, a few at a time."""
+"""Runs a sweep on this machine as the jobs of a cluster would: one worker per task, and a few tasks at a time."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ from slurm.shared import SharedFolder
 from slurm.states import Run
 from slurm.submit import Settings, prepare_submission
 
-PACK = 20  # evaluations for which torch is imported once
-POLL_SECONDS = 0.1  # between looks at the workers
-SHOW_SECONDS, LOG_SECONDS = 1.0, 15.0  # between states of the live table, and between lines in a log
-SHOW_SHARE = 0.05  # of the time, at most, goes into showing
+PACK = 20  # evaluations per task, which imports torch once
+POLL_SECONDS = 0.1  # between two checks of the workers
+SHOW_SECONDS, LOG_SECONDS = 1.0, 15.0  # between two updates of the live table, and between two lines in a log
+SHOW_SHARE = 0.05  # the largest share of the time that the display may take
 
 
 def local_cluster(cpus: int) -> Cluster:
-    """This machine as a cluster: a process per task, evaluations packed."""
+    """This machine as a cluster, with one process per task and PACK evaluations per task."""
     return Cluster("local", requests={
         kind: Request(kind=kind, partition="local", time="00:01:00", memory="0", cpus=cpus, processes=1, pack=pack)
         for kind, pack in (("pretrain", 1), ("evaluate", PACK))})
@@ -38,10 +38,10 @@ def local_cluster(cpus: int) -> Cluster:
 
 def run_local(runs: dict[str, Run], shared: SharedFolder, sweep: str, *, jobs: int, cpus: int, save_minutes: float = 10.0,
               say: Callable[[str], None] | None = None) -> None:
-    """Run what is missing, `jobs` tasks at a time, showing the runs; their states are filled in at the end.
+    """Run the missing runs, `jobs` tasks at a time, and show them. At the end the runs have their new states.
 
-    A signal to stop has all workers save; Interrupted says what was saved. say: takes a line now and then, in place of the
-    live table.
+    If a signal asks to stop, all workers save, and Interrupted says what was saved. say: if given, it receives lines of
+    progress instead of the live table.
     """
     check_writable(shared.results)
     states.read_states(runs, shared, None)
@@ -57,7 +57,7 @@ def run_local(runs: dict[str, Run], shared: SharedFolder, sweep: str, *, jobs: i
                 display.refresh()
                 time.sleep(POLL_SECONDS)
             if workers.running:
-                display.say(f"{signal.Signals(signal_number()).name}: the runs save and end")
+                display.say(f"{signal.Signals(signal_number()).name}: the runs save and stop")
         finally:
             stopped = workers.stop()
     states.read_states(runs, shared, None)
@@ -75,7 +75,7 @@ class _Task:
 
 
 class _Workers:
-    """The tasks of a plan: those that wait, those that run, and how those that ended did."""
+    """The tasks of a plan: the waiting ones, the running ones, and the exit codes of the others."""
 
     def __init__(self, plan: Plan, shared: SharedFolder, settings: Settings, jobs: int, say: Callable[[str], None]):
         self.jobs, self.say = jobs, say
@@ -87,7 +87,7 @@ class _Workers:
         self.env["PYTHONPATH"] = str(code.absolute())
         for array in plan.arrays:
             folder = prepare_submission(array, shared, settings, code)
-            write_text(folder / "job_id", "local")  # nothing for a later `submit` to resolve
+            write_text(folder / "job_id", "local")  # a later `submit` must not resolve it
             self.waiting += [_Task(array, index, folder) for index in array.tasks]
 
     @property
@@ -95,7 +95,7 @@ class _Workers:
         return bool(self.waiting or self.running)
 
     def start(self) -> None:
-        """Start tasks that need not wait, as long as there is room."""
+        """Start waiting tasks whose pre-trainings have ended, until `jobs` tasks run."""
         ready = [task for task in self.waiting if not task.array.after or (task.array.after, task.index) in self.codes]
         for task in ready[: self.jobs - len(self.running)]:
             self.waiting.remove(task)
@@ -107,7 +107,7 @@ class _Workers:
             with (task.folder / "logs" / f"{task.index}.log").open("ab") as log:
                 self.running[task.array.token, task.index] = subprocess.Popen(
                     command, env=self.env, cwd=task.folder, stdout=log, stderr=log,
-                    start_new_session=True)  # Ctrl-C is for this process, which has the workers save
+                    start_new_session=True)  # Ctrl-C goes to this process, which tells the workers to save
 
     def collect(self) -> None:
         """Note which workers have ended."""
@@ -116,7 +116,7 @@ class _Workers:
                 self.codes[key] = self.running.pop(key).returncode
 
     def stop(self) -> int:
-        """Have the workers save and end; gives how many were at work."""
+        """Tell the workers to save and end. Returns how many were running."""
         self.collect()
         for process in self.running.values():
             process.terminate()
@@ -147,7 +147,7 @@ class _Display:
             self.live.stop()
 
     def refresh(self) -> None:
-        """Show the states anew where it is time to."""
+        """Show the current states if the last update is old enough."""
         now = time.monotonic()
         if now < self.next:
             return

@@ -1,4 +1,4 @@
-"""What a sweep is doing as one HTML file that loads itself anew; nothing in it comes from elsewhere."""
+"""The state of a sweep as one HTML file, which reloads itself and needs no other files."""
 
 import html
 import time
@@ -7,7 +7,7 @@ from slurm.shared import SharedFolder
 from slurm.states import Run
 from slurm.status import HEAD, ORDER, count_by_stage, list_cells, sort_by_need, summarise
 
-ROWS = 500  # runs on the page; the rest are counted
+ROWS = 500  # number of runs on the page; the page only counts the rest
 
 
 def render_page(runs: dict[str, Run], shared: SharedFolder, title: str) -> str:

@@ -1,4 +1,4 @@
-"""The process that does the work of a task (slurm/worker.py watches it); with torch, which the worker needs none of.
+"""The process that does the work of a task, with torch. slurm/worker.py, which runs without torch, watches it.
 
     python -m slurm.perform SUBMISSION INDEX RUN...
 """
@@ -23,7 +23,7 @@ from slurm.worker import Task, say
 
 
 def perform(folder: Path, index: int, names: Sequence[str]) -> int:
-    """Run these runs of a task. One that fails leaves its reason, and the next one follows; gives the exit code."""
+    """Run these runs of a task. If one fails, its reason is noted and the next one follows. Returns the exit code."""
     task = Task(folder, index)
     torch.set_num_threads(task.submission.cpus)
     world = processes.join_processes()
@@ -33,7 +33,7 @@ def perform(folder: Path, index: int, names: Sequence[str]) -> int:
     workspace = Workspace(task.shared.work, task.shared.results, device, save_minutes=task.submission.save_minutes)
     for unit in task.units:
         wanted = unit.keys() & {*names}
-        # with those that have a result: a group of evaluations is known by its members, and goes on where it stood
+        # finished members are included: a group is identified by its members and so continues from its saved state
         configs = [config for name, config in unit.items() if name in wanted | task.done(unit)]
         try:
             if wanted:
@@ -41,7 +41,7 @@ def perform(folder: Path, index: int, names: Sequence[str]) -> int:
         except Interrupted as stop:
             say(str(stop))
             return stop.exit_code
-        except Exception as error:  # of whatever kind: it is this unit's, and the others go on
+        except Exception as error:  # any error concerns this unit alone, and the other units follow
             note_failure(task, configs, error, world)
             if world.size > 1:
                 return 1
@@ -50,7 +50,7 @@ def perform(folder: Path, index: int, names: Sequence[str]) -> int:
 
 
 def note_failure(task: Task, configs: Sequence[Config], error: Exception, world: World) -> None:
-    """Note why the runs of a unit that have no result failed."""
+    """Note the error as the reason why the unit's runs without a result failed."""
     if not isinstance(error, UserError):
         traceback.print_exc()
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -61,7 +61,7 @@ def note_failure(task: Task, configs: Sequence[Config], error: Exception, world:
 
 
 def perform_unit(configs: Sequence[Config], workspace: Workspace, world: World) -> None:
-    """Run a pre-training, or evaluations together, on the stores submitted with; UserError where one has changed since."""
+    """Run a pre-training, or evaluations at once; UserError if a store has changed since the submission."""
     first = configs[0]
     if isinstance(first, PretrainConfig):
         trainer.pretrain(first, open_unchanged(workspace, first.data.fingerprints), workspace, world)
@@ -71,7 +71,7 @@ def perform_unit(configs: Sequence[Config], workspace: Workspace, world: World) 
 
 
 def open_unchanged(workspace: Workspace, fingerprints: dict[str, str]) -> list[Store]:
-    """The stores of these names; UserError where a fingerprint is another."""
+    """The stores of these names; UserError if a fingerprint differs."""
     stores = [open_by_name(workspace.work / "stores", name) for name in fingerprints]
     for store in stores:
         if store.fingerprint != fingerprints[store.name]:

@@ -1,4 +1,4 @@
-"""The arrays that a sweep's missing runs make: few, and every evaluation after its pre-training."""
+"""Plans the arrays of a sweep's missing runs: few arrays, in which every evaluation comes after its pre-training."""
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
@@ -11,9 +11,9 @@ from bench.runs.config import Config, EvaluationConfig, run_id
 from slurm.cluster import Cluster
 from slurm.states import SUBMITTED, Run
 
-ARRAYS = 8  # of a kind's evaluations that follow one array of pre-trainings; beyond, more go into one job than `pack`
+ARRAYS = 8  # most arrays of one kind of evaluation after one array of pre-trainings; jobs then hold more than `pack` units
 
-ConfigUnit = Sequence[Config]  # what runs together: a pre-training, or evaluations that one call of `evaluate` takes
+ConfigUnit = Sequence[Config]  # runs of one call: a pre-training, or evaluations that one call of `evaluate` takes
 T = TypeVar("T")
 
 
@@ -23,18 +23,18 @@ class Array:
 
     kind: str
     tasks: dict[int, list[ConfigUnit]]
-    after: str = ""  # token of the array whose task of the same index comes first
-    token: str = field(default_factory=lambda: secrets.token_hex(6))  # names it: in its jobs' name, and on disk
+    after: str = ""  # token of another array; each task waits for that array's task of the same index
+    token: str = field(default_factory=lambda: secrets.token_hex(6))  # the array's name in Slurm and on disk
 
     @property
     def size(self) -> int:
-        """How many runs it has."""
+        """The number of runs in the array."""
         return sum(len(unit) for units in self.tasks.values() for unit in units)
 
 
 @dataclass
 class Plan:
-    """Arrays, those that others wait for first."""
+    """Arrays in the order to submit them: an array comes after the array that it waits for."""
 
     arrays: list[Array] = field(default_factory=list)
     later: list[str] = field(default_factory=list)  # evaluations whose pre-training runs outside the queue
@@ -42,17 +42,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a plan."""
+    """The limits of a plan."""
 
-    array_size: int  # tasks that an array may have
-    at_once: int = 1  # tasks that run at a time, as far as is known
+    array_size: int  # most tasks in an array
+    at_once: int = 1  # tasks that run at a time; 1 if unknown
 
 
-Places = dict[str, tuple[str, int]]  # pre-training -> token of the array that it is in, and its index there
+Places = dict[str, tuple[str, int]]  # pre-training -> (token of its array, its index there)
 
 
 def plan_arrays(runs: dict[str, Run], cluster: Cluster, limits: Limits, also: Collection[str] = ()) -> Plan:
-    """What `submit` submits: runs in a state of SUBMITTED or `also`; pre-trainings come before their evaluations."""
+    """The plan of a submission: the runs whose state is in SUBMITTED or `also`, pre-trainings before their evaluations."""
     plan, states = Plan(), {*SUBMITTED, *also}
     places = _plan_pretrainings(plan, runs, cluster, limits, states)
     followers: dict[str, list[EvaluationConfig]] = {}  # pre-training -> its evaluations
@@ -71,7 +71,7 @@ def plan_arrays(runs: dict[str, Run], cluster: Cluster, limits: Limits, also: Co
 
 
 def _plan_pretrainings(plan: Plan, runs: dict[str, Run], cluster: Cluster, limits: Limits, states: set[str]) -> Places:
-    """Add the arrays of pre-trainings; gives where each is."""
+    """Add the arrays of pre-trainings. Returns the place of each pre-training."""
     places: Places = {}
     by_kind: dict[str, list[Config]] = {}
     for run in runs.values():
@@ -87,12 +87,12 @@ def _plan_pretrainings(plan: Plan, runs: dict[str, Run], cluster: Cluster, limit
 
 def _plan_evaluations(plan: Plan, followers: dict[str, list[EvaluationConfig]], places: Places, cluster: Cluster,
                       limits: Limits) -> None:
-    """Add the arrays of evaluations: those that need not wait, and those that follow an array of pre-trainings."""
+    """Add the arrays of evaluations: first those that need not wait, then those that follow an array of pre-trainings."""
     free: dict[str, list[ConfigUnit]] = {}
     bound: dict[tuple[str, str], dict[int, list[ConfigUnit]]] = {}  # (kind, array that comes first) -> index -> units
     for name, evaluations in followers.items():
         for unit in split_units(evaluations):
-            kind = cluster.kind_of(unit[-1])  # a linear evaluation is of the kind of the finetune-after-linear that it is with
+            kind = cluster.kind_of(unit[-1])  # a linear evaluation takes the kind of its finetune-after-linear
             if name in places:
                 after, index = places[name]
                 bound.setdefault((kind, after), {}).setdefault(index, []).append(unit)
@@ -111,9 +111,9 @@ def _plan_evaluations(plan: Plan, followers: dict[str, list[EvaluationConfig]], 
 
 
 def split_units(evaluations: Sequence[EvaluationConfig]) -> list[list[EvaluationConfig]]:
-    """Evaluations of one backbone -> those that one call of `evaluate` runs together.
+    """Split the evaluations of one backbone into units, each for one call of `evaluate`.
 
-    A finetune-after-linear is with the linear evaluation that it starts from, so that no two jobs run that.
+    A finetune-after-linear is in the unit of the linear evaluation that it starts from, so that only one job runs that.
     """
     units = evaluation.group_configs(evaluations)
     unit_of = {run_id(config): unit for unit in units for config in unit}
@@ -126,12 +126,12 @@ def split_units(evaluations: Sequence[EvaluationConfig]) -> list[list[Evaluation
 
 
 def choose_pack(units: int, pack: int, at_once: int) -> int:
-    """How many units make a task, pack or fewer, so that tasks that run at_once at a time end at the same time."""
+    """The number of units per task, at most `pack`, for which `at_once` tasks at a time finish at about the same time."""
     rounds = -(-units // (pack * at_once))
     return -(-units // (rounds * at_once))
 
 
 def split_list(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last of the rest."""
+    """Yield lists of `size` items; the last list holds the rest."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])

@@ -1,4 +1,4 @@
-"""The part of a work folder that the jobs of sweeps, and the commands about them, share."""
+"""The folder work/slurm, which the jobs of sweeps and the `ecgssl sweep` commands share."""
 
 import itertools
 import json
@@ -14,19 +14,19 @@ from bench.core.models import Model, Positive, PositiveFloat, Text, validate
 from bench.runs.config import Config, parse_config, run_id
 
 SAME = 3  # failures in a row for one reason that park a run
-LOG_BYTES = 1 << 14  # of the end of a log, to find its last words
+LOG_BYTES = 1 << 14  # how much of the end of a log is read
 TOKEN = re.compile(r"[0-9a-f]+")
 
-Unit = list[str]  # run_ids of what runs together: a pre-training, or evaluations that one call of `evaluate` takes
+Unit = list[str]  # run_ids of one call: a pre-training, or evaluations that one call of `evaluate` takes
 
 
 class Submission(Model):
-    """What one call of sbatch submits, and how its jobs work."""
+    """The array that one call of sbatch submits, and the settings of its jobs."""
 
     sweep: Text
     cluster: Text
     kind: Text
-    after: Text  # token of the submission whose task of the same index comes first; "" for none
+    after: Text  # token of a submission; each task waits for its task of the same index; "" for none
     work: Text
     results: Text
     code: Text  # name of the copy of the code
@@ -40,7 +40,7 @@ class Submission(Model):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed, once."""
+    """One failure of a run."""
 
     reason: str
     job: str | None = None
@@ -50,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SharedFolder:
-    """leases/, failures/ (a file per run), submissions/ (a folder per call of sbatch), code/ (copies), all in work/slurm."""
+    """The folder work/slurm: leases/, failures/ (a file per run), submissions/ (a folder per sbatch call), code/ (copies)."""
 
     work: Path
     results: Path
@@ -72,18 +72,18 @@ class SharedFolder:
         return self.folder / "submissions"
 
     def read_tasks(self, token: str) -> dict[int, list[Unit]]:
-        """index -> units of a submission; empty where it was made in another work folder."""
+        """index -> units of a submission; {} if the submission belongs to another work folder."""
         folder = self.submissions / token
         if not TOKEN.fullmatch(token) or not (folder / "submission.json").is_file():
             return {}
         return read_submission(folder).tasks
 
     def log_path(self, token: str, index: int) -> Path:
-        """Where a task of a submission writes to, in all its attempts."""
+        """The log of a task of a submission; all attempts append to it."""
         return self.submissions / token / "logs" / f"{index}.log"
 
     def newest_logs(self) -> dict[str, Path]:
-        """run -> its newest log, whichever submission that belongs to."""
+        """run -> its newest log among those of all submissions."""
         newest: dict[str, tuple[float, Path]] = {}
         for folder in self.submissions.glob("*"):
             for index, units in self.read_tasks(folder.name).items():
@@ -108,7 +108,7 @@ class SharedFolder:
 
 
 def write_submission(folder: Path, submission: Submission, tasks: Mapping[int, Sequence[Sequence[Config]]]) -> None:
-    """Write tasks.jsonl, the configs of every task, and then submission.json: where it exists the rest is complete."""
+    """Write tasks.jsonl, the configs of every task, and then submission.json. If that exists, the submission is complete."""
     lines = (json.dumps({"index": index, "units": [[config.to_json() for config in unit] for unit in units]}) + "\n"
              for index, units in tasks.items())
     write_text(folder / "tasks.jsonl", "".join(lines))
@@ -132,13 +132,13 @@ def read_units(folder: Path, index: int) -> list[dict[str, Config]]:
 
 
 def is_parked(failures: list[Failure]) -> bool:
-    """Whether the last SAME failures have one reason, apart from numbers in it."""
+    """Whether the last SAME failures have the same reason; numbers in the reason do not count."""
     reasons = {re.sub(r"\d+", "0", failure.reason) for failure in failures[-SAME:]}
     return len(failures) >= SAME and len(reasons) == 1
 
 
 def read_tail(path: Path, size: int = LOG_BYTES) -> str:
-    """The last bytes of a file as text; "" where there is none."""
+    """The last `size` bytes of a file as text; "" if there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as f:
@@ -153,9 +153,10 @@ def last_line(log: Path) -> str:
 
 
 def last_words(log: Path) -> str:
-    """What Slurm wrote at the end of a log, e.g. that the job's memory was too small; "" for nothing.
+    """The message of Slurm at the end of a log, e.g. that the job's memory was too small; "" if there is none.
 
-    Of several lines it is the first that does not report the end itself (***): those after it come in any order.
+    If there are several lines, it is the first one that does not report the end itself (***), because later lines come in
+    any order.
     """
     lines = [""]
     for line in read_tail(log).splitlines():
@@ -165,13 +166,13 @@ def last_words(log: Path) -> str:
 
 
 def list_stems(folder: Path, suffix: str) -> set[str]:
-    """The names of the files in folder that end so, without the ending: one listing for all runs."""
+    """The names of the files in folder that end with suffix, without the suffix. It lists the folder once, for all runs."""
     names: Iterable[str] = os.listdir(folder) if folder.is_dir() else ()
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 
 def read_server_time(folder: Path) -> float:
-    """The time of the machine that stamps files in folder, so that no node's clock matters."""
+    """The current time of the machine that sets the times of files in folder, so that no node's clock matters."""
     probe = folder / f".probe-{os.getpid()}"
     probe.touch()
     now = probe.stat().st_mtime

@@ -1,4 +1,4 @@
-"""A copy of the code: what was submitted runs, whatever becomes of the repository while it waits."""
+"""Copies the code, so that a job runs the code that was submitted even if the repository changes while it waits."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ SUFFIXES = (".py", ".yaml", ".csv")
 
 
 def copy_code(folder: Path) -> Path:
-    """The copy in folder/<hash of its content>, made unless it exists; methods from outside are in its methods/, too."""
+    """Copy the code to folder/<hash of its content>, unless that exists. Outside methods go into its methods/."""
     folder.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
     try:
@@ -44,7 +44,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def hash_files(folder: Path) -> str:
-    """12 hex digits that name the content of the files below folder."""
+    """12 hex digits of the SHA-256 of all files below folder."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())

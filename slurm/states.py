@@ -1,4 +1,4 @@
-"""The runs of a sweep and the state that each is in: from results, leases, failures and Slurm's queue."""
+"""The runs of a sweep and the state of each, derived from results, leases, failures and Slurm's queue."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from slurm.lease import HolderInfo, Lease
 from slurm.shared import SharedFolder, Unit, is_parked, last_line, last_words, list_stems, read_server_time
 
 STATES = ("done", "running", "waiting", "failed", "parked", "blocked", "lost", "missing")
-SUBMITTED = ("missing", "lost")  # the states that `submit` submits; `retry` adds what failed
+SUBMITTED = ("missing", "lost")  # `submit` submits runs in these states; `retry` adds failed runs
 TURN = "its turn in its job"
 
 
@@ -35,7 +35,7 @@ class Run:
     attempts: int = 0
     task: QueuedTask | None = None
     log: Path | None = None
-    progress: Progress | None = None  # of the unit that it is in, while it runs
+    progress: Progress | None = None  # of the run's unit, while it runs
 
     @property
     def stage(self) -> str:
@@ -43,7 +43,7 @@ class Run:
         return "pretrain" if isinstance(self.config, PretrainConfig) else self.config.evaluation.name
 
     def __str__(self) -> str:
-        """What tells the run from its neighbours, in words."""
+        """The run in words, which distinguish it from similar runs."""
         words = [self.method, self.size, self.stage]
         if not isinstance(self.config, PretrainConfig):
             words += [self.config.task, *([f"at {self.config.at:g}"] if self.config.at != 1 else [])]
@@ -62,13 +62,13 @@ def list_runs(pretrainings: Iterable[Pretraining]) -> dict[str, Run]:
 
 
 def count_states(runs: Iterable[Run]) -> dict[str, int]:
-    """state -> number of runs, in the order of STATES, none left out."""
+    """state -> number of runs, for all STATES in their order."""
     numbers = Counter(run.state for run in runs)
     return {state: numbers[state] for state in STATES}
 
 
 def read_states(runs: dict[str, Run], shared: SharedFolder, queue: Sequence[QueuedTask] | None) -> None:
-    """Fill in the state of every run. queue: Slurm's, or None where it is not known."""
+    """Fill in the state of every run. queue: Slurm's queue, or None if it is unknown."""
     reader = _Reader(shared, queue)
     for run in runs.values():
         reader.read_state(run)
@@ -81,7 +81,7 @@ def read_states(runs: dict[str, Run], shared: SharedFolder, queue: Sequence[Queu
 
 
 class _Reader:
-    """What lies in the shared folder and in the queue, listed once for all runs."""
+    """Reads the states of runs. It lists the shared folder and the queue once for all runs."""
 
     def __init__(self, shared: SharedFolder, queue: Sequence[QueuedTask] | None):
         self.shared, self.queue_is_known = shared, queue is not None
@@ -92,15 +92,15 @@ class _Reader:
         self.tasks = {task.name: task for task in queue or ()}
         self.queued = {name: task for task in queue or ()
                        for name in itertools.chain(*self.read_tasks(task.token).get(task.index, ()))}
-        self.units: dict[str, Unit] = {}  # holder -> the unit that it works on; those of a job come one after the other
-        self.vanished: dict[str, str] = {}  # run -> the job of its holder that is no more
+        self.units: dict[str, Unit] = {}  # holder -> the unit that it works on now
+        self.vanished: dict[str, str] = {}  # run -> the vanished job of its holder
 
     @functools.cached_property
     def now(self) -> float:
         return read_server_time(self.shared.leases)
 
     def read_state(self, run: Run) -> None:
-        """Fill in what is known about a run by itself."""
+        """Fill in the state of a run, apart from the state of its pre-training."""
         newest = self.leases.get(run.name)
         task = self.queued.get(run.name)
         run.attempts, run.task = newest.number if newest else 0, task
@@ -130,7 +130,7 @@ class _Reader:
             run.state, run.reason = ("lost", lost) if lost else ("missing", "")
 
     def is_alive(self, newest: Lease, holder: HolderInfo) -> bool:
-        """Whether the process that holds the lease still works, as far as can be seen at one glance."""
+        """Whether the process that holds the lease still works, judged from one look at the lease and the queue."""
         if holder.is_gone():
             return False
         if holder.job and self.queue_is_known:
@@ -139,7 +139,7 @@ class _Reader:
         return self.now - newest.path.stat().st_mtime < lease.MISSED * holder.beat_seconds
 
     def set_running(self, run: Run, holder: HolderInfo) -> None:
-        """The run's job works: on this run, or on another unit first."""
+        """Fill in the state of a run whose job works, on this run or on another unit of the job."""
         run.task = run.task or self.tasks.get(holder.job or "")
         run.node = holder.node
         if holder.name not in self.units:
@@ -152,7 +152,7 @@ class _Reader:
             run.state, run.reason = "waiting", TURN
 
     def explain_ends(self, runs: Iterable[Run]) -> None:
-        """Say of runs whose job ended without a result, or before a worker began, what is known about that end."""
+        """Add the known reason to runs whose job ended without a result, or before its worker began."""
         logs = self.shared.newest_logs()
         end_states = commands.list_end_states() if self.queue_is_known else {}
         words = {path: last_words(path) for path in set(logs.values())}

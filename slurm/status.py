@@ -1,4 +1,4 @@
-"""What a sweep is doing: a table for the terminal, lines for a log, a log that follows."""
+"""Shows the state of a sweep: a table on a terminal, lines in a log, and the log of a run as it grows."""
 
 import os
 import time
@@ -11,11 +11,11 @@ from rich.text import Text
 from slurm.shared import SharedFolder, read_server_time
 from slurm.states import Run, count_states
 
-ORDER = ("failed", "parked", "lost", "running", "blocked", "waiting", "missing", "done")  # what needs a look first
+ORDER = ("failed", "parked", "lost", "running", "blocked", "waiting", "missing", "done")  # the most urgent first
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "parked": "red", "lost": "yellow", "blocked": "yellow"}
 HEAD = ("run", "what", "state", "step", "step/s", "left", "node", "attempts", "why")
-LOCAL_HEAD = ("run", "what", "state", "step", "left", "why")  # of the live table of a sweep that runs here
-ROWS = 40  # runs in the table; the rest are counted
+LOCAL_HEAD = ("run", "what", "state", "step", "left", "why")  # columns of the live table of a sweep on this machine
+ROWS = 40  # number of runs in the table; the rest is only counted
 HOUR = 3600
 
 
@@ -29,14 +29,14 @@ def list_cells(run: Run) -> list[str]:
 
 
 def format_seconds(seconds: float) -> str:
-    """2 d 03:04 or 03:04:05"""
+    """The duration as text: 2 d 03:04 or 03:04:05."""
     days, rest = divmod(round(seconds), 86400)
     hours, minutes = divmod(rest // 60, 60)
     return f"{days} d {hours:02d}:{minutes:02d}" if days else f"{hours:02d}:{minutes:02d}:{rest % 60:02d}"
 
 
 def format_states(numbers: dict[str, int]) -> str:
-    """3 done, 1 failed"""
+    """The counts as text: 3 done, 1 failed."""
     return ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
 
 
@@ -49,7 +49,7 @@ def count_by_stage(runs: Iterable[Run]) -> dict[tuple[str, str], dict[str, int]]
 
 
 def summarise(runs: dict[str, Run], shared: SharedFolder) -> str:
-    """Counts by state, and how fast runs are finished."""
+    """The number of runs by state, and the rate at which runs finish."""
     numbers = count_states(runs.values())
     text = f"{len(runs)} runs: {format_states(numbers)}"
     if numbers["done"] and numbers["done"] < len(runs):
@@ -63,16 +63,16 @@ def summarise(runs: dict[str, Run], shared: SharedFolder) -> str:
 
 
 def sort_by_need(runs: Iterable[Run]) -> list[Run]:
-    """The runs, those first that need a look."""
+    """The runs, the most urgent states first."""
     return sorted(runs, key=lambda run: ORDER.index(run.state))
 
 
 def render_rows(runs: Sequence[Run], columns: Collection[str] = HEAD) -> Table:
-    """A row per run with these columns; those that are empty are left out."""
+    """A table with a row per run and these columns; empty columns are left out."""
     rows = [list_cells(run) for run in runs]
     used = [i for i, name in enumerate(HEAD) if name in columns and any(cells[i] for cells in rows)]
     table = Table(padding=(0, 1))
-    for i in used:  # on a narrow terminal the columns that are prose lose most
+    for i in used:  # on a narrow terminal the columns with prose shrink
         table.add_column(HEAD[i], no_wrap=HEAD[i] not in ("what", "why"), min_width=20 if HEAD[i] == "why" else None)
     for cells in rows:
         style = {"state": COLOURS.get(cells[2], "")}
@@ -92,7 +92,7 @@ def render_table(runs: dict[str, Run], shared: SharedFolder) -> Group:
 
 
 def summarise_local(runs: Iterable[Run], done_before: int, seconds: float) -> str:
-    """Counts of a sweep that runs here, how long it has run, and how long it will take at this rate."""
+    """The number of runs by state in a sweep on this machine, the time so far, and the time left at this rate."""
     numbers = count_states(runs)
     new = numbers["done"] - done_before
     to_come = sum(numbers.pop(state) for state in ("waiting", "lost", "missing"))
@@ -102,21 +102,21 @@ def summarise_local(runs: Iterable[Run], done_before: int, seconds: float) -> st
 
 
 def render_live(runs: Iterable[Run], summary: str, height: int) -> Group:
-    """The runs that failed or are at work, as many as a screen of this height shows, and the summary."""
+    """The failed, lost and running runs, as many as fit on a screen of this height, and the summary."""
     shown = [run for run in sort_by_need(runs) if run.state in ("failed", "parked", "lost", "running")]
     room = max(1, height - 8)  # the lines of the table's frame, and the summary
     return Group(*([render_rows(shown[-room:], LOCAL_HEAD)] if shown else []), Text(summary))
 
 
 def list_at_work(runs: Iterable[Run], summary: str) -> str:
-    """The summary and how far the runs at work are, in one line."""
+    """The summary and the progress of the running runs, in one line."""
     lines = dict.fromkeys(f"{run.progress.title} {run.progress.done}/{run.progress.total}" for run in runs if run.progress)
     return "; ".join([summary, *lines])
 
 
 def follow_log(run: str, shared: SharedFolder, is_over: Callable[[], bool], write: Callable[[str], object],
                poll_seconds: float = 1.0) -> None:
-    """Write the run's log as it grows, and that of the next attempt when it begins, until is_over() and nothing is new."""
+    """Write the run's log as it grows, and then the log of each newer attempt, until is_over() is true."""
     path, position = shared.newest_logs().get(run), 0
     while True:
         over, newest = is_over(), shared.newest_logs().get(run)

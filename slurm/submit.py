@@ -1,9 +1,9 @@
-"""Plan -> sbatch, such that a submitting shell that dies anywhere neither doubles nor forgets a run.
+"""Submits a plan by sbatch. If the submitting process dies at any point, no run is submitted twice and none is forgotten.
 
-A submission is a folder that is complete before sbatch is called; its token is the name of its jobs. After sbatch, its
-`job_id` is written. The next `submit` looks for folders without one and asks the queue for their names. Where the queue
-has the job, its number is written down. Where it has not, the folder is marked `abandoned`, and a job that comes in late
-all the same reads that and does nothing.
+A submission is a folder that is complete before sbatch is called. Its token is part of the name of its jobs. After sbatch, the
+file `job_id` is written into the folder. The next `submit` looks for folders without `job_id` and searches the queue for their
+tokens. If the queue has the job, `job_id` is written. If it does not, the folder is marked `abandoned`. Should the job start
+later all the same, it sees that mark and does nothing.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from slurm.plan import Array, Limits, Plan, plan_arrays, split_list
 from slurm.shared import SharedFolder, Submission, write_submission
 from slurm.states import Run
 
-SUBMIT = "submit"  # the name of the lease that one `submit` at a time holds
-CANCELLED_AT_ONCE = 500  # tasks in one call of scancel: a command line has an end
+SUBMIT = "submit"  # the name of a lease that only one `submit` at a time can hold
+CANCELLED_AT_ONCE = 500  # tasks per call of scancel, because the length of a command line is limited
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a submission is of, and how its jobs work."""
+    """The sweep and the cluster of a submission, and how often its jobs save."""
 
     sweep: str
     cluster: Cluster
@@ -40,9 +40,9 @@ class Settings:
 
 
 def submit(runs: dict[str, Run], shared: SharedFolder, settings: Settings, also: Collection[str] = ()) -> Plan:
-    """Submit the runs that are missing, and those in the states `also`; gives what was submitted.
+    """Submit the runs that are missing or lost, and those in the states `also`. Returns what was submitted.
 
-    The runs' states become what they were before.
+    It fills in the states that the runs had before the submission.
     """
     if set("%\\\n") & set(str(shared.submissions.absolute())):
         raise UserError(f"Slurm cannot write a log below {str(shared.work)!r}: choose a work folder without %, \\ and "
@@ -62,7 +62,7 @@ def submit(runs: dict[str, Run], shared: SharedFolder, settings: Settings, also:
 
 @contextlib.contextmanager
 def lock_submissions(shared: SharedFolder, beat_seconds: float) -> Iterator[None]:
-    """The block runs in one process at a time; a dead one is taken over. UserError where another process is in it."""
+    """Hold the lease SUBMIT during the block, taking it over from a dead process. UserError if a live process holds it."""
     holder, over = lease.Holder(shared.leases, beat_seconds), threading.Event()
 
     def beat() -> None:
@@ -89,7 +89,7 @@ def lock_submissions(shared: SharedFolder, beat_seconds: float) -> Iterator[None
 
 
 def resolve_submissions(shared: SharedFolder, queue: Sequence[QueuedTask]) -> list[QueuedTask]:
-    """Complete or abandon submissions that stopped half-way, cancel tasks that wait in vain; gives the queue after it."""
+    """Complete or abandon interrupted submissions, and cancel tasks that wait in vain. Returns the remaining queue."""
     jobs = {task.token: task.job for task in queue}
     for folder in shared.submissions.glob("*"):
         if (folder / "submission.json").is_file() and not any((folder / n).exists() for n in ("job_id", "abandoned")):
@@ -105,7 +105,7 @@ def resolve_submissions(shared: SharedFolder, queue: Sequence[QueuedTask]) -> li
 
 
 def prepare_submission(array: Array, shared: SharedFolder, settings: Settings, code: Path) -> Path:
-    """The folder of a submission, complete."""
+    """Write the folder of a submission. Returns its path."""
     cluster = settings.cluster
     request, folder = cluster.requests[array.kind], shared.submissions.absolute() / array.token
     (folder / "logs").mkdir(parents=True)
@@ -123,7 +123,7 @@ def prepare_submission(array: Array, shared: SharedFolder, settings: Settings, c
 
 
 def call_sbatch(array: Array, folder: Path, shared: SharedFolder, request: Request) -> str:
-    """Call sbatch; gives the job's id."""
+    """Call sbatch. Returns the id of the job."""
     options = [f"--job-name={commands.PREFIX}{array.token}",
                f"--array={format_ranges(array.tasks)}%{request.throttle}".removesuffix("%0"), "--requeue",
                "--open-mode=append", f"--output={folder}/logs/%a.log", f"--chdir={folder}", *request.options()]
@@ -134,7 +134,7 @@ def call_sbatch(array: Array, folder: Path, shared: SharedFolder, request: Reque
 
 
 def format_ranges(indices: Iterable[int]) -> str:
-    """0-4,7 for 0, 1, 2, 3, 4, 7."""
+    """The indices as Slurm writes them: 0-4,7 for 0, 1, 2, 3, 4, 7."""
     ranges: list[list[int]] = []
     for index in sorted(indices):
         if ranges and ranges[-1][1] == index - 1:
@@ -145,7 +145,7 @@ def format_ranges(indices: Iterable[int]) -> str:
 
 
 def cancel(runs: dict[str, Run], shared: SharedFolder, names: Collection[str]) -> list[QueuedTask]:
-    """Cancel the queued tasks that carry these runs, or any run of the sweep; gives the tasks. Results stay."""
+    """Cancel the queued tasks that contain these runs, or all tasks of the sweep if `names` is empty. Returns the tasks."""
     with lock_submissions(shared, lease.BEAT_SECONDS):
         states.read_states(runs, shared, resolve_submissions(shared, commands.list_queue()))
         tasks = {run.task.name: run.task for name, run in runs.items() if run.task and (not names or name in names)}

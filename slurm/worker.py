@@ -1,9 +1,9 @@
-"""What a task of an array executes: its runs, one after the other, each under a lease, in a process that may die.
+"""The worker that a task of an array executes: it holds leases of the task's runs, and runs them in a child process.
 
     python -m slurm.worker SUBMISSION [INDEX]
 
-This process does no work itself. It shows that it lives (slurm/lease.py), passes signals on, and notes why a run failed.
-The work is done by a child, or by several that srun starts (slurm/perform.py).
+The worker shows that it lives (slurm/lease.py), passes signals on, and notes why a run failed. The child does the work and
+may die (slurm/perform.py). For a run of several processes, srun starts several children.
 """
 
 import ctypes
@@ -23,16 +23,16 @@ from slurm import commands, lease
 from slurm.shared import Failure, SharedFolder, is_parked, last_words, read_submission, read_units
 
 STOPS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-SAVE_SECONDS = 90  # that a child may take to save when a signal asks it to stop
-TRIES = 3  # in one job, of a run whose process died
-REQUEUES, REQUEUE_SECONDS = 20, 3  # how often, and after what pause, a controller that does not answer is asked
+SAVE_SECONDS = 90  # how long a child may take to save after a signal to stop
+TRIES = 3  # how often one job starts a run whose process dies
+REQUEUES, REQUEUE_SECONDS = 20, 3  # number of requests to a controller that does not answer, and the pause between them
 PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl, 1  # prctl(2): a signal when the parent ends
 
 
 def main() -> int:
-    """0 when every run of the task has its result."""
+    """Run the worker. Returns 0 if every run of the task has its result."""
     folder = Path(sys.argv[1])
-    if len(sys.argv) > 2:  # started by `sweep run --local`: when that ends, this process saves and ends, too
+    if len(sys.argv) > 2:  # started by `sweep run --local`: if that process ends, this one saves and ends, too
         PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
     index = int(sys.argv[2] if len(sys.argv) > 2 else os.environ["SLURM_ARRAY_TASK_ID"])
     signal.pthread_sigmask(signal.SIG_BLOCK, [*STOPS, signal.SIGCHLD])  # `wait` receives them
@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 
 class Task:
-    """The runs of a task, and what the shared folder knows about them."""
+    """The runs of a task, and what the shared folder holds about them."""
 
     def __init__(self, folder: Path, index: int):
         self.folder, self.index = folder, index
@@ -54,32 +54,32 @@ class Task:
         self.runs = {name: config for unit in self.units for name, config in unit.items()}
 
     def done(self, runs: Iterable[str]) -> set[str]:
-        """Those of the runs that have a result."""
+        """The runs that have a result, among these."""
         return {run for run in runs if result_exists(self.shared.results, run)}
 
     def early(self) -> set[str]:
-        """Evaluations whose pre-training has no result: Slurm takes a job that it has forgotten for one that went well."""
+        """Evaluations whose pre-training has no result yet. Slurm may start them, because it takes a forgotten job for done."""
         first_of = {run: config.pretrain for run, config in self.runs.items() if isinstance(config, EvaluationConfig)}
         done = self.done(set(first_of.values()))
         return {run for run, first in first_of.items() if first not in done}
 
     def note_failure(self, run: str, reason: str, job: str | None = None, node: str | None = None) -> None:
-        """Note why the run failed; here unless job and node say another place."""
+        """Note why the run failed. job, node: where; by default this job and this node."""
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         here = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         self.shared.note_failure(run, Failure(reason, job or lease.current_job(), node or here, when))
 
 
 class Worker:
-    """Sees to it that the runs of a task end with a result, or with a reason why not."""
+    """Works on a task until each of its runs has a result or a noted failure."""
 
     def __init__(self, folder: Path, index: int):
         self.task = Task(folder, index)
         self.stop: int | None = None  # the signal that came
-        self.failed: dict[str, int] = {}  # run -> how often here
+        self.failed: dict[str, int] = {}  # run -> number of failures in this job
 
     def work(self) -> int:
-        """Do what is left of the task; gives the exit code."""
+        """Work on the remaining runs of the task. Returns the exit code."""
         task = self.task
         if (task.folder / "abandoned").exists():
             say("a later `submit` did not find this job and submitted its runs anew: nothing to do")
@@ -103,7 +103,7 @@ class Worker:
         return self.report()
 
     def report(self) -> int:
-        """Have the job queued again where a signal stopped it, and say why runs have no result; gives the exit code."""
+        """Requeue the job if a signal stopped it, and print why runs have no result. Returns the exit code."""
         task, job = self.task, lease.current_job()
         left = task.runs.keys() - task.done(task.runs)
         if self.stop and left and job:
@@ -120,7 +120,7 @@ class Worker:
         return lease.Holder(task.shared.leases, task.submission.beat_seconds, f"{task.folder.name}/logs/{task.index}.log")
 
     def take_leases(self) -> tuple[list[str], dict[str, str]]:
-        """(the runs that are left and that we hold, run -> its holder of those that others hold), in the order of the task."""
+        """(the remaining runs whose lease this worker holds, run -> holder for the others), in the order of the task."""
         task, shared = self.task, self.task.shared
         skipped = task.done(task.runs) | task.early()
         left = [run for run in task.runs if run not in skipped and not self.is_hopeless(run)]
@@ -129,27 +129,27 @@ class Worker:
         for run in before.keys() - busy.keys() - own:
             content = before[run].read()
             last = content[1] if content else None
-            # killed without a word; but a job that Slurm itself started again may have been the victim of its node
+            # its process was killed without a reason; but if Slurm itself restarted this job, its node may have failed
             if last and last.job != lease.current_job() and lease.was_declared_dead(shared.leases, last.name):
                 words = last_words(shared.submissions / last.log) or commands.list_end_states().get(last.job or "")
-                task.note_failure(run, f"its job vanished: {words or 'nothing says why'}", last.job, last.node)
-        done = task.done(left)  # again: the last holder may have finished just before we took it
+                task.note_failure(run, f"its job vanished: {words or 'the reason is unknown'}", last.job, last.node)
+        done = task.done(left)  # read again, because the last holder may have finished just before
         self.holder.forget(done)
         return ([run for run in left if run not in busy and run not in done],
                 {run: holder for run, holder in busy.items() if run not in done})
 
     def is_hopeless(self, run: str) -> bool:
-        """Whether the run failed here for a reason that stays, or is parked."""
+        """Whether the run need not be tried again in this job: it failed for good, or it is parked."""
         return self.failed.get(run, 0) >= TRIES or is_parked(self.task.shared.failures_of(run))
 
     def run_child(self, runs: list[str]) -> None:
-        """Work on the runs until the process that does it ends; note what made it fail."""
+        """Run a child on the runs until it ends. If its process failed, note the reason."""
         known = {run: len(self.task.shared.failures_of(run)) for run in runs}
         code = self.watch_child(runs)
         if code is None:
             return
         explained = {run for run in runs if len(self.task.shared.failures_of(run)) > known[run]}
-        self.failed |= dict.fromkeys(explained, TRIES)  # the child said why: it would fail again
+        self.failed |= dict.fromkeys(explained, TRIES)  # the child noted a reason: the run would fail again
         left = (set(unit) & set(runs) - explained - self.task.done(unit) for unit in self.task.units)
         unit = next((names for names in left if names), set[str]())  # the child was at the first unit that is not done
         if unit and code in [128 + s for s in STOPS]:
@@ -161,11 +161,11 @@ class Worker:
                 self.failed[run] = self.failed.get(run, 0) + 1
 
     def watch_child(self, runs: list[str]) -> int | None:
-        """Start a child on the runs and wait for its end, beating; gives its exit code, or None where the leases were lost."""
+        """Start a child on the runs, and beat until it ends. Returns its exit code, or None if the leases were lost."""
         beat_seconds, worker = self.task.submission.beat_seconds, os.getpid()
 
         def prepare() -> None:
-            PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # no run goes on without the process that holds its lease
+            PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # a run must not outlive the process that holds its lease
             if os.getppid() != worker:
                 os._exit(1)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -180,7 +180,7 @@ class Worker:
                     say(f"the run did not save within {SAVE_SECONDS} s: killed")
                     process.kill()
                 if not self.holder.beat():
-                    say("another process took this worker for dead and took over its runs: stopped")
+                    say("another process declared this worker dead and took over its runs: stopped")
                     process.kill()
                     process.wait()
                     self.holder = self.new_holder()
@@ -188,7 +188,7 @@ class Worker:
         return process.returncode
 
     def command(self, runs: list[str]) -> list[str]:
-        """The command line that works on the runs."""
+        """The command line of the child."""
         task, submission = self.task, self.task.submission
         command = [sys.executable, "-P", "-m", "slurm.perform", str(task.folder), str(task.index), *runs]
         if submission.nodes * submission.processes == 1:
@@ -198,12 +198,13 @@ class Worker:
                 *command]
 
     def wait(self, process: "subprocess.Popen[bytes] | None", seconds: float) -> bool:
-        """Wait for a signal, at most so long; beat. True when one came that stops us; it is passed on to the child."""
+        """Wait for a signal, at most `seconds`; beat if there is no child. Returns True after a signal to stop, which the
+        child receives, too."""
         received = signal.sigtimedwait([*STOPS, signal.SIGCHLD], seconds)
         if process is None:
             self.holder.beat()
-        if received is None or received.si_signo not in STOPS:  # a child's end; or, after SIGSTOP and SIGCONT, no signal at
-            return False                                        # all: CPython then gives what was never filled in
+        if received is None or received.si_signo not in STOPS:  # the child's end; or no signal at all: after SIGSTOP and
+            return False                                        # SIGCONT, CPython returns uninitialised values
         self.stop = self.stop or received.si_signo
         say(signal.Signals(received.si_signo).name)
         if process is not None:
@@ -212,7 +213,7 @@ class Worker:
 
 
 def requeue(job: str) -> None:
-    """Have Slurm start this job again, unless it has been cancelled, has run out of time or is requeued already."""
+    """Ask Slurm to requeue this job, unless it was cancelled, ran out of time or is already requeued."""
     for _ in range(REQUEUES):
         state = subprocess.run(["squeue", "--noheader", "--jobs", job, "--format=%T"], capture_output=True, text=True)
         if state.returncode == 0 and state.stdout.strip() != "RUNNING":

@@ -243,7 +243,7 @@ def test_a_section_of_evaluations_may_be_of_some_methods_alone(expand: Callable[
         "mae": ((0.25,), {0}), "jepa": ((), {5})}
     assert {c.seed for c in random.evaluations.values()} == {5}
     for unnamed, names in (("mae", ["random", "jepa"]), ("random", ["jepa", "mae"])):
-        with pytest.raises(UserError, match=f"the sweep evaluates {unnamed} in no way$"):
+        with pytest.raises(UserError, match=f"the sweep has no evaluation of {unnamed}$"):
             expand({**SPEC, "evaluate": [{**one, "methods": names}]})
 
 

@@ -1,4 +1,4 @@
-"""Sweeps, on Slurm and here."""
+"""The commands `ecgssl sweep`: plan, submit, watch and run sweeps, on Slurm or on this machine."""
 
 import difflib
 import sys
@@ -30,7 +30,7 @@ ARRAY_SIZE = 1001  # Slurm's default, where no cluster answers
 
 
 def _folder_of(cluster: "Cluster | None", work: Path | None, results: Path | None) -> "SharedFolder":
-    """What the sweep's jobs share: the options win over the cluster's file."""
+    """The folder that the sweep's jobs share. Options win over the cluster file."""
     from slurm.shared import SharedFolder
 
     return SharedFolder(work or (cluster and cluster.work) or WORK, results or (cluster and cluster.results) or Path("results"))
@@ -44,7 +44,7 @@ def _read_cluster(name: str) -> "Cluster":
 
 def _open_sweep(spec: Path, cluster: str | None, work: Path | None, results: Path | None
                 ) -> "tuple[dict[str, Run], SharedFolder]":
-    """(the runs of the sweep, what its jobs share)."""
+    """(the runs of the sweep, the folder that its jobs share)."""
     from bench import sweeps
     from slurm import states
 
@@ -53,7 +53,7 @@ def _open_sweep(spec: Path, cluster: str | None, work: Path | None, results: Pat
 
 
 def _read_states(runs: "dict[str, Run]", shared: "SharedFolder") -> None:
-    """Fill in the runs' states; a queue that does not answer is said, not fatal."""
+    """Fill in the runs' states. If the queue does not answer, print a warning and go on without it."""
     from slurm import commands, states
 
     try:
@@ -74,7 +74,7 @@ def _check_names(runs: "dict[str, Run]", names: Collection[str], spec: Path) -> 
 
 
 def _print_plan(plan: "Plan", runs: "dict[str, Run]") -> None:
-    """Say what was submitted."""
+    """Print what was submitted."""
     from slurm.states import count_states
     from slurm.status import format_states
 
@@ -89,7 +89,7 @@ def _print_plan(plan: "Plan", runs: "dict[str, Run]") -> None:
 @sweep_app.command("plan")
 def sweep_plan(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None, results: SweepResults = None,
                outside: Methods = None) -> None:
-    """Show a sweep's runs by state, the arrays and dependencies that `submit` would make, and the cost. Submits nothing."""
+    """Show a sweep's runs by state, the arrays and dependencies that `submit` would create, and the cost. Submits nothing."""
     from bench import sweeps
     from slurm import cost, local, states
 
@@ -98,8 +98,8 @@ def sweep_plan(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None, 
     pretrainings, missing = sweeps.preview_sweep(spec, shared.work)
     runs = states.list_runs(pretrainings)
     if missing:
-        print(f"not in {shared.work / 'stores'}: {', '.join(missing)}. The plan below is made from the configs alone. Ids of "
-              "runs depend on the stores, so it counts every run as missing; `ecgssl data prepare` makes a store")
+        print(f"not in {shared.work / 'stores'}: {', '.join(missing)}. The plan below uses the configs alone. run_ids depend on "
+              "the stores, so it counts every run as missing; `ecgssl data prepare` makes a store")
     else:
         _read_states(runs, shared)
     _print_stages(runs)
@@ -110,7 +110,7 @@ def sweep_plan(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None, 
 
 
 def _print_stages(runs: "dict[str, Run]") -> None:
-    """A table of the runs: how many are in which state."""
+    """Print a table with the number of runs in each state."""
     from slurm.states import count_states
     from slurm.status import count_by_stage
 
@@ -125,7 +125,7 @@ def _print_stages(runs: "dict[str, Run]") -> None:
 
 
 def _print_arrays(runs: "dict[str, Run]", cluster: "Cluster") -> None:
-    """A table of the arrays that `submit` would make."""
+    """Print a table of the arrays that `submit` would create."""
     from slurm import commands
     from slurm.plan import Limits, plan_arrays
 
@@ -141,7 +141,7 @@ def _print_arrays(runs: "dict[str, Run]", cluster: "Cluster") -> None:
         table.add_row(f"{number[array.token]} {array.kind}", str(len(array.tasks)), str(array.size), after)
     Console().print(table if plan.arrays else "nothing to submit")
     for kind in dict.fromkeys(array.kind for array in plan.arrays):
-        print(f"{kind} asks for: {' '.join(cluster.requests[kind].options())}")
+        print(f"{kind} requests: {' '.join(cluster.requests[kind].options())}")
 
 
 @sweep_app.command("submit")
@@ -149,7 +149,7 @@ def sweep_submit(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", m
                                                                   "a YAML file like them.")],
                  work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
                  outside: Methods = None) -> None:
-    """Submit to Slurm what has no result, is not queued and has not failed; again at any time: only what is missing."""
+    """Submit the runs that have no result, are not queued and have not failed. It is safe to repeat this at any time."""
     from slurm.submit import Settings, submit
 
     runs, shared = _open_sweep(spec, cluster, work, results)
@@ -162,7 +162,7 @@ def sweep_retry(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", me
                                                      "after three failures for one reason.")] = False,
                 work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
                 outside: Methods = None) -> None:
-    """Submit failed runs again, and what is missing; says what made them fail."""
+    """Submit failed and missing runs, and print why the failed ones failed."""
     from slurm.submit import Settings, submit
 
     if not failed:
@@ -171,9 +171,9 @@ def sweep_retry(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", me
     plan = submit(runs, shared, Settings(spec.stem, _read_cluster(cluster), save_minutes), ("failed",))
     for run in runs.values():
         if run.state == "failed":
-            print(f"{run.name}: again after: {run.reason}")
+            print(f"{run.name}: submitted again; it failed before: {run.reason}")
         elif run.state == "parked":
-            print(f"{run.name}: parked, three times the same: {run.reason}; to try again remove "
+            print(f"{run.name}: parked, because it failed three times with: {run.reason}; to try again remove "
                   f"{shared.failures / run.name}.jsonl")
     _print_plan(plan, runs)
 
@@ -183,7 +183,7 @@ def sweep_status(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None
                  watch: Annotated[bool, typer.Option("--watch", help="Stay, and look again every few seconds.")] = False,
                  page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page, too.")] = None,
                  outside: Methods = None) -> None:
-    """Show what every run of a sweep is doing: state, progress, speed, node, attempts, why it failed."""
+    """Show every run of a sweep: its state, progress, speed, node, attempts, and why it failed."""
     import time
 
     from rich.live import Live
@@ -213,7 +213,7 @@ def sweep_status(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None
 def sweep_logs(spec: Spec, run: Annotated[str, typer.Argument(help="A run_id, see status.")], cluster: ClusterFile = None,
                follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
                work: SweepWork = None, results: SweepResults = None, outside: Methods = None) -> None:
-    """Print a run's log, of its newest attempt; -f follows it into the next."""
+    """Print the log of a run's newest attempt. With -f, follow it and the logs of later attempts."""
     from slurm.status import follow_log
 
     runs, shared = _open_sweep(spec, cluster, work, results)
@@ -237,7 +237,7 @@ def sweep_cancel(spec: Spec, names: Annotated[list[str] | None, typer.Argument(m
                                                                                "of the sweep.")] = None,
                  cluster: ClusterFile = None, work: SweepWork = None, results: SweepResults = None,
                  outside: Methods = None) -> None:
-    """Cancel the jobs, queued and running, that carry these runs, with all that is packed with them. Results stay."""
+    """Cancel the queued and running jobs that contain these runs, and so all runs in the same jobs. Results stay."""
     from slurm.submit import cancel
 
     runs, shared = _open_sweep(spec, cluster, work, results)
@@ -248,11 +248,11 @@ def sweep_cancel(spec: Spec, names: Annotated[list[str] | None, typer.Argument(m
 @sweep_app.command("run")
 def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"), device: Device = "auto", threads: Threads = 0,
               save_minutes: Minutes = 10.0,
-              local: Annotated[bool, typer.Option("--local", help="In processes of their own, as the jobs of a cluster run it: "
-                                                  "failures are noted, the rest goes on.")] = False,
-              jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Of --local: how many at a time.")] = 1,
+              local: Annotated[bool, typer.Option("--local", help="Run tasks in separate processes, as on a cluster: after a "
+                                                  "failure, the other runs go on.")] = False,
+              jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="With --local: number of tasks at a time.")] = 1,
               outside: Methods = None) -> None:
-    """Run a sweep on this machine; whatever has a result is skipped, so interrupting and repeating it is safe."""
+    """Run a sweep on this machine. Runs with a result are skipped, so it is safe to interrupt and repeat this."""
     from bench import sweeps
 
     if local:

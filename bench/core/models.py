@@ -85,7 +85,8 @@ def validate(model: type[M], value: Any, locate: Locate = lambda keys: "", under
 
 def explain(model: type[BaseModel], error: Any, locate: Locate, under: str) -> UserError:
     """One line for an error of pydantic."""
-    keys: Keys = tuple(each for each in error["loc"] if not str(each).startswith(("[key]", "dict[", "function-")))  # parts that pydantic adds
+    added = ("[key]", "dict[", "function-")  # parts that pydantic adds to the keys
+    keys: Keys = tuple(each for each in error["loc"] if not str(each).startswith(added))
     context = error.get("ctx", {})
     if error["type"] == "rule" and context.get("key"):
         keys = (*keys, *context["key"].split("."))

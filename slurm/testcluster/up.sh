@@ -29,12 +29,12 @@ if [ -n "$miss" ]; then
   say "installing$miss"
   export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
   # keep package scripts from starting daemons (containers mostly have this file already)
-  made=""; [ -e /usr/sbin/policy-rc.d ] || { made=1
+  created=""; [ -e /usr/sbin/policy-rc.d ] || { created=1
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; }
   install -d -m 755 $LOG
   apt-get update -q >$LOG/apt.log 2>&1
   apt-get install -y -q --no-install-recommends $miss >>$LOG/apt.log 2>&1 || { tail -20 $LOG/apt.log >&2; exit 1; }
-  [ -n "$made" ] && rm -f /usr/sbin/policy-rc.d
+  [ -n "$created" ] && rm -f /usr/sbin/policy-rc.d
   say "packages installed"
 fi
 

@@ -166,7 +166,7 @@ def test_a_plan_without_stores_counts_runs_and_cost_and_says_what_is_missing(
     write_result(shared, next(run for run in runs.values() if run.method == "jepa"), seconds=3600.0, records=16)
     sweep_plan(shared.work / "s.yaml", "test", shared.work / "empty", shared.results)
     output = capsys.readouterr().out
-    assert f"not in {shared.work / 'empty' / 'stores'}: tiny. The plan below is made from the configs alone" in output
+    assert f"not in {shared.work / 'empty' / 'stores'}: tiny. The plan below uses the configs alone" in output
     assert "15 runs" in output and "1 pretrain" in output and "2 evaluate" in output
     assert "cost of pretrain: 0.0 GPU-hours and 2.0 CPU-hours for 3 runs; unknown for 2 runs" in output  # random, mae
     assert "cost of evaluate: unknown for 10 runs" in output

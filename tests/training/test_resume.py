@@ -214,7 +214,7 @@ def test_a_finished_run_whose_code_has_changed_is_refused_and_run_anew_on_reques
     assert not run.run().ran
     before = run.written["provenance"]["source"]
     mine.write_text(CODE.replace(".square()", ".abs()"))
-    with pytest.raises(UserError, match=rf"HAS CHANGED since the result {first.result} was made .*--again"):
+    with pytest.raises(UserError, match=rf"HAS CHANGED since the result {first.result} was written .*--again"):
         run.run()
     assert run.run(again=True).ran
     assert run.written["provenance"]["source"] != before
