@@ -56,7 +56,7 @@ def load(path: Path) -> Checkpoint:
         tensors = dict(content["tensors"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError,
             zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a checkpoint of ecgssl, or is damaged ({type(error).__name__})") from None
+        raise UserError(f"{path} is no checkpoint of ecgssl, or is damaged ({type(error).__name__})") from None
     if version != FORMAT:
         raise UserError(f"{path} has checkpoint format {version!r}, this version reads {FORMAT}")
     return Checkpoint(tensors, meta)

@@ -61,7 +61,7 @@ def flip(path: Path) -> None:
     lambda path, share=share: os.truncate(path, int(path.stat().st_size * share)) for share in (0.0, 0.001, 0.1, 0.5, 0.999))])
 def test_a_damaged_checkpoint_is_refused_in_one_line(path: Path, damage: Callable[[Path], None]) -> None:
     damage(path)
-    with pytest.raises(UserError, match="not a checkpoint of ecgssl, or is damaged") as caught:
+    with pytest.raises(UserError, match="no checkpoint of ecgssl, or is damaged") as caught:
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
 
