@@ -215,8 +215,8 @@ def test_the_file_s_own_weights_mix_the_stores_that_it_names(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda content: content["model"].pop("target_encoder.norm.weight"), "x.pt, target_encoder lacks norm.weight"),
-    (lambda content: content["model"].update({"target_encoder.cls": torch.zeros(3)}), "target_encoder holds cls, which its"),
-    (lambda content: content["model"]["target_encoder.norm.weight"].fill_(torch.nan), "norm.weight holds values that are no"),
+    (lambda content: content["model"].update({"target_encoder.cls": torch.zeros(3)}), "target_encoder holds cls, but the"),
+    (lambda content: content["model"]["target_encoder.norm.weight"].fill_(torch.nan), "norm.weight holds values that are not"),
     (lambda content: content["model"].update(x=3), "'x' in its model is no named tensor"),
     (lambda content: content["config"].update(dim=32), r"fc1.weight has shape \(64, 16\), its config needs \(128, 32\)"),
     (lambda content: content["config"].update(depth=10**9), "depth is 1000000000, the encoder has 2 blocks"),
