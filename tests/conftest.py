@@ -10,14 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-import yaml
 from corpora import array_corpus
 from pretraining import Pretraining
 
 from bench import cli
 from bench.data.corpora import open_corpus
 from bench.data.ingest.prepare import prepare
-from bench.data.signal import LEADS
 from bench.data.store import Store, open_by_name
 from bench.encoders import vit
 from bench.report.results import load_results
@@ -53,12 +51,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, text in enumerate(labels):
         for label in text.split(";"):
             mv[i] += 0.5 * np.sin(2 * np.pi * {"low": 2, "high": 11, "odd": 23}[label] * time_s + rng.uniform(0, 6))
-    np.save(folder / "signals.npy", np.rint(mv * 1000).astype(np.int16))
-    rows = [f"r{i:02d},{i // 8 + 1},{text}" for i, text in enumerate(labels)]
-    (folder / "records.csv").write_text("\n".join(["record_id,fold,pitch", *rows, ""]))
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({
-        "name": "tiny", "rate_hz": 100, "leads": list(LEADS), "units": "mV", "scale": 0.001, "tasks": ["pitch"]}))
-    prepare(open_corpus("array", folder, None), folder / "stores")
+    columns = {"record_id": [f"r{i:02d}" for i in range(80)], "fold": [i // 8 + 1 for i in range(80)], "pitch": labels}
+    array_corpus(folder / "corpus", np.rint(mv * 1000).astype(np.int16), columns, name="tiny", tasks=["pitch"])
+    prepare(open_corpus("array", folder / "corpus", None), folder / "stores")
     return folder / "stores"
 
 
@@ -80,17 +75,21 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "work", tmp_path / "results", torch.device("cpu"), save_steps=2)
 
 
+def load_nano(method: str, *overrides: str) -> PretrainConfig:
+    """A pre-training of a small method around a nano encoder on the store `tiny`."""
+    nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}"]
+    return load_pretrain_config(method, [*parse_overrides(nano), *overrides_of(heads(method)), *parse_overrides(overrides)])
+
+
 @pytest.fixture
 def configure(nano: vit.Size, tiny: Store) -> Callable[..., PretrainConfig]:
     """configure(method, *overrides): a pre-training of a nano encoder on `tiny`, 8 steps of 4 records."""
 
-    def make(method: str, *overrides: str) -> PretrainConfig:
+    def configure(method: str, *overrides: str) -> PretrainConfig:
         steps = [] if method == "random" else ["optim.steps=8", "optim.batch=4", "optim.warmup_steps=2"]
-        nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", "optim.precision=float32", *steps]
-        given = [*parse_overrides(nano), *overrides_of(heads(method)), *parse_overrides(overrides)]
-        return fill_fingerprints(load_pretrain_config(method, given), {"tiny": tiny})
+        return fill_fingerprints(load_nano(method, "optim.precision=float32", *steps, *overrides), {"tiny": tiny})
 
-    return make
+    return configure
 
 
 @pytest.fixture
@@ -138,10 +137,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, stores: Path) -> tuple[
         m.setattr(monitor, "BATCH", 16)
         m.setitem(vit.SIZES, "nano", NANO)
         for method, steps in (("jepa", ["optim.steps=2", "optim.batch=4", "optim.warmup_steps=0"]), ("random", [])):
-            nano = ["encoder.size=nano", "data.rate_hz=100", "data.mix={tiny: 1.0}", *steps]
-            config = load_pretrain_config(method, [*parse_overrides(nano), *overrides_of(heads(method))])
             workspace = Workspace(folder / "work", folder / "results", torch.device("cpu"))
-            names[method] = pretrain(config, [open_by_name(stores, "tiny")], workspace).run_id
+            names[method] = pretrain(load_nano(method, *steps), [open_by_name(stores, "tiny")], workspace).run_id
     return folder / "work", names
 
 

@@ -1,20 +1,25 @@
 """One pre-training of a test, and what it leaves."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from bench import method
 from bench.data.store import Store
 from bench.runs.config import PretrainConfig, run_id
+from bench.runs.results import load_result, result_exists
 from bench.runs.workspace import Workspace, run_folder
-from bench.training import checkpoint, optim, trainer
+from bench.training import checkpoint, monitor, optim, trainer
 
 CLOCK = ("seconds", "seconds_left", "records_per_second", "memory_mb", "peak_memory_mb", "cpu_watts", "gpu_watts",
          "energy_joules")
@@ -98,11 +103,11 @@ class Pretraining:
     @property
     def written(self) -> dict[str, Any]:
         """The whole result."""
-        return json.loads((self.workspace.results / f"{run_id(self.config)}.json").read_text())  # type: ignore[no-any-return]
+        return load_result(self.workspace.results, run_id(self.config))
 
     @property
     def is_done(self) -> bool:
-        return (self.workspace.results / f"{run_id(self.config)}.json").is_file()
+        return result_exists(self.workspace.results, run_id(self.config))
 
     @property
     def left(self) -> dict[str, Any]:
@@ -117,25 +122,44 @@ class Pretraining:
 class Linear(method.Method):
     """A loss that is a mean over records and draws nothing."""
 
-    def __init__(self, encoder: Any) -> None:
-        super().__init__(encoder)
-        self.steps: list[int] = []
-
     def forward(self, views: list[Tensor], step: method.Step) -> tuple[Tensor, dict[str, Tensor]]:
         (x,) = views
-        self.steps.append(step.index)
         return (self.encoder(x) - x.mean()).square().mean(), {"mean": x.mean()}
 
 
-@contextmanager
-def as_method(monkeypatch: pytest.MonkeyPatch, make: Any = Linear) -> Iterator[list[Any]]:
-    """Every method is `make` of its encoder meanwhile; the list fills with those that are built."""
-    built: list[Any] = []
+def as_method(monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], method.Method] = Linear) -> None:
+    """Let every method be `make` of its encoder."""
+    monkeypatch.setattr(method, "build_method", lambda config, encoder: make(encoder))
 
-    def build(config: Any, encoder: Any) -> Any:
-        built.append(make(encoder))
-        return built[-1]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(method, "build_method", build)
-        yield built
+def fork(action: Callable[[], object]) -> int:
+    """The process id of a child that performs the action and ends, with 1 where that fails."""
+    if pid := os.fork():
+        return pid
+    try:
+        action()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def run_driver(file: str, folder: Path) -> str:
+    """Standard output of a test file that is run as a program on this folder, with one thread."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    path = os.pathsep.join(map(str, Path(__file__).parents[:2]))
+    done = subprocess.run([sys.executable, file, str(folder)], env={**os.environ, **threads, "PYTHONPATH": path},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def warm_up(config: PretrainConfig) -> None:
+    """Have torch import what it puts off, so that no forked process pays for it. No backward: it does not survive a fork."""
+    model = method.build_model(config)
+    monitor.measure_collapse(model, torch.randn(4, 12, 250))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimiser = optim.adamw(model, config.optim)
+    optimiser.step()
+    optimiser.zero_grad()

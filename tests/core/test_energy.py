@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -31,19 +30,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_packages_add_up_parts_of_them_and_their_second_interface_do_not(tmp_path: Path) -> None:
-    package(tmp_path / "intel-rapl:0", "package-0", 10)
-    package(tmp_path / "intel-rapl:0:0", "core", 10)
-    package(tmp_path / "intel-rapl:1", "package-1", 20)
-    package(tmp_path / "intel-rapl-mmio:0", "package-0", 10)
+    before = {("intel-rapl:0", "package-0"): 10, ("intel-rapl:0:0", "core"): 10, ("intel-rapl:1", "package-1"): 20,
+              ("intel-rapl-mmio:0", "package-0"): 10}
+    for (folder, name), joules in before.items():
+        package(tmp_path / folder, name, joules)
     meter = Meter(CPU, powercap=tmp_path)
-    for name, of, joules in (("intel-rapl:0", "package-0", 13), ("intel-rapl:0:0", "core", 12),
-                             ("intel-rapl:1", "package-1", 24.5), ("intel-rapl-mmio:0", "package-0", 13)):
-        package(tmp_path / name, of, joules)
+    for (folder, name), joules in before.items():
+        package(tmp_path / folder, name, joules + (4.5 if name == "package-1" else 3))
     assert meter.take() == {"cpu": pytest.approx(3 + 4.5)}
-    assert meter.take() == {"cpu": 0.0}
 
 
-def test_a_counter_that_came_round_goes_on(tmp_path: Path, clock: list[float]) -> None:
+def test_a_counter_that_came_round_goes_on_unless_that_may_have_gone_unseen(tmp_path: Path, clock: list[float]) -> None:
     package(tmp_path / "a", "package-0", TOP / 1e6 - 5)
     meter = Meter(CPU, powercap=tmp_path)
     package(tmp_path / "a", "package-0", 7)
@@ -51,42 +48,30 @@ def test_a_counter_that_came_round_goes_on(tmp_path: Path, clock: list[float]) -
     meter.update()
     package(tmp_path / "a", "package-0", 8)
     assert meter.take() == {"cpu": pytest.approx(13)}
+    clock[0] += 201
+    assert meter.take() == meter.take() == {}
 
 
-def test_a_counter_that_may_have_come_round_unseen_counts_no_more(tmp_path: Path, clock: list[float]) -> None:
+def test_one_package_that_cannot_be_read_leaves_no_sum_and_no_second_process_counts(tmp_path: Path) -> None:
     package(tmp_path / "a", "package-0", 5)
-    meter = Meter(CPU, powercap=tmp_path)
+    second = Meter(CPU, packages=False, powercap=tmp_path)
     package(tmp_path / "a", "package-0", 6)
-    clock[0] = 201
-    assert meter.take() == {}
-    assert meter.take() == {}
-
-
-def test_one_package_that_cannot_be_read_leaves_no_sum(tmp_path: Path) -> None:
-    package(tmp_path / "a", "package-0", 5)
+    assert second.take() == {"cpu": 0.0}
     (package(tmp_path / "b", "package-1", 5) / "energy_uj").unlink()
     assert Meter(CPU, powercap=tmp_path).take() == {}
-    assert Meter(CPU, powercap=tmp_path / "nothing").take() == {}
-
-
-def test_a_second_process_of_a_machine_does_not_count_it_again(tmp_path: Path) -> None:
-    package(tmp_path / "a", "package-0", 5)
-    meter = Meter(CPU, packages=False, powercap=tmp_path)
-    package(tmp_path / "a", "package-0", 6)
-    assert meter.take() == {"cpu": 0.0}
 
 
 def test_a_gpu_is_asked_for_by_its_own_name_and_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):
         pass
 
-    said: list[Any] = [5_000, 8_500, NVMLError()]
+    counter = iter([5_000, 8_500])
 
     def energy_of(handle: str) -> int:
         assert handle == "GPU-1-2-3"
-        if isinstance(now := said.pop(0), Exception):
-            raise now
-        return now
+        for energy_mj in counter:
+            return energy_mj
+        raise NVMLError
 
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(
         NVMLError=NVMLError, nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=str,

@@ -10,21 +10,20 @@ import pytest
 from results_fixture import Runs
 
 from bench.core.errors import UserError
-from bench.runs.results import NoResultsError, load_result, newest_results, plain, read_results
+from bench.runs.results import NoResultsError, load_result, plain, read_results
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A folder of three results."""
     runs = Runs()
-    run = runs.pretrain("jepa")
     for seed in (0, 1):
-        runs.evaluate(run, [0.5, 0.625], seed)
+        runs.evaluate(runs.pretrain("jepa"), [0.5, 0.625], seed)
     return runs.write(tmp_path / "results")
 
 
 def evaluation(results: Path) -> Path:
-    return next(p for p in sorted(results.iterdir()) if json.loads(p.read_text())["kind"] == "evaluate")
+    return next(p for p in sorted(results.glob("*.json")) if json.loads(p.read_text())["kind"] == "evaluate")
 
 
 def test_a_result_is_what_its_file_says_with_arrays_for_its_numbers(results: Path) -> None:
@@ -37,7 +36,7 @@ def test_a_result_is_what_its_file_says_with_arrays_for_its_numbers(results: Pat
     assert set(values) == set(plain({"result": values})["result"]) and len(values) == len(list(values))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2, "kind": "pretrain"}', "", "\udcff", "NaN"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2, "kind": "pretrain"}', "", "\udcff", "NaN"])
 def test_a_damaged_file_is_named_and_the_others_are_read(results: Path, text: str) -> None:
     (results / "0123456789ab.json").write_text(text, errors="surrogateescape")
     found, [why] = read_results(results)
@@ -46,25 +45,16 @@ def test_a_damaged_file_is_named_and_the_others_are_read(results: Path, text: st
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
-    ("config.task", None, "lacks 'task'"), ("provenance", None, "lacks 'provenance'"), ("schema", 2, "schema must be 1"),
-    ("kind", "probe", "kind pretrain or evaluate"), ("config.seed", 9, "its config was edited: the config's hash is"),
-    ("result.macro_auroc", float("nan"), "is no result"), ("result.macro_auroc", "0.5", "not finite"),
-    ("result.replicates", [], "no replicates"), ("result.replicates", [None], "not finite"),
+    ("provenance", None, "lacks 'provenance'"), ("schema", 2, "schema must be 1"), ("config.seed", 9, "its config was edited"),
+    ("result.macro_auroc", float("nan"), "is no result"), ("result.replicates", [], "no replicates"),
     ("result.per_class", {"MI": {}}, "lacks 'positives'"), ("result.metric", "f1", "'f1' is not macro_auroc or r2")])
 def test_a_result_that_lacks_a_value_or_was_edited_is_named(results: Path, key: str, value: Any, words: str) -> None:
     path = evaluation(results)
     result = json.loads(path.read_text())
     *parents, leaf = key.split(".")
     part = result[parents[0]] if parents else result
-    part[leaf] = value
-    if value is None:
-        del part[leaf]
-    if key == "config.task":  # a name that goes with it, so that the key alone is missing
-        from bench.runs.config import run_id
-
-        path.unlink()
-        result["run_id"] = run_id(result["config"])
-        path = path.with_name(f"{result['run_id']}.json")
+    part.pop(leaf, None)
+    part |= {} if value is None else {leaf: value}
     path.write_text(json.dumps(result))
     found, [why] = read_results(results)
     assert len(found) == 2
@@ -73,28 +63,16 @@ def test_a_result_that_lacks_a_value_or_was_edited_is_named(results: Path, key: 
         load_result(results, path.stem)
 
 
-def test_a_renamed_result_is_named(results: Path) -> None:
-    evaluation(results).rename(results / "ffffffffffff.json")
-    _, [why] = read_results(results)
-    assert "ffffffffffff.json is no result" in why
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "notes.json", "0123456789AB.json", ".0123456789ab.json.x7_f.tmp", ".probe"])
-def test_a_file_that_is_not_named_like_a_result_is_named(results: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["notes.txt", "notes.json", ".0123456789ab.json.x7_f.tmp", "ffffffffffff.json"])
+def test_a_file_that_is_not_named_like_its_result_is_named(results: Path, name: str) -> None:
     (results / "README.md").touch()
     (results / "study.parquet").touch()  # beside the folder of that study
     (results / "study").mkdir()
-    (results / name).write_text("{}")
-    _, [why] = read_results(results)
-    assert f"{results / name} is " in why
-
-
-def test_a_link_to_itself_and_a_pipe_are_named(results: Path) -> None:
-    (results / f"{'f' * 12}.json").symlink_to(f"{'f' * 12}.json")
-    os.mkfifo(results / f"{'e' * 12}.json")
+    evaluation(results).rename(results / name)
+    os.mkfifo(results / "0123456789ab.json")
     found, skipped = read_results(results)
-    assert len(found) == 3
-    assert [line.removeprefix(f"{results}/")[:17] for line in skipped] == [f"{'e' * 12}.json", f"{'f' * 12}.json"]
+    assert len(found) == 2 and len(skipped) == 2
+    assert any(f"{results / name} is " in line for line in skipped)
 
 
 def test_of_a_folder_without_a_result_a_few_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
@@ -105,13 +83,3 @@ def test_of_a_folder_without_a_result_a_few_files_are_named_and_the_others_count
         (tmp_path / f"{i}.txt").touch()
     with pytest.raises(NoResultsError, match=r"holds no result.*/0\.txt is not.*; and 48 more$"):
         read_results(tmp_path)
-
-
-def test_the_newest_results_come_first_and_damaged_ones_are_left_out(results: Path) -> None:
-    paths = sorted(results.iterdir())
-    for i, path in enumerate(paths):
-        os.utime(path, (i, i))
-    (results / "0123456789ab.json").touch()
-    assert [r["run_id"] for r in newest_results(results, 3)] == [paths[2].stem, paths[1].stem]
-    assert [r["run_id"] for r in newest_results(results, 3, frozenset([paths[2].stem]))] == [paths[1].stem, paths[0].stem]
-    assert list(newest_results(results / "absent", 3)) == []

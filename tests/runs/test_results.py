@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UserError
-from bench.runs.results import check_writable, dumps, load_result, result_exists, save_error, write_result
+from bench.runs.results import check_writable, dumps, load_result, result_exists, write_result
 
 RUN = {"kind": "pretrain", "run_id": "0123456789ab", "config": {"seed": 0}, "result": {"loss": 0.1 + 0.2}}
 
 
 def test_a_result_is_written_once(tmp_path: Path) -> None:
     assert not result_exists(tmp_path, RUN["run_id"])
+    with pytest.raises(UserError, match=r"no result of run 0123456789ab: .*0123456789ab\.json does not exist"):
+        load_result(tmp_path, RUN["run_id"])
     path = write_result(tmp_path, RUN)
     assert result_exists(tmp_path, RUN["run_id"])
     with pytest.raises(UserError, match="already holds this run; delete it to run again"):
@@ -23,30 +25,21 @@ def test_a_result_is_written_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["0123456789ab.json"]
 
 
-def test_floats_are_not_rounded() -> None:
+def test_the_text_rounds_no_float_and_does_not_depend_on_the_order_of_keys() -> None:
     values = [0.1 + 0.2, 1 / 3, 1e-17, 123456789.123456789]
     assert json.loads(dumps({"values": values}))["values"] == values
+    assert dumps({"b": {}, "a": [1, 2]}) == dumps({"a": [1, 2], "b": {}}) == '{\n "a": [1, 2],\n "b": {}\n}\n'
 
 
-def test_the_text_does_not_depend_on_the_order_of_keys() -> None:
-    assert dumps({"b": {"d": 1, "c": 2}, "a": [1, 2]}) == dumps({"a": [1, 2], "b": {"c": 2, "d": 1}})
-    assert dumps({"a": [1, 2], "b": {}}) == '{\n "a": [1, 2],\n "b": {}\n}\n'
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, math.nan], {"x": -math.inf}])
-def test_a_number_that_is_not_finite_is_refused_and_leaves_no_trace(tmp_path: Path, value: object) -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        write_result(tmp_path, {**RUN, "result": value})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int) -> None:
+@pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), ({"x": [-math.inf]}, ValueError), (0.5, OSError)])
+def test_a_number_that_is_not_finite_or_a_full_disk_leaves_no_trace(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object, error: type[Exception]) -> None:
+    def fail(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_result(tmp_path, RUN)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(error, match="JSON|No space left"):
+        write_result(tmp_path, {**RUN, "result": value})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -57,18 +50,4 @@ def test_a_place_that_cannot_be_written_into_is_named_before_the_work(tmp_path: 
     with pytest.raises(UserError, match=r"study\.parquet is a packed study.*ecgssl results unpack"):
         check_writable(tmp_path / "study.parquet")
     check_writable(tmp_path / "new")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_a_run_without_a_result_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no result of run 0123456789ab: .*0123456789ab\.json does not exist"):
-        load_result(tmp_path, "0123456789ab")
-
-
-def test_a_failure_leaves_its_reason_and_a_success_removes_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError), save_error(tmp_path):
-        raise UserError("the loss is nan")
-    assert (tmp_path / "error.txt").read_text() == "the loss is nan\n"
-    with save_error(tmp_path):
-        pass
-    assert not (tmp_path / "error.txt").exists()
+    assert not any((tmp_path / "new").iterdir())

@@ -5,14 +5,12 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import configs
 import pytest
 import torch
 
 from bench.backbones.import_published import read_published
 from bench.core.errors import UserError
-from bench.encoders import vit
-from bench.training import checkpoint, optim
+from bench.training import checkpoint
 from bench.training.checkpoint import Checkpoint
 
 NUMBERS = torch.arange(600.0).view(20, 30)
@@ -43,9 +41,12 @@ def test_equal_states_are_equal_bytes_whatever_path_led_to_them(path: Path) -> N
         assert path.with_name(name).read_bytes() == path.read_bytes()
 
 
-def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_and_one_of_another_format_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no\.pt does not exist"):
         checkpoint.load(tmp_path / "no.pt")
+    checkpoint.save(tmp_path / "x.pt", Checkpoint({}, {"format": 99}))
+    with pytest.raises(UserError, match="has checkpoint format 99, this version reads 2"):
+        checkpoint.load(tmp_path / "x.pt")
 
 
 def flip(path: Path) -> None:
@@ -58,7 +59,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, *(
-    lambda path, share=share: os.truncate(path, int(path.stat().st_size * share)) for share in (0.0, 0.001, 0.1, 0.5, 0.999))])
+    lambda path, share=share: os.truncate(path, int(path.stat().st_size * share)) for share in (0.0, 0.5, 0.999))])
 def test_a_damaged_checkpoint_is_refused_in_one_line(path: Path, damage: Callable[[Path], None]) -> None:
     damage(path)
     with pytest.raises(UserError, match="no checkpoint of ecgssl, or is damaged") as caught:
@@ -74,10 +75,7 @@ class Nasty:
 @pytest.mark.parametrize("write", [
     lambda path: torch.save({"meta": "{}", "tensors": Nasty()}, path),
     lambda path: path.write_bytes(pickle.dumps(Nasty(), protocol=2)),
-    lambda path: torch.save([1, 2], path),
-    lambda path: torch.save({"meta": "[]", "tensors": {}}, path),
     lambda path: torch.save({"meta": "{", "tensors": {}}, path),
-    lambda path: torch.save({"tensors": {}}, path),
     lambda path: path.write_text("not a checkpoint"),
 ])
 def test_a_file_that_is_something_else_is_refused_and_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -88,58 +86,3 @@ def test_a_file_that_is_something_else_is_refused_and_runs_no_code(tmp_path: Pat
         with pytest.raises(UserError, match=f"no checkpoint of {name}"):
             read(tmp_path / "x.pt")
     assert not (tmp_path / "was-here").exists()
-
-
-def test_another_format_is_named(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x.pt", Checkpoint({}, {"format": 99}))
-    with pytest.raises(UserError, match="has checkpoint format 99, this version reads 2"):
-        checkpoint.load(tmp_path / "x.pt")
-
-
-def test_a_failed_write_keeps_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill_up(content: object, f: object) -> None:
-        f.write(b"half")  # type: ignore[attr-defined]
-        raise OSError(28, "No space left on device")
-
-    before = path.read_bytes()
-    monkeypatch.setattr(torch, "save", fill_up)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(path, SMALL)
-    assert path.read_bytes() == before
-    assert [each.name for each in path.parent.iterdir()] == ["x.pt"]
-
-
-def test_partial_files_of_a_killed_process_are_removed(path: Path) -> None:
-    path.with_name(".x.pt.abc.tmp").write_bytes(b"half")
-    checkpoint.remove_partial(path.parent, path.parent / "absent")
-    assert [each.name for each in path.parent.iterdir()] == ["x.pt"]
-
-
-def train(steps: int) -> tuple[vit.Encoder, torch.optim.AdamW]:
-    """An encoder and its optimiser after some steps."""
-    torch.manual_seed(0)
-    encoder = vit.Encoder(vit.Size(16, 1, 2))
-    encoder.registers.requires_grad_(False)
-    settings = configs.load("jepa").optim
-    optimiser = optim.adamw(encoder, settings)
-    optim.schedule_(optimiser, 20_000, settings)
-    for step in range(steps):
-        torch.manual_seed(step)
-        optimiser.zero_grad()
-        encoder(torch.randn(2, 12, 50)).square().mean().backward()
-        optimiser.step()
-    return encoder, optimiser
-
-
-def test_weights_and_optimiser_come_back_exactly_and_training_on_leaves_the_checkpoint_alone() -> None:
-    saved = {key: value.detach().clone() for key, value in checkpoint.flatten(*train(3)).items()}
-    expected = {key: value.clone() for key, value in saved.items()}
-    encoder, optimiser = train(1)
-    checkpoint.restore_(encoder, optimiser, saved)
-    restored = checkpoint.flatten(encoder, optimiser)
-    assert expected.keys() == restored.keys()
-    assert all(torch.equal(value, restored[key]) for key, value in expected.items())
-    assert sum(key.startswith("optimiser/") for key in expected) == 3 * sum(p.requires_grad for p in encoder.parameters())
-    encoder(torch.randn(2, 12, 50)).square().mean().backward()
-    optimiser.step()
-    assert all(torch.equal(expected[key], value) for key, value in saved.items())

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from pretraining import Killed, Linear, Pretraining, as_method
 
 from bench.core.errors import UserError
-from bench.core.files import ROOT
+from bench.core.files import lock_file
 from bench.core.interrupt import SIGNALS, Interrupted
 from bench.method import Step
 from bench.runs.config import METHODS, run_id
@@ -43,15 +41,6 @@ def test_a_killed_run_ends_with_the_same_bytes(start: Start, name: str, override
     ends_as_if_never_stopped(run)
 
 
-def test_a_run_with_a_result_is_skipped(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start("jepa")
-    first = run.run()
-    monkeypatch.setattr(trainer, "Trainer", lambda *_: pytest.fail("ran again"))
-    without_work = replace(run, workspace=replace(run.workspace, work=run.workspace.work / "gone"))
-    for each in (run, without_work):
-        assert each.run() == replace(first, ran=False)
-
-
 def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_writes_the_result(
         start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
@@ -69,15 +58,12 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_result_only_writes_the
     assert len(run.written["result"]["curves"]["loss"]) == 8
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
-        start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+        start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run = start("jepa")
     run.kill_at(7, monkeypatch)
     newest = run.folder / "checkpoints" / "step-00000006.pt"
-    raw = bytearray(newest.read_bytes())
-    raw[len(raw) // 2] ^= 255
-    newest.write_bytes({"truncate": raw[:-500], "flip": raw, "empty": b""}[damage])
+    os.truncate(newest, newest.stat().st_size - 500)
     with monkeypatch.context() as patch:
         began = run.call_at(-1, None, patch)
         run.run()
@@ -90,9 +76,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
 def test_damaged_checkpoints_alone_start_the_run_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start("mae")
     run.kill_at(5, monkeypatch)
-    for name in run.states:
-        (run.folder / "checkpoints" / name).write_bytes(b"")
-    (run.folder / "checkpoints" / ".step-00000006.pt.x.tmp").write_bytes(b"half a checkpoint")
+    for name in (*run.states, ".step-00000006.pt.x.tmp"):
+        (run.folder / "checkpoints" / name).write_bytes(b"half a checkpoint")
     with (run.folder / "metrics.jsonl").open("a") as f:
         f.write('{"step": 6, "lo')  # torn
     ends_as_if_never_stopped(run)
@@ -110,8 +95,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_continues(start: Start, m
         run.run()
     assert stop.value.exit_code == 128 + signum
     assert [signal.getsignal(each) for each in SIGNALS] == before
-    assert not run.is_done
-    assert not (run.folder / "error.txt").exists()
+    assert not run.is_done and not (run.folder / "error.txt").exists()
     saved = run.folder / ("final.pt" if step == 7 else f"checkpoints/step-{step + 1:08d}.pt")
     assert checkpoint.load(saved).meta["step"] == step + 1
     ends_as_if_never_stopped(run)
@@ -151,37 +135,27 @@ class Diverging(Linear):
 
 @pytest.mark.parametrize(("finite", "steps", "words"), [
     (False, 8, "the loss of step 5 is nan: training stopped; lower optim.lr"),
-    (True, 8, "step 5 left weights that are not finite: training stopped"),
-    (True, 6, "step 5 left weights that are not finite"),
-])
+    (True, 6, "step 5 left weights that are not finite: training stopped")])
 def test_a_diverging_run_stops_names_the_step_and_keeps_the_last_good_checkpoint(
         start: Start, monkeypatch: pytest.MonkeyPatch, finite: bool, steps: int, words: str) -> None:
     run = start("mae", f"optim.steps={steps}")
-    with as_method(monkeypatch, lambda encoder: Diverging(encoder, finite)), pytest.raises(UserError, match=words) as caught:
+    as_method(monkeypatch, lambda encoder: Diverging(encoder, finite))
+    with pytest.raises(UserError, match=words) as caught:
         run.run()
     assert "Last good checkpoint: step-00000004.pt" in str(caught.value)
     assert (run.folder / "error.txt").read_text() == f"{caught.value}\n"
-    assert not run.is_done
-    assert not (run.folder / "final.pt").exists()
+    assert not run.is_done and not (run.folder / "final.pt").exists()
     assert run.states[-1] == "step-00000004.pt"
     newest = checkpoint.load(run.folder / "checkpoints" / run.states[-1])
     assert all(tensor.isfinite().all() for tensor in newest.tensors.values())
-    assert max(line["step"] for line in run.lines) <= 6
 
 
 def test_a_second_process_on_the_same_run_gets_one_line_and_disturbs_nothing(start: Start) -> None:
     run = start("mae")
-    hold = ("import sys; from pathlib import Path; from bench.core.files import lock_file\n"
-            f"with lock_file(Path({str(run.folder / 'lock')!r}), 'x'): print('held', flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          cwd=ROOT) as other:
-        assert other.stdin and other.stdout
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"run {run_id(run.config)} is being worked on by another process") as caught:
+    with lock_file(run.folder / "lock", "x"):
+        with pytest.raises(UserError, match=f"run {run_id(run.config)} is being worked on by another process"):
             run.run()
-        assert "\n" not in str(caught.value)
         assert [path.name for path in run.folder.iterdir()] == ["lock"]
-        other.stdin.close()
     run.run()
     assert run.is_done
 
@@ -211,7 +185,8 @@ def test_a_finished_run_whose_code_has_changed_is_refused_and_run_anew_on_reques
     run = start("mine")
     first = run.run()
     mine.write_text(f"# a comment changes nothing\n{CODE}")
-    assert not run.run().ran
+    without_work = replace(run, workspace=replace(run.workspace, work=run.workspace.work / "gone"))
+    assert run.run() == without_work.run() == replace(first, ran=False)
     before = run.written["provenance"]["source"]
     mine.write_text(CODE.replace(".square()", ".abs()"))
     with pytest.raises(UserError, match=rf"HAS CHANGED since the result {first.result} was written .*--again"):
@@ -229,10 +204,6 @@ def test_an_unfinished_run_is_not_continued_by_other_code(start: Start, mine: Pa
     mine.write_text(CODE.replace(".square()", ".abs()"))
     with pytest.raises(UserError, match="HAS CHANGED since the unfinished run in"):
         run.run()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        began = run.call_at(5, run.die, patch)
-        run.run(again=True)
-    assert began[0] == 0
     began = run.call_at(-1, None, monkeypatch)
-    run.run(again=True)  # of the same code: it continues
-    assert began[0] == 4
+    run.run(again=True)
+    assert began[0] == 0
