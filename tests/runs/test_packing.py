@@ -126,23 +126,6 @@ def test_a_file_that_is_not_of_results_is_one_line_and_leaves_nothing(study: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study", "study.parquet"]
 
 
-def test_a_row_that_is_no_result_is_named_and_the_others_are_read(study: Path, tmp_path: Path) -> None:
-    packed = pack(study)
-    table = pq.read_table(packed)
-    rows = table.to_pylist()
-    row = next(r for r in rows if r["kind"] == "evaluate" and r["classes"] and r["replicates"])
-    row["config"] = "{}"
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), packed)
-    results, [why] = read_results(packed)
-    assert len(results) == len(rows) - 1
-    assert why.startswith(f"{packed}, run {row['run_id']} ")
-    assert "its config was edited" in why
-    for use in (lambda: unpack(packed, tmp_path / "new"), lambda: load_result(packed, row["run_id"])):
-        with pytest.raises(UserError, match=row["run_id"]):
-            use()
-    assert not (tmp_path / "new").exists()
-
-
 def test_packing_and_unpacking_lose_nothing(study: Path, tmp_path: Path) -> None:
     before = pack(study).read_bytes()
     for target in (study, min(study.iterdir())):

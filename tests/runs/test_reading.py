@@ -78,8 +78,7 @@ def test_a_file_that_is_not_named_like_its_result_is_named(results: Path, name: 
 def test_of_a_folder_without_a_result_a_few_files_are_named_and_the_others_counted(tmp_path: Path) -> None:
     with pytest.raises(NoResultsError, match="holds no result.*ecgssl pretrain"):
         read_results(tmp_path / "absent")
-    (tmp_path / "0123456789ab.json").symlink_to(tmp_path / "nothing")
     for i in range(50):
         (tmp_path / f"{i}.txt").touch()
-    with pytest.raises(NoResultsError, match=r"holds no result.*/0\.txt is not.*; and 48 more$"):
+    with pytest.raises(NoResultsError, match=r"holds no result.*/0\.txt is not.*; and 47 more$"):
         read_results(tmp_path)

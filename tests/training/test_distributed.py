@@ -5,7 +5,6 @@ Run as a program this file is the driver: it imports everything once and forks t
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -33,11 +32,6 @@ from bench.training.inputs import fill_fingerprints
 TRAINED = [name for name in find_methods() if configs.load(name).optim.steps]
 STEPS, KILLED, BATCH = 5, 3, 8
 LIMIT = 120  # seconds that one set of processes may take
-
-
-def gathers(name: str) -> bool:
-    """Whether the code of the method, comments apart, needs the whole batch."""
-    return "step.gather" in re.sub(r"#.*", "", find_methods()[name].with_suffix(".py").read_text())
 
 
 def configure(name: str, folder: Path, *overrides: str) -> PretrainConfig:
@@ -138,7 +132,7 @@ def test_every_step_and_what_is_left_are_those_of_one_process_after_a_kill_too(r
 def test_micro_batches_give_the_run_of_the_whole_batch_or_are_refused(runs: Path, name: str, workspace: Workspace) -> None:
     config = configure(name, runs, "optim.accumulate=2")
     stores = [open_store(runs / "stores" / "mine")]
-    if gathers(name):
+    if "step.gather" in find_methods()[name].with_suffix(".py").read_text():
         with pytest.raises(UserError, match="optim.accumulate must be 1"):
             trainer.pretrain(config, stores, workspace)
         return

@@ -32,11 +32,9 @@ def test_the_loop_sets_these_schedules(golden: dict[str, np.ndarray]) -> None:
     optimiser = optim.adamw(vit.Encoder(vit.Size(16, 1, 2)), SETTINGS)
     for step in range(100):
         lr = optim.schedule_(optimiser, step, SETTINGS)
-        assert abs(lr - golden["lr"][step]) < 1e-12
         decaying, rest = optimiser.param_groups
-        assert decaying["lr"] == rest["lr"] == lr
-        assert abs(decaying["weight_decay"] - golden["wd"][step]) < 1e-12
-        assert rest["weight_decay"] == 0.0
+        assert (decaying["lr"], rest["lr"], rest["weight_decay"]) == (lr, lr, 0.0)
+        assert max(abs(lr - golden["lr"][step]), abs(decaying["weight_decay"] - golden["wd"][step])) < 1e-12
 
 
 def test_jepas_momentum_after_a_step_is_the_schedules_at_the_steps_taken(golden: dict[str, np.ndarray]) -> None:
