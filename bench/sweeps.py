@@ -24,6 +24,7 @@ from bench.runs.mixtures import load_mixture
 from bench.runs.results import result_exists
 from bench.runs.workspace import Workspace
 from bench.training.inputs import fill_fingerprints
+from bench.training.source import check_results
 from bench.training.trainer import pretrain
 
 RANDOM = "random"
@@ -350,9 +351,11 @@ def preview_sweep(path: Path, work: Path) -> tuple[list[Pretraining], list[str]]
 def run_sweep(path: Path, workspace: Workspace, say: Callable[[str], None] = print) -> list[Pretraining]:
     """Run the sweep in this process, without the runs that have a result. It is safe to interrupt and repeat it.
 
+    UserError if the code of a method has changed since it gave a result.
     say: receives a line with the number of runs and the number of results.
     """
     runs, stores = load_sweep(path, workspace.work)
+    check_results({run.run_id: run.config for run in runs}, workspace.work, workspace.results)
     names = [name for run in runs for name in (run.run_id, *run.evaluations)]
     done = {name for name in names if result_exists(workspace.results, name)}
     say(f"{path.name}: {len(runs)} pre-trainings, {len(names) - len(runs)} evaluations; {len(done)} of {len(names)} already done")

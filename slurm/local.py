@@ -42,8 +42,10 @@ def run_local(runs: dict[str, Run], shared: SharedFolder, sweep: str, *, jobs: i
 
     If a signal asks to stop, all workers save, and Interrupted says what was saved. say: if given, it receives lines of
     progress instead of the live table.
+    UserError if the code of a method has changed since it gave a result.
     """
     check_writable(shared.results)
+    states.check_code(runs, shared)
     states.read_states(runs, shared, None)
     done = states.count_states(runs.values())["done"]
     settings = Settings(sweep, local_cluster(cpus), save_minutes)

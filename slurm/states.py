@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.core.progress import Progress
 from bench.runs.config import Config, PretrainConfig
 from bench.sweeps import Pretraining
+from bench.training.source import check_results
 from slurm import commands, lease
 from slurm.commands import QueuedTask
 from slurm.lease import HolderInfo, Lease
@@ -65,6 +66,12 @@ def count_states(runs: Iterable[Run]) -> dict[str, int]:
     """state -> number of runs, for all STATES in their order."""
     numbers = Counter(run.state for run in runs)
     return {state: numbers[state] for state in STATES}
+
+
+def check_code(runs: dict[str, Run], shared: SharedFolder) -> None:
+    """UserError if the code of a method has changed since it gave a result."""
+    check_results({name: run.config for name, run in runs.items() if isinstance(run.config, PretrainConfig)},
+               shared.work, shared.results)
 
 
 def read_states(runs: dict[str, Run], shared: SharedFolder, queue: Sequence[QueuedTask] | None) -> None:

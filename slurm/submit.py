@@ -43,12 +43,14 @@ def submit(runs: dict[str, Run], shared: SharedFolder, settings: Settings, also:
     """Submit the runs that are missing or lost, and those in the states `also`. Returns what was submitted.
 
     It fills in the states that the runs had before the submission.
+    UserError if the code of a method has changed since it gave a result.
     """
     if set("%\\\n") & set(str(shared.submissions.absolute())):
         raise UserError(f"Slurm cannot write a log below {str(shared.work)!r}: choose a work folder without %, \\ and "
                         f"newline")
     check_writable(shared.results)
     check_writable(shared.folder)
+    states.check_code(runs, shared)
     with lock_submissions(shared, settings.cluster.beat_seconds):
         queue = resolve_submissions(shared, commands.list_queue())
         states.read_states(runs, shared, queue)

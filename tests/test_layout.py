@@ -1,8 +1,8 @@
 """The house stands as it is drawn: which room may import which, how long files and functions are, what may read files."""
 
 import ast
+import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,6 +41,7 @@ def room_of(module: str) -> str | None:
     return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
 
 
+@functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text())
 
@@ -62,14 +63,16 @@ def layer(room: str) -> int:
 
 
 @EVERY
-def test_no_import_runs_up(module: str) -> None:
+def test_no_import_runs_up_nor_takes_a_method_or_library_from_another_room(module: str) -> None:
     own = room_of(module)
     for name in imports(module):
-        room = room_of(name)
+        room, words = room_of(name), f"{module} imports {name}"
         if module.startswith("methods.") and room:
-            assert name.startswith(METHODS_IMPORT), f"{module} imports {name}"
+            assert name.startswith(METHODS_IMPORT), words
         elif own and room and room != own:
-            assert layer(room) < layer(own), f"{module} imports {name}"
+            assert layer(room) < layer(own), words
+        assert module.startswith(LIBRARIES.get(name.partition(".")[0], (module,))), words
+        assert not (module.startswith("bench") and name.startswith("methods.")), f"{words}: a method is reached by its name"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -82,53 +85,28 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @EVERY
-def test_libraries_stay_in_their_rooms(module: str) -> None:
-    for name in imports(module):
-        rooms = LIBRARIES.get(name.partition(".")[0], (module,))
-        assert module.startswith(rooms), f"{module} imports {name}"
-
-
-@EVERY
-def test_a_file_has_one_subject(module: str) -> None:
+def test_a_file_has_one_subject_and_a_function_fits_on_a_screen(module: str) -> None:
     assert len(FILES[module].read_text().splitlines()) <= LINES_OF_FILE
-
-
-@EVERY
-def test_a_function_fits_on_a_screen(module: str) -> None:
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno + 1 <= LINES_OF_FUNCTION, node.name
+            assert (node.end_lineno or 0) - node.lineno + 1 <= LINES_OF_FUNCTION, node.name
             positional = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
             if not module.startswith("bench.cli"):  # typer's options are keyword arguments
                 assert len(positional) <= POSITIONAL, f"{node.name}({', '.join(positional)})"
-
-
-@pytest.mark.parametrize("folder", sorted({path.parent for module, path in FILES.items() if module.startswith("bench")}),
-                         ids=lambda folder: str(folder.relative_to(ROOT)))
-def test_each_folder_says_what_it_is_for(folder: Path) -> None:
-    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-    assert text
-    assert len(text.splitlines()) >= 2
-
-
-@EVERY
-def test_no_config_crosses_a_border_as_a_dict(module: str) -> None:
-    for node in ast.walk(tree(module)):
-        if isinstance(node, ast.FunctionDef):
             for argument in node.args.args + node.args.kwonlyargs:
                 if argument.annotation and "config" in argument.arg:
                     assert "dict[str, Any]" not in ast.unparse(argument.annotation), f"{node.name}({argument.arg})"
 
 
+def test_each_folder_says_what_it_is_for() -> None:
+    for folder in {path.parent for module, path in FILES.items() if module.startswith("bench")}:
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        assert len(text.splitlines()) >= 2, folder
+
+
 def test_a_method_is_one_py_and_one_yaml() -> None:
     stems = [{p.stem for p in (ROOT / "methods").glob(pattern)} - {"__init__"} for pattern in ("*.py", "*.yaml")]
     assert stems[0] == stems[1] == set(find_methods())
-
-
-@EVERY
-def test_a_method_is_reached_by_its_name_alone(module: str) -> None:
-    assert not module.startswith("bench") or not any(name.startswith("methods.") for name in imports(module))
 
 
 def calls(module: str, name: str) -> list[ast.Call]:

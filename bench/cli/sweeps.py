@@ -101,6 +101,7 @@ def sweep_plan(spec: Spec, cluster: ClusterFile = None, work: SweepWork = None, 
         print(f"not in {shared.work / 'stores'}: {', '.join(missing)}. The plan below uses the configs alone. run_ids depend on "
               "the stores, so it counts every run as missing; `ecgssl data prepare` makes a store")
     else:
+        states.check_code(runs, shared)
         _read_states(runs, shared)
     _print_stages(runs)
     if place:

@@ -1,11 +1,12 @@
 """Checks that a method's code has not changed since its run began. The run_id cannot show that: it names the config alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.runs.config import PretrainConfig, find_methods, run_id
-from bench.runs.results import load_result, result_path
+from bench.runs.results import load_result, result_exists, result_path
 from bench.runs.source import check_same_source, hash_source
 
 FILE = "source.txt"  # in the folder of a run: the hash of the code that began it
@@ -21,9 +22,32 @@ def method_file(config: PretrainConfig) -> Path:
 
 def check_result(config: PretrainConfig, results: Path) -> None:
     """UserError if the code of the method has changed since the run's result was written."""
-    result = load_result(results, run_id(config))
-    if check_same_source(result, hash_source(method_file(config))):
-        raise _changed(config, f"the result {result_path(results, run_id(config))}")
+    name = run_id(config)
+    if _find_changed({name: config}, results):
+        raise _changed(config, f"the result {result_path(results, name)}")
+
+
+def check_results(configs: Mapping[str, PretrainConfig], work: Path, results: Path) -> None:
+    """UserError if a run (run_id -> config) has a result, and the code of its method has changed since.
+
+    For a sweep, which has no --again: the message says what to move. The code of a method is hashed once for all its runs.
+    """
+    finished = {name: config for name, config in configs.items() if result_exists(results, name)}
+    if changed := _find_changed(finished, results):
+        config = finished[changed[0]]
+        others = f" and those of {len(changed) - 1} more runs" if len(changed) > 1 else ""
+        raise UserError(f"THE CODE OF METHOD {config.method.name} HAS CHANGED since {result_path(results, changed[0])}{others} "
+                        f"was made ({method_file(config)}, or what it imports): bring the old code back, or delete or move, to "
+                        f"run them anew, the folder {work / 'runs'}/RUN of each such run, its result, and the result of each "
+                        "evaluation that is in RUN/evaluations")
+
+
+def _find_changed(configs: Mapping[str, PretrainConfig], results: Path) -> list[str]:
+    """Those of the finished runs that were computed by other code of their method than there is now."""
+    files = {config.method.name: method_file(config) for config in configs.values()}
+    current = {method: hash_source(path) for method, path in files.items()}
+    return [name for name, config in configs.items()
+            if check_same_source(load_result(results, name), current[config.method.name])]
 
 
 def was_begun_by_other_code(config: PretrainConfig, folder: Path) -> bool:

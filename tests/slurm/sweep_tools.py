@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -38,8 +39,11 @@ SPEC: dict[str, Any] = {  # one pre-training of seconds and two evaluations
 
 
 @pytest.fixture
-def shared(tmp_path: Path, stores: Path, nano: object) -> SharedFolder:
-    """A work folder with the store `tiny`, and no results yet."""
+def shared(tmp_path: Path, stores: Path, nano: object, monkeypatch: pytest.MonkeyPatch) -> SharedFolder:
+    """A work folder with the store `tiny`, and no results yet; Slurm's commands, which wait for a controller, are not there."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").symlink_to(shutil.which("git") or "git")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "stores").symlink_to(stores)
     (tmp_path / "results").mkdir()
     return SharedFolder(tmp_path, tmp_path / "results")

@@ -23,8 +23,11 @@ def test_a_lease_has_one_holder_until_it_ends(tmp_path: Path) -> None:
     assert a.take(["x", "y"]) == {}
     assert b.take(["x", "z"]) == {"x": f"pid {os.getpid()} on {os.uname().nodename}"}
     a.end()
-    assert b.take(["x"]) == {}
-    assert b.runs == {"x", "z"}
+    assert b.take(["x", "y"]) == {}
+    assert b.runs == {"x", "y", "z"}
+    b.forget(["x", "y", "z", "never held"])
+    b.end()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_many_that_want_a_lease_at_once_one_has_it(tmp_path: Path) -> None:
@@ -60,6 +63,9 @@ def test_a_holder_elsewhere_that_stands_still_is_taken_over_and_learns_it_at_its
     assert lease.was_declared_dead(tmp_path, dead.info.name)
     assert not dead.beat()
     assert heir.beat()
+    (tmp_path / "y.1").write_text("")
+    with pytest.raises(UserError, match="y.1 is damaged; remove it"):
+        heir.take(["y"])
 
 
 def test_a_holder_that_beats_is_never_taken_over_whatever_its_clock_says(tmp_path: Path) -> None:
@@ -80,14 +86,6 @@ def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(tmp_path: P
     assert Holder(tmp_path).take(["x"]) == {}
 
 
-def test_what_is_forgotten_is_free_and_leaves_nothing(tmp_path: Path) -> None:
-    a = Holder(tmp_path)
-    a.take(["x"])
-    a.forget(["x", "never held"])
-    a.end()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_system_without_locks_leaves_the_guarding_to_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -95,9 +93,3 @@ def test_a_file_system_without_locks_leaves_the_guarding_to_leases(tmp_path: Pat
     monkeypatch.setattr(fcntl, "flock", flock)
     with files.lock_file(tmp_path / "lock", "run x"):
         pass
-
-
-def test_a_damaged_lease_is_said_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / "x.1").write_text("")
-    with pytest.raises(UserError, match="x.1 is damaged; remove it"):
-        Holder(tmp_path).take(["x"])

@@ -12,7 +12,7 @@ from bench.core.progress import Progress
 from slurm import lease, page, states, status
 from slurm.commands import QueuedTask
 from slurm.plan import Array
-from slurm.shared import Failure, SharedFolder, is_parked
+from slurm.shared import Failure, SharedFolder
 from slurm.states import Run
 from slurm.submit import Settings, prepare_submission
 
@@ -30,22 +30,23 @@ def test_a_run_s_state_comes_from_results_leases_failures_and_the_queue(shared: 
     first = [run for run in runs.values() if not run.pretrain]
     done, running, turn, lost, failed, parked, waiting, missing = first
     write_result(shared, done)
-    submit_tasks(shared, [done], [running, turn], [lost], [], [waiting])
+    folder = submit_tasks(shared, [done], [running, turn], [lost], [], [waiting], [missing])
+    (folder / "logs" / "5.log").write_text("loading\nbash: module: command not found\n\n")
     holder = lease.Holder(shared.leases, log="ab12/logs/1.log")
     holder.take([running.name, turn.name])
     progress.write_progress(holder.progress, Progress("pretrain", 3, 10, 6.0, 14.0))
     dead = lease.Holder(shared.leases, log="ab12/logs/2.log")
     dead.take([lost.name])
     dead.path.write_text(dead.path.read_text().replace(f'"start_ticks": {lease.start_ticks(os.getpid())}', '"start_ticks": 1'))
-    shared.note_failure(failed.name, Failure("a\nreason", job="1", node="n1"))
-    for _ in range(3):
-        shared.note_failure(parked.name, Failure("the same"))
+    for step in range(3):
+        shared.note_failure(failed.name, Failure("a\nreason" if step else "another", job="1", node="n1"))
+        shared.note_failure(parked.name, Failure(f"the loss of step {step} is nan"))  # one reason, whatever the number
     states.read_states(runs, shared, [QueuedTask("9", 4, "PENDING", "", "Resources", "ab12"),
                                       QueuedTask("8", 0, "PENDING", "", "", "cd34")])
     assert [run.state for run in first] == ["done", "running", "waiting", "lost", "failed", "parked", "waiting", "missing"]
     assert (failed.reason, failed.node, waiting.reason) == ("a reason", "n1", "Resources")
     assert "vanished" in lost.reason
-    assert (missing.reason, turn.reason) == ("", states.TURN)
+    assert (missing.reason, turn.reason) == ("its job ended: bash: module: command not found", states.TURN)
     assert {run.state for run in runs.values() if run.pretrain in (failed.name, parked.name)} == {"blocked"}
     assert {run.state for run in runs.values() if run.pretrain in (lost.name, done.name)} == {"missing"}
     assert status.list_cells(running)[3:6] == ["3/10", "0.5", "00:00:14"] and turn.progress is None
@@ -55,23 +56,6 @@ def test_a_run_s_state_comes_from_results_leases_failures_and_the_queue(shared: 
         "24 runs: 1 done, 1 running, 2 waiting, 1 failed, 1 parked, 4 blocked, 1 lost, 13 missing")
     holder.end()
     assert not holder.progress.exists()
-
-
-def test_a_job_that_ended_before_its_worker_began_says_its_last_line(shared: SharedFolder) -> None:
-    runs = load_runs(shared, SPEC)
-    run = next(iter(runs.values()))
-    folder = submit_tasks(shared, [run])
-    (folder / "logs" / "0.log").write_text("loading\nbash: module: command not found\n\n")
-    states.read_states(runs, shared, [])
-    assert run.state == "missing" and run.reason == "its job ended: bash: module: command not found"
-
-
-def test_a_run_parks_after_three_failures_for_one_reason_whatever_the_numbers_in_it() -> None:
-    failures = [Failure(f"the loss of step {i} is nan") for i in range(3)]
-    assert is_parked(failures)
-    assert not is_parked(failures[:2])
-    assert not is_parked([*failures[:2], Failure("another")])
-    assert not is_parked([*failures, Failure("another")])
 
 
 def test_the_log_of_the_newest_attempt_is_followed_to_its_end(shared: SharedFolder) -> None:

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from sweep_tools import Queue, count_submitted, load_runs, runs_of, shared, write_result
 from test_cluster import cluster_of
-from test_sweeps import SPEC, of_methods, replace
+from test_sweeps import SPEC, replace
 
 from bench.cli.sweeps import sweep_plan
 from bench.core.errors import UserError
 from bench.core.files import ROOT
 from bench.runs import config, provenance
-from slurm import commands, cost, plan, snapshot, states, submit
-from slurm.local import local_cluster
-from slurm.plan import Limits
+from slurm import commands, plan, snapshot, states, submit
 from slurm.shared import SharedFolder
 from slurm.states import Run
 
@@ -30,7 +28,7 @@ def settings(shared: SharedFolder, text: str = "") -> submit.Settings:
     return submit.Settings("s", cluster_of(shared.work, text))
 
 
-@pytest.mark.parametrize(("pack", "array_size"), [(1, 1001), (3, 1001), (100, 1001), (1, 3)])
+@pytest.mark.parametrize(("pack", "array_size"), [(1, 1001), (3, 1001), (1, 3)])
 def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
         shared: SharedFolder, monkeypatch: pytest.MonkeyPatch, pack: int, array_size: int) -> None:
     queue, runs = Queue(monkeypatch, array_size), load_runs(shared, replace("evaluate/seeds", [0, 1, 2, 3]))
@@ -45,47 +43,11 @@ def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
                 job, index = places[runs[run].pretrain]
                 assert f"--dependency=aftercorr:{job}" in command and "--kill-on-invalid-dep=yes" in command
                 assert task.index == index
-    submit.submit(runs, shared, settings(shared))
-    assert count_submitted(shared, queue) == Counter(list(runs))
-
-
-def test_the_number_of_sbatch_calls_does_not_grow_with_the_runs(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    for name, seeds in (("few", 2), ("many", 60)):
-        here = SharedFolder(shared.work / name, shared.results)
-        here.work.mkdir()
-        (here.work / "stores").symlink_to((shared.work / "stores").resolve())
-        queue = Queue(monkeypatch)
-        spec = replace("evaluate/seeds", list(range(12)), replace("pretrain/seeds", list(range(seeds))))
-        submit.submit(load_runs(here, spec), here, settings(here))
-        calls.append(len(queue.calls))
-    assert calls[0] == calls[1] <= 1 + plan.ARRAYS
-
-
-def test_new_evaluations_of_a_queued_pretraining_wait_for_it(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = Queue(monkeypatch)
-    submit.submit(load_runs(shared, SPEC), shared, settings(shared))
     before = len(queue.calls)
-    runs = load_runs(shared, replace("evaluate/seeds", [0, 5]))
+    runs = load_runs(shared, replace("evaluate/seeds", [0, 1, 2, 3, 5]))  # new evaluations of pre-trainings that are queued
     submit.submit(runs, shared, settings(shared))
     assert count_submitted(shared, queue) == Counter(list(runs))
-    assert len(queue.calls) > before and all("--dependency=aftercorr:1" in call for call in queue.calls[before:])
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_evaluations_are_packed_into_as_many_tasks_as_run_at_once(shared: SharedFolder, finished: bool) -> None:
-    runs = load_runs(shared, SPEC)
-    for run in runs.values():
-        if finished and not run.pretrain:
-            write_result(shared, run)
-    states.read_states(runs, shared, None)
-    for jobs in (1, 2, 3, 100):
-        arrays = [array for array in plan.plan_arrays(runs, local_cluster(1), Limits(1000, jobs)).arrays
-                  if array.kind == "evaluate"]
-        assert sum(array.size for array in arrays) == sum(bool(run.pretrain) for run in runs.values())
-        assert not finished or not any(array.after for array in arrays)
-        tasks = [units for array in arrays for units in array.tasks.values()]
-        assert max(map(len, tasks)) <= -(-sum(map(len, tasks)) // jobs)
+    assert len(queue.calls) > before and all("--dependency=aftercorr:" in " ".join(call) for call in queue.calls[before:])
 
 
 def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
@@ -109,17 +71,11 @@ def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
 def test_what_stands_in_the_way_of_a_submission_is_said_before_it(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch
                                                                   ) -> None:
     queue = Queue(monkeypatch)
-    for name in ("100%", "back\\slash"):
-        with pytest.raises(UserError, match="choose a work folder without"):
-            submit.submit({}, SharedFolder(shared.work / name, shared.results), settings(shared))
+    with pytest.raises(UserError, match="choose a work folder without"):
+        submit.submit({}, SharedFolder(shared.work / "100%", shared.results), settings(shared))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with submit.lock_submissions(shared, 1), pytest.raises(UserError, match="another `submit` works on .*pid"):
         submit.submit({}, shared, settings(shared))
-    other = SharedFolder(shared.work / "other", shared.results)
-    other.work.mkdir()
-    (other.work / "slurm").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write into .*slurm"):
-        submit.submit({}, other, settings(shared))
     assert queue.calls == []
 
 
@@ -144,20 +100,6 @@ def test_a_worker_does_not_repeat_what_is_done_nor_fail_what_comes_too_early(sha
     write_result(shared, first)
     done = work(shared, "pretrain", [first])
     assert done.returncode == 0 and f"already done: {shared.results / first.name}.json" in done.stderr
-
-
-def test_the_cost_is_what_like_runs_took_or_is_unknown(shared: SharedFolder) -> None:
-    runs = load_runs(shared, SPEC)
-    jepa = next(run for run in runs.values() if run.method == "jepa")
-    write_result(shared, jepa, seconds=3600.0, records=16)
-    cluster = cluster_of(shared.work, "pretrain: {gpus: 2, nodes: 3, cpus: 5}")
-    for own in (True, False):  # a result of the sweep's own, or of another
-        sweep = runs if own else load_runs(shared, of_methods("jepa", "mae", seeds=[1]))
-        states.read_states(sweep, shared, [])
-        costs = cost.estimate_costs(sweep, shared.results, cluster)
-        assert costs["pretrain"].gpu_hours == pytest.approx(6)  # the other jepa
-        assert costs["pretrain"].cpu_hours == pytest.approx(30)
-        assert (costs["pretrain"].unknown, costs["evaluate"].unknown) == ((2, 10) if own else (1, 4))  # mae
 
 
 def test_a_plan_without_stores_counts_runs_and_cost_and_says_what_is_missing(
