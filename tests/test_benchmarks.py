@@ -58,15 +58,6 @@ def test_the_step_that_is_timed_is_the_methods_own(load):
     assert not torch.equal(timed.target_encoder.embed.weight, own.target_encoder.embed.weight)
 
 
-def test_a_quick_run_of_the_evaluations_prints_what_all_of_them_would_take(load, capsys, tmp_path):
-    evaluation = load("evaluation")
-    evaluation.main(["--quick", "--json", str(tmp_path / "numbers.json")])
-    numbers = json.loads((tmp_path / "numbers.json").read_text())["rows"]["tiny float32"]
-    assert {*numbers["seconds"]} == {*evaluation.PARTS}
-    assert numbers["projected_seconds"]["cached"] < numbers["projected_seconds"]["exact"]
-    assert "7 tasks x 10 seeds x 5,000 steps of 128" in capsys.readouterr().out
-
-
 def test_the_bootstrap_that_is_timed_agrees_with_sklearn(load, capsys):
     load("bootstrap").main(["--resamples", "4", "--sklearn", "1", "--rounds", "1"])
     assert float(capsys.readouterr().out.split()[-1]) < 1e-12

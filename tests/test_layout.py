@@ -26,7 +26,7 @@ LAYERS = (  # an import runs from a later line to an earlier one, or stays insid
     ("bench.cli",),
 )
 METHODS_IMPORT = ("bench.method", "bench.parts", "bench.encoders", "bench.core.errors")
-ROOMS = [room for layer in LAYERS for room in layer]
+ROOMS = {room: i for i, layer in enumerate(LAYERS) for room in layer}  # room -> its layer
 LIBRARIES = {"wfdb": ("bench.data",), "h5py": ("bench.data",), "matplotlib": ("bench.plot", "paper"), "rich": (
     "bench.core", "bench.cli", "slurm"), "typer": ("bench.cli",), "pyarrow": ("bench.runs", "bench.backbones")}
 LINES_OF_FILE, LINES_OF_FUNCTION, POSITIONAL = 400, 60, 5
@@ -58,10 +58,6 @@ def imports(module: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def layer(room: str) -> int:
-    return next(i for i, rooms in enumerate(LAYERS) if room in rooms)
-
-
 @EVERY
 def test_no_import_runs_up_nor_takes_a_method_or_library_from_another_room(module: str) -> None:
     own = room_of(module)
@@ -70,7 +66,7 @@ def test_no_import_runs_up_nor_takes_a_method_or_library_from_another_room(modul
         if module.startswith("methods.") and room:
             assert name.startswith(METHODS_IMPORT), words
         elif own and room and room != own:
-            assert layer(room) < layer(own), words
+            assert ROOMS[room] < ROOMS[own], words
         assert module.startswith(LIBRARIES.get(name.partition(".")[0], (module,))), words
         assert not (module.startswith("bench") and name.startswith("methods.")), f"{words}: a method is reached by its name"
 

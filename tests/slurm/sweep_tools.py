@@ -119,6 +119,12 @@ class Queue:
                 self.tasks.append(QueuedTask(str(len(self.calls)), i, "PENDING", "", "Priority", options["job-name"][4:]))
         return f"{len(self.calls)}\n"
 
+    def refuse_second(self, *command: str) -> str:
+        """As run_command, but the second sbatch is refused."""
+        if command[0] == "sbatch" and len(self.calls) == 1:
+            raise UserError("sbatch refuses: no")
+        return self.run_command(*command)
+
 
 def runs_of(shared: SharedFolder, task: QueuedTask) -> list[str]:
     return list(itertools.chain(*shared.read_tasks(task.token)[task.index]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sweep_tools import load_runs, shared, write_result
 from test_cluster import cluster_of
-from test_sweeps import SPEC, of_methods
+from test_sweeps import of_methods
 
 from bench.core import progress
 from bench.core.progress import Progress
@@ -19,9 +19,9 @@ from slurm.submit import Settings, prepare_submission
 __all__ = ["shared"]  # a fixture
 
 
-def submit_tasks(shared: SharedFolder, *tasks: list[Run], token: str = "ab12") -> Path:
+def submit_tasks(shared: SharedFolder, *tasks: list[Run]) -> Path:
     """A submission with these tasks, of one unit per run."""
-    array = Array("pretrain", {index: [[run.config] for run in runs] for index, runs in enumerate(tasks)}, token=token)
+    array = Array("pretrain", {index: [[run.config] for run in runs] for index, runs in enumerate(tasks)}, token="ab12")
     return prepare_submission(array, shared, Settings("s", cluster_of(shared.work)), shared.folder)
 
 
@@ -56,20 +56,3 @@ def test_a_run_s_state_comes_from_results_leases_failures_and_the_queue(shared: 
         "24 runs: 1 done, 1 running, 2 waiting, 1 failed, 1 parked, 4 blocked, 1 lost, 13 missing")
     holder.end()
     assert not holder.progress.exists()
-
-
-def test_the_log_of_the_newest_attempt_is_followed_to_its_end(shared: SharedFolder) -> None:
-    run, lines = next(iter(load_runs(shared, SPEC).values())), list[str]()
-    folders = [submit_tasks(shared, [run], token=token) for token in ("a1", "b2")]
-    rounds = iter(range(10))
-
-    def is_over() -> bool:
-        now = next(rounds)
-        path = folders[now // 2] / "logs" / "0.log"
-        with path.open("a") as f:
-            f.write(f"{now}\n")
-        os.utime(path, (now, now))
-        return now == 3
-
-    status.follow_log(run.name, shared, is_over, lines.append, poll_seconds=0)
-    assert "".join(lines) == "0\n1\n2\n3\n"

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -29,9 +28,12 @@ def settings(shared: SharedFolder, text: str = "") -> submit.Settings:
 
 
 @pytest.mark.parametrize(("pack", "array_size"), [(1, 1001), (3, 1001), (1, 3)])
-def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
+def test_every_run_is_submitted_once_after_a_refusal_too_and_each_evaluation_after_its_pretraining(
         shared: SharedFolder, monkeypatch: pytest.MonkeyPatch, pack: int, array_size: int) -> None:
     queue, runs = Queue(monkeypatch, array_size), load_runs(shared, replace("evaluate/seeds", [0, 1, 2, 3]))
+    with monkeypatch.context() as m, pytest.raises(UserError, match="sbatch refuses: no"):
+        m.setattr(commands, "run_command", queue.refuse_second)
+        submit.submit(runs, shared, settings(shared, f"evaluate: {{pack: {pack}}}"))
     submit.submit(runs, shared, settings(shared, f"evaluate: {{pack: {pack}}}"))
     assert count_submitted(shared, queue) == Counter(list(runs))
     assert max(task.index for task in queue.tasks) < array_size
@@ -50,33 +52,11 @@ def test_every_run_is_submitted_once_and_each_evaluation_after_its_pretraining(
     assert len(queue.calls) > before and all("--dependency=aftercorr:" in " ".join(call) for call in queue.calls[before:])
 
 
-def test_a_refusal_in_the_middle_leaves_nothing_that_submit_does_not_complete(
-        shared: SharedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, runs = Queue(monkeypatch), load_runs(shared, SPEC)
-
-    def refuse(*command: str) -> str:
-        if command[0] == "sbatch" and len(queue.calls) == 1:
-            raise UserError("sbatch refuses: no")
-        return queue.run_command(*command)
-
-    with monkeypatch.context() as m:
-        m.setattr(commands, "run_command", refuse)
-        with pytest.raises(UserError, match="sbatch refuses: no"):
-            submit.submit(runs, shared, settings(shared))
-    assert count_submitted(shared, queue) == Counter([run for run in runs if not runs[run].pretrain])
-    submit.submit(runs, shared, settings(shared))
-    assert count_submitted(shared, queue) == Counter(list(runs))
-
-
-def test_what_stands_in_the_way_of_a_submission_is_said_before_it(shared: SharedFolder, monkeypatch: pytest.MonkeyPatch
-                                                                  ) -> None:
-    queue = Queue(monkeypatch)
+def test_what_stands_in_the_way_of_a_submission_is_said_before_it(shared: SharedFolder) -> None:
     with pytest.raises(UserError, match="choose a work folder without"):
         submit.submit({}, SharedFolder(shared.work / "100%", shared.results), settings(shared))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with submit.lock_submissions(shared, 1), pytest.raises(UserError, match="another `submit` works on .*pid"):
-        submit.submit({}, shared, settings(shared))
-    assert queue.calls == []
+        submit.submit({}, shared, settings(shared, "\nbeat_seconds: 0.01"))
 
 
 def work(shared: SharedFolder, kind: str, runs: list[Run]) -> "subprocess.CompletedProcess[str]":
@@ -122,12 +102,8 @@ def test_a_copy_of_the_code_is_whole_and_named_by_its_content(tmp_path: Path, mo
         assert {p.relative_to(ROOT) for p in (ROOT / part).rglob("*") if p.suffix in snapshot.SUFFIXES} == {
             p.relative_to(a) for p in (a / part).rglob("*") if p.is_file()}
     assert json.loads((a / provenance.SNAPSHOT).read_text()) == provenance.code()
-    monkeypatch.setattr(snapshot, "ROOT", a)
-    monkeypatch.setattr(provenance, "ROOT", a)
-    (a / "bench" / "method.py").write_text("changed")
-    b = snapshot.copy_code(tmp_path / "code")
-    assert b.name != a.name and (b / "bench" / "method.py").read_text() == "changed"
     (tmp_path / "mine.py").write_text("x = 1\n")
     (tmp_path / "mine.yaml").write_text("method: {name: mine}\n")
     monkeypatch.setenv(config.METHODS, str(tmp_path))
-    assert (snapshot.copy_code(tmp_path / "code") / "methods" / "mine.py").read_text() == "x = 1\n"
+    b = snapshot.copy_code(tmp_path / "code")
+    assert b.name != a.name and (b / "methods" / "mine.py").read_text() == "x = 1\n"
