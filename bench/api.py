@@ -24,7 +24,7 @@ from bench.runs.config import run_id as name_run
 from bench.runs.layers import Override, overrides_of
 from bench.runs.mixtures import load_mixture
 from bench.runs.results import load_result, result_exists, result_path
-from bench.runs.workspace import Workspace
+from bench.runs.workspace import SAVE_MINUTES, Workspace
 from bench.training import trainer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Settings = Mapping[str, Any] | Sequence[Override]  # {"optim.lr": 3e-4}, or the 
 
 
 def open_workspace(work: str | Path | None = None, results: str | Path = "results", *, device: str = "auto", threads: int = 0,
-                   save_minutes: float = 10.0, place: str = "auto") -> Workspace:
+                   save_minutes: float = SAVE_MINUTES, place: str = "auto") -> Workspace:
     """The workspace: the folders and the device that runs use, and how often they save.
 
     work: folder of stores, checkpoints, predictions and logs; None: the environment variable ECGSSL_WORK, or "work". results:

@@ -5,6 +5,7 @@ Out: arrays of jobs whose workers run what is missing, and tables that say what 
 
 cluster   the cluster file                                    plan      runs -> arrays of jobs; cost: what they will cost
 states    the state of each run                               status    the table of `sweep status`; page: the same as HTML
-submit    arrays -> sbatch; submission: their files           worker    what a job executes; perform: the run itself
+submit    arrays -> sbatch; snapshot: a copy of the code      worker    what a job executes; perform: the run itself
 lease     who works on which run                              local     the same on this machine, without Slurm
+shared    files that jobs share: submissions, logs, failures  commands  squeue, scontrol, sbatch
 """

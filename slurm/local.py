@@ -16,6 +16,7 @@ from bench.core.files import write_text
 from bench.core.interrupt import Interrupted, watch_signals
 from bench.runs.config import METHODS
 from bench.runs.results import check_writable
+from bench.runs.workspace import SAVE_MINUTES
 from slurm import snapshot, states, status
 from slurm.cluster import Cluster, Request
 from slurm.plan import Array, Limits, Plan, plan_arrays
@@ -36,7 +37,7 @@ def local_cluster(cpus: int) -> Cluster:
         for kind, pack in (("pretrain", 1), ("evaluate", PACK))})
 
 
-def run_local(runs: dict[str, Run], shared: SharedFolder, sweep: str, *, jobs: int, cpus: int, save_minutes: float = 10.0,
+def run_local(runs: dict[str, Run], shared: SharedFolder, sweep: str, *, jobs: int, cpus: int, save_minutes: float = SAVE_MINUTES,
               say: Callable[[str], None] | None = None) -> None:
     """Run the missing runs, `jobs` tasks at a time, and show them. At the end the runs have their new states.
 

@@ -19,6 +19,7 @@ from bench.core.errors import UserError
 from bench.core.files import write_text
 from bench.runs.config import METHODS, run_id
 from bench.runs.results import check_writable
+from bench.runs.workspace import SAVE_MINUTES
 from slurm import commands, lease, snapshot, states
 from slurm.cluster import Cluster, Request
 from slurm.commands import QueuedTask
@@ -36,7 +37,7 @@ class Settings:
 
     sweep: str
     cluster: Cluster
-    save_minutes: float = 10.0
+    save_minutes: float = SAVE_MINUTES
 
 
 def submit(runs: dict[str, Run], shared: SharedFolder, settings: Settings, also: Collection[str] = ()) -> Plan:

@@ -8,6 +8,7 @@ import typer
 
 from bench.cli.options import WORK, Device, Picture, Results, Threads, Work, app, open_workspace
 from bench.core.errors import UserError
+from bench.runs.workspace import SAVE_MINUTES
 
 SHOWN = 20  # refused records that are printed
 
@@ -71,7 +72,7 @@ def embed(backbone: Annotated[str, typer.Option("--backbone", metavar="DIR|RUN",
 
     check_out(out, (".npz", ".parquet"))
     outputs = api.embed(backbone, records, resample=resample, workers=workers,
-                        workspace=open_workspace(work, work, device, threads, 10.0))
+                        workspace=open_workspace(work, work, device, threads, SAVE_MINUTES))
     write_embeddings(out, outputs)
     show_outputs(outputs, out)
 
@@ -111,7 +112,7 @@ def predict(run: Annotated[str, typer.Option("--run", metavar="EVALUATION_RUN", 
 
     check_out(out, (".csv",))
     outputs = api.predict(run, records, resample=resample, workers=workers, out=out,
-                          workspace=open_workspace(work, results, device, threads, 10.0))
+                          workspace=open_workspace(work, results, device, threads, SAVE_MINUTES))
     show_outputs(outputs, out)
 
 

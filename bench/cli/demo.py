@@ -3,6 +3,7 @@
 import os
 
 from bench.cli.options import WORK, Device, Threads, Work, app, open_workspace
+from bench.runs.workspace import SAVE_MINUTES
 
 METHODS = ("random", "jepa", "simclr", "mae")
 RECORDS = 600
@@ -23,7 +24,7 @@ def demo(work: Work = WORK / "demo", device: Device = "auto", threads: Threads =
     from bench.training.trainer import pretrain
 
     corpus, out = work / "synthetic-ptb-xl", work / "report"
-    workspace = open_workspace(work, work / "results", device, threads, 10.0)
+    workspace = open_workspace(work, work / "results", device, threads, SAVE_MINUTES)
     with open_outline(4 + 2 * len(METHODS)) as outline:
         outline.begin(f"{RECORDS} synthetic ECGs")
         if not corpus.exists():

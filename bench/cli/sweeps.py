@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.cli.options import WORK, Device, Methods, Minutes, Results, Threads, Work, open_workspace, sweep_app
 from bench.core.errors import UserError
+from bench.runs.workspace import SAVE_MINUTES
 
 if TYPE_CHECKING:  # what takes seconds to import is imported where it is used
     from slurm.cluster import Cluster
@@ -148,7 +149,7 @@ def _print_arrays(runs: "dict[str, Run]", cluster: "Cluster") -> None:
 @sweep_app.command("submit")
 def sweep_submit(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", metavar="NAME", help="One of slurm/clusters, or "
                                                                   "a YAML file like them.")],
-                 work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
+                 work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = SAVE_MINUTES,
                  outside: Methods = None) -> None:
     """Submit the runs that have no result, are not queued and have not failed. It is safe to repeat this at any time."""
     from slurm.submit import Settings, submit
@@ -161,7 +162,7 @@ def sweep_submit(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", m
 def sweep_retry(spec: Spec, cluster: Annotated[str, typer.Option("--cluster", metavar="NAME", help="As for submit.")],
                 failed: Annotated[bool, typer.Option("--failed", help="The runs that failed; not those that are parked "
                                                      "after three failures for one reason.")] = False,
-                work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = 10.0,
+                work: SweepWork = None, results: SweepResults = None, save_minutes: Minutes = SAVE_MINUTES,
                 outside: Methods = None) -> None:
     """Submit failed and missing runs, and print why the failed ones failed."""
     from slurm.submit import Settings, submit
@@ -248,7 +249,7 @@ def sweep_cancel(spec: Spec, names: Annotated[list[str] | None, typer.Argument(m
 
 @sweep_app.command("run")
 def sweep_run(spec: Spec, work: Work = WORK, results: Results = Path("results"), device: Device = "auto", threads: Threads = 0,
-              save_minutes: Minutes = 10.0,
+              save_minutes: Minutes = SAVE_MINUTES,
               local: Annotated[bool, typer.Option("--local", help="Run tasks in separate processes, as on a cluster: after a "
                                                   "failure, the other runs go on.")] = False,
               jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="With --local: number of tasks at a time.")] = 1,

@@ -8,6 +8,7 @@ import typer
 
 from bench.cli.options import WORK, Device, Methods, Minutes, Results, Set, Threads, Work, app, open_workspace
 from bench.core.errors import UserError
+from bench.runs.workspace import SAVE_MINUTES
 
 
 def parse_stores(stores: list[str]) -> dict[str, float]:
@@ -29,7 +30,7 @@ def pretrain(method: Annotated[str, typer.Argument(help="See `ecgssl methods`.")
              mix: Annotated[str | None, typer.Option(help="Instead of --store: a mixture of the paper: all, mimic-iv-ecg, "
                                                           "ptb-xl.")] = None,
              seed: int = 0, overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
-             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
+             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = SAVE_MINUTES,
              place: Annotated[str, typer.Option(help="Where the signals lie while they are read: host, device, or auto: on a "
                                                      "GPU that has room for them.")] = "auto",
              again: Annotated[bool, typer.Option("--again", help="Run it anew though it has a result, e.g. after a change of the "
@@ -81,7 +82,7 @@ def evaluate(run: Annotated[str, typer.Argument(help="run_id of a finished pre-t
              seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
              seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the first on.")] = 1,
              overrides: Set = None, work: Work = WORK, results: Results = Path("results"),
-             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = 10.0,
+             device: Device = "auto", threads: Threads = 0, save_minutes: Minutes = SAVE_MINUTES,
              outside: Methods = None) -> None:
     """Evaluate a pre-trained backbone on labelled records.
 

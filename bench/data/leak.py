@@ -1,6 +1,7 @@
 """The leak guard: a pre-training must not have seen a record or a patient of an evaluation's validation or test folds.
 
-bench.evaluation.inputs.check_unseen calls it before every evaluation, and bench.sweeps before any run of a sweep.
+bench.evaluation.inputs.check_unseen calls `check` before every evaluation, and bench.sweeps before any run of a sweep.
+bench.evaluation.external compares the marks of an external store with those of the training folds.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Scores of class predictions with bootstrap intervals. y is (n, C) of 0 and 1, p (n, C) scores; NaN is an error.
 
-A new score is added in `summarise` (of values: in regression.py), in OTHER_SCORES of bench/report/results.py, with its label in
-paper/static/runs.js, and in results/README.md.
+A new score is computed in `summarise` (that of a regression: in regression.py). It is named in OTHER_SCORES of
+bench/report/results.py, labelled in paper/static/runs.js, and described in results/README.md.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""R2 of predicted values, with MAE, RMSE and Pearson's r, and bootstrap intervals. NaN is an error."""
+"""R2 of predicted values, with MAE, RMSE and Pearson's r, and bootstrap intervals. NaN is an error.
+
+The docstring of metrics.py says where else a new score is named.
+"""
 
 from typing import Any
 

@@ -31,16 +31,9 @@ def hash_source(*paths: Path) -> str:
     return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:12]
 
 
-def check_same_source(result: dict[str, Any], current: str) -> str | None:
-    """What to tell the user where a result was computed by other code than `current`, a hash_source; else None.
-
-    None, too, of a result that does not name its source.
-    """
-    before = result["provenance"].get("source")
-    if before in (None, current):
-        return None
-    return (f"run {result['run_id']} was computed by other code: the source of its method had the hash {before}, now it has "
-            f"{current}; restore that code, or delete {result['run_id']}.json to run it again")
+def has_other_source(result: dict[str, Any], current: str) -> bool:
+    """Whether a result was computed by other code than `current`, a hash_source; False if it does not name its source."""
+    return result["provenance"].get("source") not in (None, current)
 
 
 def source_files(path: Path) -> Iterator[tuple[str, Path]]:

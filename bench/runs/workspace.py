@@ -8,6 +8,8 @@ import torch
 
 from bench.core.files import lock_file
 
+SAVE_MINUTES = 10.0  # a run saves at least this often
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -18,7 +20,7 @@ class Workspace:
     device: torch.device
     place: str = "auto"  # memory that holds the stores' signals, see Loader
     save_steps: int = 1000  # a run saves a checkpoint to resume from after so many steps
-    save_minutes: float = 10.0  # or after so many minutes, whichever comes first
+    save_minutes: float = SAVE_MINUTES  # or after so many minutes, whichever comes first
     keep: int = 3  # number of such checkpoints that are not removed
 
 

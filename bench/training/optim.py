@@ -29,11 +29,6 @@ def cosine(step: int, total: int, start: float, final: float, *, warmup: int = 0
     return final + 0.5 * (1 + math.cos(math.pi * ratio)) * (start - final)
 
 
-def linear(step: int, total: int, start: float, final: float) -> float:
-    """A straight line from start at step 0 to final at step total, and final after it."""
-    return start + (final - start) * step / total if step < total else final
-
-
 def adamw(module: nn.Module, settings: OptimConfig | HeadConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters. Weight decay acts on group 0, the weights of linear and convolution layers."""
     decay = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear | nn.Conv1d)}

@@ -7,7 +7,7 @@ from bench.core.errors import UserError, unknown
 from bench.core.files import write_text
 from bench.runs.config import PretrainConfig, find_methods, run_id
 from bench.runs.results import load_result, result_exists, result_path
-from bench.runs.source import check_same_source, hash_source
+from bench.runs.source import has_other_source, hash_source
 
 FILE = "source.txt"  # in the folder of a run: the hash of the code that began it
 
@@ -47,7 +47,7 @@ def _find_changed(configs: Mapping[str, PretrainConfig], results: Path) -> list[
     files = {config.method.name: method_file(config) for config in configs.values()}
     current = {method: hash_source(path) for method, path in files.items()}
     return [name for name, config in configs.items()
-            if check_same_source(load_result(results, name), current[config.method.name])]
+            if has_other_source(load_result(results, name), current[config.method.name])]
 
 
 def was_begun_by_other_code(config: PretrainConfig, folder: Path) -> bool:

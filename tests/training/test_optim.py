@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.encoders import vit
 from bench.training import optim
-from bench.training.optim import cosine, linear
+from bench.training.optim import cosine
 
 SETTINGS = configs.load("jepa", ["optim.steps=100", "optim.warmup_steps=10"]).optim
 
@@ -25,7 +25,6 @@ def test_schedules_are_those_of_the_published_implementation_past_the_end_too(go
     assert golden["lr"].shape == (110,)
     assert np.abs(golden["lr"] - [cosine(i, 100, 1e-3, 1e-6, warmup=10, warmup_start=1e-6) for i in steps]).max() < 1e-12
     assert np.abs(golden["wd"] - [cosine(i, 100, 0.01, 0.1) for i in steps]).max() < 1e-12
-    assert np.abs(golden["momentum"] - [linear(i, 100, 0.998, 0.9995) for i in steps]).max() < 1e-12
 
 
 def test_the_loop_sets_these_schedules(golden: dict[str, np.ndarray]) -> None:
