@@ -58,12 +58,10 @@ class DataConfig(Model):
         return self
 
 
-class OptimConfig(Model):
-    """AdamW and its schedules."""
+class AdamWConfig(Model):
+    """AdamW and its schedules: what pre-trainings and evaluations share."""
 
-    steps: Natural
     batch: Positive
-    accumulate: Positive
     lr: Amount
     final_lr: Amount
     warmup_steps: Natural
@@ -74,6 +72,13 @@ class OptimConfig(Model):
     eps: PositiveFloat
     clip: Amount
     precision: Precision
+
+
+class OptimConfig(AdamWConfig):
+    """How a pre-training optimises."""
+
+    steps: Natural
+    accumulate: Positive
     compile: Bool
 
     @model_validator(mode="after")
@@ -160,7 +165,7 @@ class NeighboursConfig(Model):
     temperature: PositiveFloat
 
 
-class HeadConfig(Model):
+class HeadConfig(AdamWConfig):
     """How a head is trained (with its encoder, unless that is frozen), and how its weights are chosen."""
 
     name: Text
@@ -168,23 +173,12 @@ class HeadConfig(Model):
     frozen: Bool
     features: Literal["exact", "cached"]
     steps: Positive
-    batch: Positive
-    lr: Amount
-    final_lr: Amount
-    warmup_steps: Natural
-    warmup_lr: Amount
-    weight_decay: Amount
-    final_weight_decay: Amount
-    betas: tuple[Beta, Beta]
-    eps: PositiveFloat
-    clip: Amount
     dropout: Dropout
     validate_every: Positive
     patience: Positive
     crop_seconds: PositiveFloat
     stride_seconds: PositiveFloat
     average: Literal["logits", "probabilities"]
-    precision: Precision
     grid: GridConfig
     neighbours: NeighboursConfig
 
