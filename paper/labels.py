@@ -2,7 +2,7 @@
 
 from bench.report.aggregate import Column
 from bench.report.names import MISSING as MISSING
-from bench.report.names import Name, text_of
+from bench.report.names import Name
 from bench.report.results import METRICS, RANDOM, EvaluationRecipe
 from bench.report.rows import Row
 
@@ -13,8 +13,7 @@ SHUFFLED = "labels shuffled"  # stands after the store's name for controls
 def label(name: Name) -> str:
     """A name as text; in brackets the settings that distinguish it from its namesakes: "linear (evaluation.steps=20)"."""
     text = RANDOM_ROW if name.name == RANDOM else name.name
-    settings = ", ".join(f"{key}={text_of(value)}" for key, value in name.settings)
-    return f"{text} ({settings})" if settings else text
+    return f"{text} ({name.settings_text})" if name.settings else text
 
 
 def row_label(row: Row) -> str:

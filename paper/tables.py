@@ -113,8 +113,9 @@ def classes(report: Report) -> str:
         values = np.array([values for _, _, values in per_class])  # (classes, runs)
         means, n = values.mean(1).tolist(), values.shape[1]
         sds = values.std(1, ddof=1).tolist() if n > 1 else [None] * len(per_class)
+        names = _names(column, c)
         for (name, positives, _), mean, sd in zip(per_class, means, sds, strict=True):
-            lines.append([*_names(column, c), name, positives, mean, sd, n])
+            lines.append([*names, name, positives, mean, sd, n])
     return as_csv(lines)
 
 
@@ -122,11 +123,12 @@ def scores(report: Report) -> str:
     """CSV, a line per cell and further score, floats in full. Means are over the runs that have the score."""
     lines: list[list[Any]] = [["store", "task", "method", "row", "protocol", "score", "mean", "sd", "n"]]
     for column, c in _cells(report):
+        names = _names(column, c)
         for name in OTHER_SCORES[c.metric]:
             have = [run for run in c.runs if name in run.result]
             values = [each["value"] if isinstance(each := run.result[name], dict) else each for run in have]
             numbers = [MISSING if x is None else x for x in spread(by_run(have, values).tolist() if have else [])]
-            lines.append([*_names(column, c), name, *numbers])
+            lines.append([*names, name, *numbers])
     return as_csv(lines)
 
 

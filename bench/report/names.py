@@ -1,5 +1,6 @@
 """Names of rows and columns: a name, and the settings that distinguish it from its namesakes. paper/ writes them as text."""
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ class Name:
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()  # (dotted key, value; MISSING where this recipe has no such key)
+
+    @functools.cached_property
+    def settings_text(self) -> str:
+        """The settings as "key=value, ...", written once although hundreds of thousands of lines of a report name a row."""
+        return ", ".join(f"{key}={text_of(value)}" for key, value in self.settings)
 
 
 def leaves(config: Model | Mapping[str, Any]) -> dict[str, Any]:
