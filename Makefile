@@ -20,7 +20,7 @@ test: $(STAMP)  ## the tests, in about 3 minutes on two cores
 coverage: $(STAMP)  ## which lines of bench/, slurm/ and paper/ the tests run
 	$(VENV)/bin/python -m pytest -m "not slurm" -n 2 --cov --cov-report=term:skip-covered
 
-test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 25 minutes
+test-slurm: $(STAMP)  ## on a Slurm of its own, started and stopped here: root on Debian, about 8 minutes
 	if slurm/testcluster/up.sh; then $(VENV)/bin/python -m pytest -m slurm $(ARGS); code=$$?; slurm/testcluster/down.sh --wipe; \
 		exit $$code; else echo "no test cluster: its tests are skipped"; fi
 
