@@ -35,11 +35,11 @@ def check_results(configs: Mapping[str, PretrainConfig], work: Path, results: Pa
     finished = {name: config for name, config in configs.items() if result_exists(results, name)}
     if changed := _find_changed(finished, results):
         config = finished[changed[0]]
-        others = f" and those of {len(changed) - 1} more runs" if len(changed) > 1 else ""
-        raise UserError(f"THE CODE OF METHOD {config.method.name} HAS CHANGED since {result_path(results, changed[0])}{others} "
-                        f"was made ({method_file(config)}, or what it imports): bring the old code back, or delete or move, to "
-                        f"run them anew, the folder {work / 'runs'}/RUN of each such run, its result, and the result of each "
-                        "evaluation that is in RUN/evaluations")
+        others = f"; {len(changed) - 1} more runs of this sweep are affected" if len(changed) > 1 else ""
+        raise UserError(f"THE CODE OF METHOD {config.method.name} HAS CHANGED since {result_path(results, changed[0])} was made "
+                        f"({method_file(config)}, or a file that it imports{others}). Restore the old code, or, to run anew, "
+                        f"delete or move the folder {work / 'runs'}/RUN of each such run, its result, and the results of the "
+                        "evaluations in RUN/evaluations")
 
 
 def _find_changed(configs: Mapping[str, PretrainConfig], results: Path) -> list[str]:
